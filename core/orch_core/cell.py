@@ -1,0 +1,163 @@
+"""A cell: one pretraining run, and the probes that read it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orch_core.identity import digest
+
+Override = tuple[str, bool | int | float | str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """Shape of a ViT (Dosovitskiy et al. 2021): `depth` blocks of `width` with `heads` heads.
+
+    `name` is a label; the shape is the identity. `mlp_ratio` is the MLP's hidden width over `width`.
+    """
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portion:
+    """The images that a cell draws from one source: the first `images` by hash rank.
+
+    `fingerprint` is the source's content hash; `path` (absolute) and `source` say where it lies now.
+    """
+
+    source: str
+    modality: str
+    images: int
+    fingerprint: str
+    path: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Everything that can change a pretraining run's numbers, and labels that cannot.
+
+    model:        the encoder; None for a control without one (raw pixels)
+    recipe:       algorithm and version, `mae@1`
+    overrides:    recipe constants that the grid changes, sorted by name
+    data:         portions of the pretraining sources, sorted by source; empty for untrained controls
+    resolution:   pixels a side; `patch` pixels a side of a token; `channels` 1 or 3
+    samples_seen: images shown in training, repeats included; a multiple of `batch`
+    batch:        global batch, images per step
+    precision:    fp32 or bf16
+    seed:         of initialisation, order, augmentation and masks; `subset_seed` of the data's hash rank
+    mix, images:  labels: the named modality mix and the data size asked for
+    """
+
+    model: Model | None
+    recipe: str
+    overrides: tuple[Override, ...] = ()
+    data: tuple[Portion, ...] = ()
+    resolution: int
+    patch: int
+    channels: int
+    samples_seen: int
+    batch: int
+    precision: str = "fp32"
+    seed: int = 0
+    subset_seed: int = 0
+    mix: str = ""
+    images: int = 0
+
+    @property
+    def id(self) -> str:
+        """128-bit identity as 32 hexadecimal digits: equal for equal numbers, wherever it runs."""
+        return digest(self.identity())
+
+    @property
+    def algorithm(self) -> str:
+        """The recipe's name without its version."""
+        return self.recipe.partition("@")[0]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return self.samples_seen // self.batch if self.batch else 0
+
+    @property
+    def name(self) -> str:
+        """A readable label, never parsed: `mae-w64-all-2000-s0`."""
+        shape = self.model.name if self.model else ""
+        size = str(self.images) if self.images else ""
+        parts = (self.algorithm, shape, self.mix, size, f"s{self.seed}")
+        return "-".join(part for part in parts if part)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that can change a number, as canonical JSON values; labels and places left out."""
+        model = self.model
+        return {
+            "model": model and [model.width, model.depth, model.heads, model.mlp_ratio],
+            "recipe": self.recipe,
+            "overrides": dict(self.overrides),
+            "data": [[portion.fingerprint, portion.images] for portion in self.data],
+            "resolution": self.resolution,
+            "patch": self.patch,
+            "channels": self.channels,
+            "samples_seen": self.samples_seen,
+            "batch": self.batch,
+            "precision": self.precision,
+            "seed": self.seed,
+            "subset_seed": self.subset_seed if self.data else 0,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as written to `cell.json`, its id included."""
+        return {"id": self.id, **asdict(self)}
+
+
+def cell_from_json(document: Mapping[str, Any]) -> Cell:
+    """The cell that `to_json` wrote; raises KeyError or TypeError on another document."""
+    fields = {key: value for key, value in document.items() if key != "id"}
+    model = fields.pop("model")
+    return Cell(
+        **fields
+        | {
+            "model": Model(**model) if model else None,
+            "overrides": tuple((name, value) for name, value in fields["overrides"]),
+            "data": tuple(Portion(**portion) for portion in fields["data"]),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A linear probe of one task on frozen features.
+
+    task:        label; `path` where the npz lies now; neither is identity
+    fingerprint: content hash of the task's npz
+    kind:        multi-class, binary-class, multi-label or ordinal-regression (MedMNIST's words)
+    classes:     number of classes (labels for multi-label)
+    train_limit: at most this many training images, stratified by class and hash rank; 0 for all
+    protocol:    name and version of the probing recipe, `linear@1`
+    """
+
+    task: str
+    fingerprint: str
+    kind: str
+    classes: int
+    train_limit: int = 0
+    protocol: str = "linear@1"
+    path: str = field(default="", compare=False)
+
+    @property
+    def id(self) -> str:
+        """128-bit identity of the probe (without its cell)."""
+        return digest(
+            {
+                "task": self.fingerprint,
+                "kind": self.kind,
+                "train_limit": self.train_limit,
+                "protocol": self.protocol,
+            }
+        )

@@ -1,0 +1,61 @@
+"""What a cell *is*, as a number: 128-bit ids that do not depend on where or when it runs.
+
+An id is the sum of one keyed hash per field (Zobrist 1970), in two 64-bit lanes without carry.
+Fields can therefore be hashed once per axis value and added by the column: a plan of a million
+cells needs as many hashes as its axes have values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+VERSION = 1  # of the canonical form: raising it gives every cell a new id
+LANE = 1 << 64
+
+
+def canonical(value: object) -> str:
+    """JSON text with sorted keys, no spaces, and one spelling per number (`1.0` is `1`).
+
+    Raises TypeError for anything without a stable form (callables, sets, NaN, objects).
+    """
+    return json.dumps(_stable(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _stable(value: object) -> Json:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            msg = f"{value} has no stable form"
+            raise TypeError(msg)
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_stable(item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _stable(item) for key, item in value.items()}
+    msg = f"a {type(value).__name__} has no stable identity: {value!r}"
+    raise TypeError(msg)
+
+
+def lanes(field: str, value: object) -> tuple[int, int]:
+    """Two 64-bit halves of blake2b over one field, to be added over all fields modulo 2^64."""
+    text = f"{VERSION}|{field}|{canonical(value)}".encode()
+    digest = hashlib.blake2b(text, digest_size=16).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+
+
+def join_lanes(high: int, low: int) -> str:
+    """The id as 32 hexadecimal digits."""
+    return f"{high % LANE:016x}{low % LANE:016x}"
+
+
+def digest(fields: Mapping[str, object]) -> str:
+    """The id of a set of fields: 32 hexadecimal digits, independent of their order."""
+    halves = [lanes(field, value) for field, value in fields.items()]
+    return join_lanes(sum(high for high, _ in halves), sum(low for _, low in halves))
