@@ -1,0 +1,138 @@
+"""Images and labels in MedMNIST's npz format, and the subsets of them that cells see.
+
+The format (Yang et al. 2023, MedMNIST v2): arrays `{train,val,test}_images` of uint8 [n, h, w] (grey)
+or [n, h, w, 3] (colour) and `{train,val,test}_labels` of integers [n, 1], or [n, k] for k binary labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orch_core.errors import OrchError
+
+SPLITS = ("train", "val", "test")
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpzFacts:
+    """What an npz holds. `counts` are images per split; `duplicates` are images of one split that are
+    byte-equal to an image of another, by pair of splits."""
+
+    fingerprint: str
+    counts: dict[str, int]
+    height: int
+    width: int
+    channels: int
+    labels: int
+    classes: int
+    duplicates: dict[str, int]
+
+
+def read_split(path: Path, split: str) -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the file."""
+    with _open(path) as archive:
+        images = _array(archive, path, f"{split}_images")
+        labels = _array(archive, path, f"{split}_labels")
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in {3, 4}
+        or (images.ndim == 4 and images.shape[3] not in {1, 3})
+    ):
+        message = f"{path}: {split}_images is {images.dtype} {list(images.shape)}"
+        raise OrchError(
+            message, hint="images must be uint8 [n, h, w] or [n, h, w, 3], as MedMNIST stores them"
+        )
+    if labels.dtype.kind not in "iub" or labels.ndim not in {1, 2}:
+        message = f"{path}: {split}_labels is {labels.dtype} {list(labels.shape)}"
+        raise OrchError(message, hint="labels must be integers [n] or [n, k]")
+    if len(images) != len(labels):
+        message = f"{path}: {len(images)} {split} images but {len(labels)} labels"
+        raise OrchError(message, hint="every image needs its label; rebuild the file")
+    if len(images) == 0:
+        message = f"{path}: the {split} split is empty"
+        raise OrchError(message, hint="put at least one image in each of train, val and test")
+    return images.reshape(*images.shape[:3], -1), labels.astype(np.int64).reshape(len(labels), -1)
+
+
+def inspect_npz(path: Path) -> NpzFacts:
+    """Read the whole file once and check it; raises OrchError naming what is wrong with it."""
+    parts = {split: read_split(path, split) for split in SPLITS}
+    shapes = {images.shape[1:] for images, _ in parts.values()}
+    if len(shapes) > 1:
+        message = f"{path}: splits have images of different shapes: {sorted(shapes)}"
+        raise OrchError(message, hint="all splits must share height, width and channels")
+    height, width, channels = shapes.pop()
+    labels = np.concatenate([labels for _, labels in parts.values()])
+    if labels.min() < 0:
+        message = f"{path}: a label is {labels.min()}"
+        raise OrchError(message, hint="labels count from 0")
+    hashes = {split: set(image_keys(images)) for split, (images, _) in parts.items()}
+    pairs = [("train", "val"), ("train", "test"), ("val", "test")]
+    return NpzFacts(
+        fingerprint=fingerprint(path),
+        counts={split: len(images) for split, (images, _) in parts.items()},
+        height=height,
+        width=width,
+        channels=channels,
+        labels=labels.shape[1],
+        classes=labels.shape[1] if labels.shape[1] > 1 else int(labels.max()) + 1,
+        duplicates={f"{a}/{b}": len(hashes[a] & hashes[b]) for a, b in pairs if hashes[a] & hashes[b]},
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """Content hash of a file: blake2b-128, 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def image_keys(images: Images) -> list[bytes]:
+    """A 128-bit content key per image."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+
+
+def hash_order(keys: list[bytes], subset_seed: int) -> NDArray[np.int64]:
+    """Indices of the images in the order of blake2b(seed, key): the first n are the subset of size n.
+
+    A smaller subset is contained in every larger one, whatever the order of the file, and byte-equal
+    images stay together.
+    """
+    salt = subset_seed.to_bytes(8, "big", signed=True)
+    ranks = [hashlib.blake2b(key, digest_size=8, salt=salt).digest() for key in keys]
+    return np.array(sorted(range(len(keys)), key=lambda index: (ranks[index], index)), dtype=np.int64)
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        message = f"{path} does not exist"
+        raise OrchError(message, hint="paths in a grid are relative to the grid's folder") from error
+    except (zipfile.BadZipFile, OSError) as error:
+        message = f"{path} is not a readable npz file: {error}"
+        raise OrchError(message, hint="it may be truncated: copy or download it again") from error
+
+
+def _array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[np.generic]:
+    try:
+        with archive.open(f"{name}.npy") as file:
+            array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+    except KeyError as error:
+        found = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
+        message = f"{path} has no array `{name}`; it holds {found}"
+        raise OrchError(
+            message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        message = f"{path}: array `{name}` cannot be read: {error}"
+        raise OrchError(message, hint="the file is damaged: copy or download it again") from error
+    return array
