@@ -1,0 +1,76 @@
+"""Curve shapes whose amplitude and limit have a closed form: the members of a forecast.
+
+Every member is `y = E + B phi(x)` with E, B >= 0 and a shape phi from a fixed grid, fitted to the relative
+residual `(E + B phi)/y - 1`, which is the log residual to first order and linear in E and B. With the shapes
+on a grid nothing is searched: no starting values, no iterations, the same bits every time.
+
+Scales enter as `u = ln(x / x_last)`, so u <= 0 on the data and u > 0 beyond it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Exponents of published power laws lie in .03 to 2 (Kaplan et al. 2020; Hestness et al. 2017; Alabdulmohsin
+# et al. 2022, whose Tables give .1 to 1.5).
+EXPONENTS = np.geomspace(0.03, 2.0, 33)
+
+
+def power_shapes(exponents: Floats, u: Floats) -> Floats:
+    """`exp(-c u)` for every exponent c [k] and log scale u [n]: [k, n]; the power law with a limit (M2)."""
+    return np.asarray(np.exp(-np.outer(exponents, u)))
+
+
+def broken_grid(span: float) -> Floats:
+    """Shapes of a power law with one smooth break: rows c0, c1, d, f; columns shapes.
+
+    c0 and c1 are the exponents before and after the break at log scale d, f its width in nats (Caballero et
+    al. 2023, eq. 1 with n = 1). Breaks lie between the first point and a factor of two past the last one.
+    """
+    before = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.7])
+    after = np.array([0.0, 0.08, 0.16, 0.25, 0.35, 0.5, 0.75, 1.1])
+    place = np.linspace(-span, 0.7, 9)
+    width = np.array([0.1, 0.35, 1.0])
+    grid = np.array(np.meshgrid(before, after, place, width, indexing="ij")).reshape(4, -1)
+    return grid[:, (grid[1] > 0) & (np.abs(grid[0] - grid[1]) > 1e-9)]
+
+
+def broken_shapes(grid: Floats, u: Floats) -> Floats:
+    """The shapes of `broken_grid` at u [n]: [k, n], equal to 1 at the break's asymptotes' crossing."""
+    c0, c1, d, f = grid[:, :, None]
+    return np.asarray(np.exp(-c0 * (u - d) - (c1 - c0) * f * np.logaddexp(0.0, (u - d) / f)))
+
+
+def amplitudes(shapes: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Limit E, amplitude B (both >= 0) and weighted residual sum S of every shape [k, n]: three arrays [k].
+
+    Minimises `sum w ((E + B phi)/y - 1)^2`: two normal equations per shape, then the better of the two
+    edges where a sign is wrong.
+    """
+    inverse = 1.0 / y
+    scaled = shapes * inverse
+    aa, a1 = float(weights @ inverse**2), float(weights @ inverse)
+    pp, ap, p1 = scaled**2 @ weights, scaled @ (weights * inverse), scaled @ weights
+    determinant = aa * pp - ap**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        limit, size = (pp * a1 - ap * p1) / determinant, (aa * p1 - ap * a1) / determinant
+    flat = ~np.isfinite(size) | (size < 0)
+    limit, size = np.where(flat, a1 / aa, limit), np.where(flat, 0.0, size)
+    limitless = limit < 0
+    limit, size = np.where(limitless, 0.0, limit), np.where(limitless, p1 / pp, size)
+    rest = weights.sum() - 2 * (limit * a1 + size * p1) + limit**2 * aa + 2 * limit * size * ap + size**2 * pp
+    return limit, size, np.maximum(rest, 1e-12)
+
+
+def posterior(residuals: Floats, weights: Floats, parameters: int) -> Floats:
+    """Share of each shape [k] after seeing the data, flat prior: S^(-(n - p)/2) with n Kish's effective size.
+
+    The noise variance is integrated out under Jeffreys' prior, which gives that power of S (Zellner 1971).
+    """
+    size = weights.sum() ** 2 / (weights**2).sum()
+    logs = -max(size - parameters, 1.0) / 2 * np.log(residuals)
+    shares = np.exp(logs - logs.max())
+    return np.asarray(shares / shares.sum())
