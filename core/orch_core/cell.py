@@ -161,3 +161,40 @@ class Probe:
                 "protocol": self.protocol,
             }
         )
+
+
+def probe_from_json(document: Mapping[str, Any]) -> Probe:
+    """The probe that `asdict` wrote; raises TypeError on another document."""
+    return Probe(**document)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A row of a plan: a cell, the probes that read it out, and what it is expected to take.
+
+    seconds: expected wall time of training and probes on one device; memory_bytes: expected peak of training.
+    """
+
+    cell: Cell
+    probes: tuple[Probe, ...] = ()
+    seconds: float = 0.0
+    memory_bytes: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as a line of a launch manifest."""
+        return {
+            "cell": self.cell.to_json(),
+            "probes": [asdict(probe) for probe in self.probes],
+            "seconds": self.seconds,
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def job_from_json(document: Mapping[str, Any]) -> Job:
+    """The job that `to_json` wrote; raises KeyError or TypeError on another document."""
+    return Job(
+        cell=cell_from_json(document["cell"]),
+        probes=tuple(probe_from_json(probe) for probe in document["probes"]),
+        seconds=document["seconds"],
+        memory_bytes=document["memory_bytes"],
+    )

@@ -24,8 +24,10 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NpzFacts:
-    """What an npz holds. `counts` are images per split; `duplicates` are images of one split that are
-    byte-equal to an image of another, by pair of splits."""
+    """What an npz holds.
+
+    counts: images per split; duplicates: images byte-equal to one of another split, by pair of splits.
+    """
 
     fingerprint: str
     counts: dict[str, int]
@@ -60,7 +62,9 @@ def read_split(path: Path, split: str) -> tuple[Images, Labels]:
     if len(images) == 0:
         message = f"{path}: the {split} split is empty"
         raise OrchError(message, hint="put at least one image in each of train, val and test")
-    return images.reshape(*images.shape[:3], -1), labels.astype(np.int64).reshape(len(labels), -1)
+    return images.reshape(*images.shape[:3], -1).astype(np.uint8, copy=False), labels.astype(
+        np.int64
+    ).reshape(len(labels), -1)
 
 
 def inspect_npz(path: Path) -> NpzFacts:
