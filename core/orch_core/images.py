@@ -26,7 +26,9 @@ Labels = NDArray[np.int64]
 class NpzFacts:
     """What an npz holds.
 
-    counts: images per split; duplicates: images byte-equal to one of another split, by pair of splits.
+    counts:      images per split
+    duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
+    pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
     """
 
     fingerprint: str
@@ -37,6 +39,7 @@ class NpzFacts:
     labels: int
     classes: int
     duplicates: dict[str, int]
+    pretraining: int
 
 
 def read_split(path: Path, split: str) -> tuple[Images, Labels]:
@@ -79,7 +82,9 @@ def inspect_npz(path: Path) -> NpzFacts:
     if labels.min() < 0:
         message = f"{path}: a label is {labels.min()}"
         raise OrchError(message, hint="labels count from 0")
-    hashes = {split: set(image_keys(images)) for split, (images, _) in parts.items()}
+    keys = {split: image_keys(images) for split, (images, _) in parts.items()}
+    hashes = {split: set(keys[split]) for split in SPLITS}
+    held_out = hashes["val"] | hashes["test"]
     pairs = [("train", "val"), ("train", "test"), ("val", "test")]
     return NpzFacts(
         fingerprint=fingerprint(path),
@@ -90,7 +95,19 @@ def inspect_npz(path: Path) -> NpzFacts:
         labels=labels.shape[1],
         classes=labels.shape[1] if labels.shape[1] > 1 else int(labels.max()) + 1,
         duplicates={f"{a}/{b}": len(hashes[a] & hashes[b]) for a, b in pairs if hashes[a] & hashes[b]},
+        pretraining=sum(key not in held_out for key in keys["train"]),
     )
+
+
+def pretraining_order(path: Path, subset_seed: int) -> NDArray[np.int64]:
+    """Indices into the train split in hash order, without images that are also in the val or test split.
+
+    The first n are the pretraining subset of size n; there are `inspect_npz(path).pretraining` of them.
+    """
+    keys = image_keys(read_split(path, "train")[0])
+    held_out = {key for split in ("val", "test") for key in image_keys(read_split(path, split)[0])}
+    order = hash_order(keys, subset_seed)
+    return np.array([index for index in order if keys[index] not in held_out], dtype=np.int64)
 
 
 def fingerprint(path: Path) -> str:

@@ -1,0 +1,144 @@
+"""YAML 1.2 with the place of every value, so that each mistake can be shown where it was made."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+import yamlcore
+
+from orch_core.errors import GridError, OrchError, Problem
+
+Loc = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A parsed file: `data` in plain Python, and the line and column (from 1) of every value and key."""
+
+    file: str
+    lines: tuple[str, ...]
+    data: Any
+    values: dict[Loc, tuple[int, int]]
+    keys: dict[Loc, tuple[int, int]]
+    duplicates: tuple[Problem, ...] = field(default=())
+
+    def problem(self, loc: Loc, message: str, *, at_key: bool = False, shift: int = 0) -> Problem:
+        """A mistake at `loc` (or at its nearest parent in the file), `shift` columns further right."""
+        places = self.keys if at_key else self.values
+        while loc and loc not in places:
+            loc = loc[:-1]
+        line, column = places.get(loc, (1, 1))
+        text = self.lines[line - 1] if line <= len(self.lines) else ""
+        return Problem(file=self.file, line=line, column=column + shift, message=message, text=text)
+
+
+def load_yaml(path: Path) -> Document:
+    """Parse one YAML 1.2 file; raises OrchError if it cannot be read, GridError if it is not YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        message = f"{path} does not exist"
+        raise OrchError(message, hint=_nearby(path)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read {path}: {error}"
+        raise OrchError(message, hint="a grid is a UTF-8 text file") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, file: str) -> Document:
+    """Parse YAML 1.2 text; raises GridError with the place of a syntax error."""
+    lines = tuple(text.splitlines())
+    try:
+        loader = yamlcore.CoreLoader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        raise GridError((_syntax_problem(error, file, lines),)) from error
+    walk = _Walk(loader, file, lines)
+    data = walk.plain(node, ()) if node is not None else None
+    return Document(
+        file=file,
+        lines=lines,
+        data=data,
+        values=walk.values,
+        keys=walk.keys,
+        duplicates=tuple(walk.duplicates),
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` - did you mean 'mae@1'?`, or the list of what there is, or nothing."""
+    choices = list(known)
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    if close:
+        return f" - did you mean {by_lower[close[0]]!r}?"
+    return f" - known: {', '.join(choices)}" if choices else ""
+
+
+class _Walk:
+    """Turns nodes into plain Python, noting where each value and key stands."""
+
+    def __init__(self, loader: yamlcore.CoreLoader, file: str, lines: tuple[str, ...]) -> None:
+        self.loader, self.file, self.lines = loader, file, lines
+        self.values: dict[Loc, tuple[int, int]] = {}
+        self.keys: dict[Loc, tuple[int, int]] = {}
+        self.duplicates: list[Problem] = []
+
+    def plain(self, node: yaml.Node, loc: Loc) -> Any:
+        self.values[loc] = _place(node)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, loc)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*loc, index)) for index, item in enumerate(node.value)]
+        try:
+            return self.loader.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise GridError((_syntax_problem(error, self.file, self.lines, node),)) from error
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line, column = _place(key_node)
+            if key in data:
+                first = self.keys[*loc, key][0]
+                message = f"duplicate key {key!r}: first given in line {first}"
+                self.duplicates.append(
+                    Problem(
+                        file=self.file, line=line, column=column, message=message, text=self.lines[line - 1]
+                    )
+                )
+                continue
+            self.keys[*loc, key] = line, column
+            data[key] = self.plain(value_node, (*loc, key))
+        return data
+
+
+def _place(node: yaml.Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _syntax_problem(
+    error: Exception, file: str, lines: tuple[str, ...], node: yaml.Node | None = None
+) -> Problem:
+    mark = getattr(error, "problem_mark", None) or (node.start_mark if node else None)
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    words = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    message = f"not YAML: {words}" + (f" ({context})" if context else "")
+    text = lines[line - 1] if line <= len(lines) else ""
+    return Problem(file=file, line=line, column=column, message=message, text=text)
+
+
+def _nearby(path: Path) -> str:
+    grids = sorted(str(other) for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    return (
+        f"in {path.parent}: {', '.join(grids)}"
+        if grids
+        else "give the path of a grid, such as experiments/demo.yaml"
+    )
