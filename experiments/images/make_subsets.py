@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "val", "test")
-SIZES = {
+SIZES: dict[str, tuple[int, ...]] = {
     "breast": (546, 78, 156),
     "pneumonia": (1700, 200, 624),
     "blood": (1000, 150, 700),
@@ -36,7 +36,7 @@ Array = NDArray[np.uint8]
 def shares(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """How many of each class to take: `size` in proportion to `counts`, by largest remainder."""
     exact = counts * min(1.0, size / counts.sum())
-    taken = np.maximum(np.floor(exact + 1e-9).astype(np.int64), np.minimum(counts, 1))
+    taken: NDArray[np.int64] = np.maximum(np.floor(exact + 1e-9).astype(np.int64), np.minimum(counts, 1))
     for label in np.argsort(taken - exact, kind="stable")[: max(0, min(size, counts.sum()) - taken.sum())]:
         taken[label] += 1
     return taken
