@@ -1,0 +1,255 @@
+"""From a YAML file to a checked grid: every mistake at once, each with its line and column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from orch_core.errors import GridError, OrchError, Problem
+from orch_core.expression import axes_of
+from orch_core.grid import PARAMS_TOLERANCE, Grid, Shape
+from orch_core.identity import digest
+from orch_core.images import NpzFacts, inspect_npz
+from orch_core.load import Document, Loc, did_you_mean, load_yaml
+from orch_core.recipe import RECIPES, unknown_constant
+
+Facts = Mapping[str, NpzFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedGrid:
+    """A grid without mistakes, and what its files hold.
+
+    sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
+    """
+
+    path: Path
+    text: str
+    grid: Grid
+    sources: Facts
+    tasks: Facts
+    absent: frozenset[str]
+
+    def file(self, name: str) -> Path:
+        """Where the file of a source or task lies."""
+        entry = self.grid.tasks.get(name) or self.grid.sources[name]
+        return (self.path.parent / entry.path).resolve()
+
+
+def read_grid(path: Path) -> CheckedGrid:
+    """Read and check a grid; raises GridError with every mistake, in the order of lines."""
+    document = load_yaml(path)
+    if not isinstance(document.data, dict):
+        raise GridError((document.problem((), "a grid is a mapping that starts with `study: NAME`"),))
+    problems = list(document.duplicates)
+    grid = None
+    try:
+        grid = Grid.model_validate(document.data)
+    except ValidationError as error:
+        problems += [_validation_problem(document, dict(details)) for details in error.errors()]
+    problems += _references(document)
+    sources, tasks, absent, bad_files = _files(document, path.parent)
+    problems += bad_files
+    if grid and not problems:
+        problems += _sizes(document, grid)
+    if problems or grid is None:
+        unique = {(problem.line, problem.column, problem.message): problem for problem in problems}
+        raise GridError(tuple(unique[key] for key in sorted(unique)))
+    text = "\n".join(document.lines) + "\n"
+    return CheckedGrid(path=path.resolve(), text=text, grid=grid, sources=sources, tasks=tasks, absent=absent)
+
+
+def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
+    loc: Loc = tuple(part for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        hint = did_you_mean(str(loc[-1]), _fields(loc[:-1]))
+        return document.problem(loc, f"unknown key {loc[-1]!r}{hint}", at_key=True)
+    if error["type"] == "missing":
+        return document.problem(loc[:-1], f"`{loc[-1]}` is missing", at_key=bool(loc[:-1]))
+    message = str(error["msg"])
+    if error["type"] != "grid":
+        shown = (
+            repr(error["input"])
+            if not isinstance(error["input"], dict | list)
+            else "a " + _kind(error["input"])
+        )
+        message = f"{message[0].lower()}{message[1:]}: got {shown}"
+    where = ".".join(str(part) for part in loc if isinstance(part, str) and "[" not in part)
+    return document.problem(loc, f"{where}: {message}" if where else message)
+
+
+def _kind(value: object) -> str:
+    return "mapping" if isinstance(value, dict) else "list"
+
+
+def _fields(loc: Loc) -> list[str]:
+    """Names of the keys that the section at `loc` takes."""
+    section: Any = Grid
+    for part in loc:
+        fields = getattr(section, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else None
+        section = next(_sections(annotation), section) if annotation else section
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _references(document: Document) -> list[Problem]:
+    """Names that must be defined elsewhere: algorithms, sources, mixes, tasks, recipe constants, axes."""
+    data = document.data
+    sources, mixes = _names(data.get("sources")), _names(data.get("mixes"))
+    tasks = _names(data.get("tasks"))
+    checks: list[tuple[Loc, list[str], str]] = [(("probes", "tasks"), [*tasks, *sources], "task")]
+    axes_at: list[Loc] = [
+        ("axes",),
+        *(("include", index) for index, _ in enumerate(_list(data.get("include")))),
+    ]
+    for loc in axes_at:
+        checks += [((*loc, "algorithm"), list(RECIPES), "algorithm"), ((*loc, "mix"), mixes, "mix")]
+    checks += [(("mixes", mix), sources, "source") for mix in mixes]
+    problems = [problem for loc, known, what in checks for problem in _unknown(document, loc, known, what)]
+    for name in tasks:
+        if name in sources:
+            problems.append(
+                document.problem(("tasks", name), f"{name!r} is a source too: rename one", at_key=True)
+            )
+    return problems + _overrides(document) + _expressions(document)
+
+
+def _unknown(document: Document, loc: Loc, known: list[str], what: str) -> Iterator[Problem]:
+    value = document.data
+    for part in loc:
+        value = (
+            value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
+        )
+    in_keys = isinstance(value, dict)
+    for index, name in enumerate(value if in_keys else _list(value)):
+        if isinstance(name, str) and name not in known:
+            place = (*loc, name) if in_keys else (*loc, index)
+            yield document.problem(
+                place, f"unknown {what} {name!r}{did_you_mean(name, known)}", at_key=in_keys
+            )
+
+
+def _overrides(document: Document) -> list[Problem]:
+    problems: list[Problem] = []
+    overrides = document.data.get("overrides")
+    for recipe, constants in overrides.items() if isinstance(overrides, dict) else ():
+        if recipe not in RECIPES:
+            message = f"unknown algorithm {recipe!r}{did_you_mean(recipe, RECIPES)}"
+            problems.append(document.problem(("overrides", recipe), message, at_key=True))
+            continue
+        for name, value in constants.items() if isinstance(constants, dict) else ():
+            message = unknown_constant(recipe, name, value)
+            if message:
+                problems.append(document.problem(("overrides", recipe, name), message, at_key=True))
+    return problems
+
+
+def _expressions(document: Document) -> list[Problem]:
+    problems: list[Problem] = []
+    for index, text in enumerate(_list(document.data.get("exclude"))):
+        if isinstance(text, str):
+            try:
+                axes_of(text)
+            except OrchError as error:
+                problems.append(document.problem(("exclude", index), error.message))
+    return problems
+
+
+def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str], list[Problem]]:
+    """Facts of every source and task file, and what is wrong with them."""
+    found: dict[str, dict[str, NpzFacts]] = {"sources": {}, "tasks": {}}
+    absent: set[str] = set()
+    problems: list[Problem] = []
+    for section, facts in found.items():
+        entries = document.data.get(section)
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                continue
+            declared = _declared(name, entry)
+            if declared and not (base / entry["path"]).exists():
+                facts[name] = declared
+                absent.add(name)
+                continue
+            try:
+                facts[name] = inspect_npz(base / entry["path"])
+            except OrchError as error:
+                message = f"{error.message}; {error.hint}"
+                problems.append(document.problem((section, name, "path"), message))
+    return found["sources"], found["tasks"], frozenset(absent), problems
+
+
+def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:
+    """Facts as the grid declares them, or None where it declares nothing."""
+    if isinstance(entry.get("images"), int):
+        counts = {"train": entry["images"]}
+    elif all(isinstance(entry.get(key), int) for key in ("train", "val", "test", "classes")):
+        counts = {split: entry[split] for split in ("train", "val", "test")}
+    else:
+        return None
+    return NpzFacts(
+        fingerprint=digest({"declared": [name, counts]}),
+        counts=counts,
+        height=0,
+        width=0,
+        channels=0,
+        labels=entry.get("classes", 1) if entry.get("kind") == "multi-label" else 1,
+        classes=entry.get("classes", 0),
+        duplicates={},
+        pretraining=counts["train"],
+    )
+
+
+def _sizes(document: Document, grid: Grid) -> list[Problem]:
+    """Shapes that cannot be built, or that are not of the size that the grid says; lengths given twice."""
+    problems: list[Problem] = []
+    lengths = [name for name in ("samples_seen", "epochs", "flops") if getattr(grid.axes, name) is not None]
+    if len(lengths) != 1:
+        said = f"got {' and '.join(lengths)}" if lengths else "got none"
+        message = f"axes: give the training length once, as samples_seen, epochs or flops: {said}"
+        problems.append(document.problem(("axes", *lengths[1:2]), message, at_key=True))
+    for index, resolution in enumerate(grid.axes.resolution):
+        for patch in grid.axes.patch:
+            if resolution % patch:
+                message = f"patch {patch} does not divide resolution {resolution}"
+                problems.append(document.problem(("axes", "resolution", index), message))
+    for index, shape in enumerate(grid.axes.model):
+        message = _shape_problem(shape, grid)
+        if message:
+            problems.append(document.problem(("axes", "model", index), message))
+    return problems
+
+
+def _shape_problem(shape: Shape, grid: Grid) -> str:
+    from orch_core.cost import encoder_params
+
+    try:
+        model = shape.model()
+    except Exception as error:  # noqa: BLE001 - pydantic's own error type carries the words
+        return str(error)
+    if not shape.params:
+        return ""
+    real = encoder_params(model, grid.axes.resolution[0], grid.axes.patch[0], grid.training.channels)
+    if abs(real / shape.params - 1) <= PARAMS_TOLERANCE:
+        return ""
+    return (
+        f"{shape.name} has {real:,} parameters, not {shape.params:,.0f} (more than 2% off): mend one of them"
+    )
+
+
+def _names(section: object) -> list[str]:
+    return list(section) if isinstance(section, dict) else []
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None or isinstance(value, dict) else [value]
