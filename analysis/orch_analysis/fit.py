@@ -1,0 +1,238 @@
+"""Fit a law to a table of points: `fit(law, table, value="loss") -> Fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from orch_analysis import laws, points, uncertainty
+from orch_analysis.fitted import Band, Dropped, Fit, Identifiability, Line, Outcome, Prediction
+from orch_analysis.law import Array, Law, Link
+from orch_analysis.points import Usable
+from orch_analysis.problem import Problem, build, params_of, predict
+from orch_analysis.solver import Solution, solve
+from orch_core.errors import OrchError
+
+__all__ = ["Band", "Dropped", "Fit", "Identifiability", "Outcome", "Prediction", "fit"]
+
+Loss = Literal["auto", "huber", "l2", "mse"]
+Interval = Literal["auto", "percentile", "bca", "t"]
+EFFICIENT = (
+    1.345  # Huber's delta in units of the noise sd: 95% efficiency at the normal (Huber & Ronchetti 2009)
+)
+STARTS = 16  # independent global searches behind the certificate of the point fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The arguments of `fit`, checked; what a card needs to repeat it."""
+
+    law: Law
+    value: str
+    x: Mapping[str, str | float]
+    loss: Literal["huber", "l2", "mse"]
+    link: Link
+    delta: float | None
+    weights: str | None
+    stderr: str | None
+    bootstrap: int
+    cluster: str | None
+    interval: Interval
+    level: float
+    seed: int
+    group: Mapping[str, str]
+
+    @property
+    def closed_form(self) -> bool:
+        """True when the fit is an ordinary regression line, with exact t intervals."""
+        return self.law.exactly_loglinear and self.loss == "l2"
+
+
+def fit(
+    law: Law | str,
+    table: pl.DataFrame,
+    *,
+    value: str,
+    x: Mapping[str, str | float] | None = None,
+    loss: Loss = "auto",
+    delta: float | Literal["auto"] = "auto",
+    weights: str | None = None,
+    stderr: str | None = None,
+    bootstrap: int = 1000,
+    cluster: str | None = None,
+    interval: Interval = "auto",
+    level: float = 0.95,
+    seed: int = 0,
+    group: Mapping[str, str] | None = None,
+) -> Fit:
+    """Estimate the parameters of `law` from the rows of `table`.
+
+    `x` maps each variable of the law to a column, or to a number that holds for all rows; by default columns carry
+    the variables' names. loss "huber" and "l2" act on residuals in the law's link (relative errors for "log"),
+    "mse" on the value itself; "auto" is least squares for a single power law, where t intervals are exact, and
+    Huber otherwise. delta "auto" is 1.345 times the noise's robust standard deviation. `weights` and `stderr` name
+    columns: weights multiply the loss of a row, standard errors (of the value) replace resampling by draws from
+    known noise. `cluster` names the column of units resampled as a whole (a run, a seed).
+
+    Never raises for bad data: see `Fit.outcome` and `Fit.dropped`. Raises OrchError for a column or law that does
+    not exist.
+    """
+    request = _request(
+        law=laws.get(law) if isinstance(law, str) else law,
+        value=value, x=x, loss=loss, delta=delta, weights=weights, stderr=stderr, bootstrap=bootstrap,
+        cluster=cluster, interval=interval, level=level, seed=seed, group=group or {},
+    )  # fmt: skip
+    extra = tuple(name for name in (weights, stderr) if name)
+    rows = points.usable(
+        request.law, table, value=value, x=request.x, link=request.link, extra=extra, cluster=cluster
+    )
+    obstacle = points.obstacle(request.law, rows, value)
+    if obstacle:
+        return _without_estimates(request, rows, *obstacle)
+    return _line(request, rows) if request.closed_form else _curve(request, rows)
+
+
+def _request(
+    *,
+    law: Law,
+    value: str,
+    x: Mapping[str, str | float] | None,
+    loss: Loss,
+    delta: float | Literal["auto"],
+    level: float,
+    bootstrap: int,
+    **rest: object,
+) -> Request:
+    if x is not None and len(x) == 1 == len(law.x):
+        law = law.along(next(iter(x)))
+    mapping: dict[str, str | float] = dict(x) if x is not None else {name: name for name in law.x}
+    missing = [name for name in law.x if name not in mapping]
+    if missing:
+        msg = f"law {law.name} needs {', '.join(law.x)}; no column is given for {', '.join(missing)}"
+        raise OrchError(msg, hint=f"map it: --map {missing[0]}=COLUMN")
+    if delta != "auto" and not delta > 0:
+        msg = f"Huber's delta must be positive, got {delta}"
+        raise OrchError(msg, hint='use "auto" to scale it to the noise')
+    if not 0 < level < 1 or bootstrap < 0:
+        msg = f"level must be between 0 and 1 and bootstrap not negative, got {level} and {bootstrap}"
+        raise OrchError(msg, hint="level=0.95, bootstrap=1000")
+    if loss == "auto":
+        loss = "l2" if law.exactly_loglinear and delta == "auto" else "huber"
+    return Request(
+        law=law, value=value, x={name: mapping[name] for name in law.x}, loss=loss,
+        link="linear" if loss == "mse" else law.link, delta=None if delta == "auto" else float(delta),
+        bootstrap=bootstrap, level=level, **rest,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _without_estimates(request: Request, rows: Usable, outcome: Outcome, message: str) -> Fit:
+    return _fit(request, rows, outcome=outcome, message=message)
+
+
+def _fit(request: Request, rows: Usable, *, outcome: Outcome, message: str, **found: object) -> Fit:
+    free = len(request.law.free)
+    blank: dict[str, object] = {
+        "estimates": {}, "intervals": {}, "interval": "none", "objective": None, "residuals": (), "sd": None,
+        "certificate": None, "identifiability": {}, "draws": np.zeros((0, free)), "delta": request.delta,
+        "warnings": points.oddities(request.law, rows, request.value),
+    }  # fmt: skip
+    return Fit(
+        law=request.law, group=dict(request.group), value=request.value, x=dict(request.x), loss=request.loss,
+        link=request.link, level=request.level, n=rows.y.size, dropped=rows.dropped, outcome=outcome,
+        message=message, bootstrap=request.bootstrap, seed=request.seed,
+        ranges={k: (float(v.min()), float(v.max())) for k, v in rows.x.items()} if rows.y.size else {},
+        settings={"weights": request.weights, "stderr": request.stderr, "cluster": request.cluster},
+        **(blank | found),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _line(request: Request, rows: Usable) -> Fit:
+    """Least squares of log value on log x, with exact t intervals (Student's line, Draper & Smith 1998, ch. 1)."""
+    from scipy.special import stdtrit
+
+    law = request.law
+    weight = rows.extra[request.weights] if request.weights else np.ones_like(rows.y)
+    logs, target = np.log(rows.x[law.x[0]]), np.log(rows.y)
+    total = float(weight.sum())
+    center = float(weight @ logs / total)
+    spread = float(weight @ (logs - center) ** 2)
+    slope = float(weight @ ((logs - center) * target) / spread)
+    level = float(weight @ target / total)
+    residuals = level + slope * (logs - center) - target
+    dof = rows.y.size - 2
+    sd = float(np.sqrt(weight @ residuals**2 / dof))
+    quantile = float(stdtrit(dof, 0.5 + request.level / 2))
+    intercept = level - slope * center
+    half_slope = quantile * sd / np.sqrt(spread)
+    half_level = quantile * sd * np.sqrt(1.0 / total + center**2 / spread)
+    coefficient, exponent = law.params
+    return _fit(
+        request, rows, outcome=Outcome.OK, message=f"{rows.y.size} points, least squares in logs, t intervals",
+        estimates={coefficient: float(np.exp(intercept)), exponent: slope},
+        intervals={
+            coefficient: (float(np.exp(intercept - half_level)), float(np.exp(intercept + half_level))),
+            exponent: (float(slope - half_slope), float(slope + half_slope)),
+        },
+        interval="t", objective=0.5 * float(weight @ residuals**2), residuals=tuple(map(float, residuals)), sd=sd,
+        line=Line(center=center, spread=spread, weight=total, sd=sd, dof=dof),
+    )  # fmt: skip
+
+
+def _curve(request: Request, rows: Usable) -> Fit:
+    law = request.law
+    problem = build(law, rows.x, rows.y, request.link)
+    weight = rows.extra[request.weights] if request.weights else np.ones_like(rows.y)
+    best, delta = _point(problem, weight, request)
+    residuals = predict(problem, best.theta)[0] - problem.target
+    draws = np.zeros((0, len(law.free)))
+    if request.bootstrap:
+        counts = uncertainty.resampled_weights(rows.y.size, request.bootstrap, request.seed, rows.clusters)
+        replicates = solve(problem, problem.target, counts * weight, delta, seed=request.seed)
+        draws = _values(problem, replicates.theta)
+    estimates = dict(zip(law.free, _values(problem, best.theta)[0].tolist(), strict=True))
+    intervals = {
+        name: uncertainty.percentile(draws[:, i], request.level)
+        for i, name in enumerate(law.free)
+        if len(draws)
+    }
+    return _fit(
+        request, rows, outcome=Outcome.OK, message=f"{rows.y.size} points",
+        estimates=estimates | dict(law.fixed), intervals=intervals, interval="percentile",
+        objective=float(best.objective[0]), residuals=tuple(map(float, residuals)),
+        sd=_noise(residuals, len(law.free)), delta=None if request.loss != "huber" else delta,
+        certificate=float(best.agreement[0]), draws=draws,
+    )  # fmt: skip
+
+
+def _values(problem: Problem, theta: Array) -> Array:
+    named = params_of(problem, theta)
+    return np.stack([named[name] for name in problem.law.free], axis=1)
+
+
+def _noise(residuals: Array, p: int) -> float:
+    """Robust sd of the residuals: 1.4826 times their median size, for the n - p degrees of freedom left."""
+    n = residuals.size
+    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - p, 1)))
+
+
+def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution, float]:
+    """The point fit and the delta it ended with; an automatic delta is refined three times from the residuals."""
+    rows = weight[None, :]
+    if request.loss != "huber":
+        return solve(problem, problem.target, rows, float("inf"), starts=STARTS, seed=request.seed), float(
+            "inf"
+        )
+    if request.delta is not None:
+        return solve(
+            problem, problem.target, rows, request.delta, starts=STARTS, seed=request.seed
+        ), request.delta
+    delta = float("inf")
+    for starts in (4, 4, STARTS):
+        found = solve(problem, problem.target, rows, delta, starts=starts, seed=request.seed)
+        residuals = predict(problem, found.theta)[0] - problem.target
+        delta = max(EFFICIENT * _noise(residuals, len(request.law.free)), 1e-7)
+    return solve(problem, problem.target, rows, delta, starts=STARTS, seed=request.seed), delta

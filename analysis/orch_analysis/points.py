@@ -1,0 +1,176 @@
+"""Which rows of a table a fit can use, and why it leaves the others out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from orch_analysis.fitted import Dropped, Outcome
+from orch_analysis.law import Array, Law, Link
+from orch_analysis.problem import to_link
+from orch_core.errors import OrchError
+
+ROW = "_row"  # column with the row's number in its file, written by table.read_points
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usable:
+    """Rows that can enter a fit: variables and value as arrays of one length, and what was left out."""
+
+    x: Mapping[str, Array]
+    y: Array
+    extra: Mapping[str, Array]
+    clusters: Array | None
+    dropped: tuple[Dropped, ...]
+
+
+def usable(
+    law: Law,
+    table: pl.DataFrame,
+    *,
+    value: str,
+    x: Mapping[str, str | float],
+    link: Link,
+    extra: tuple[str, ...] = (),
+    cluster: str | None = None,
+) -> Usable:
+    """Split the table into rows that `law` can use and rows that it cannot, each with its reason.
+
+    Raises OrchError when a column does not exist or holds no numbers; bad rows are only left out.
+    """
+    height = table.height
+    columns = {name: _numbers(table, column) for name, column in x.items()}
+    y = _numbers(table, value)
+    extras = {name: _numbers(table, name) for name in extra}
+    reasons: list[str | None] = [None] * height
+    for name in law.x:
+        _mark(reasons, ~np.isfinite(columns[name]), f"{name} is missing, NaN or infinite")
+        _mark(reasons, columns[name] <= 0, f"{name} is not positive")
+    _mark(reasons, ~np.isfinite(y), f"{value} is missing, NaN or infinite")
+    _mark(reasons, ~np.isfinite(to_link(link, y)), f"{value} {_outside(link)}")
+    for name in extra:
+        _mark(
+            reasons, ~(np.isfinite(extras[name]) & (extras[name] > 0)), f"{name} is missing or not positive"
+        )
+    if height:
+        shown = table.drop(ROW) if ROW in table.columns else table
+        first = shown.with_row_index("_i").unique(subset=shown.columns, keep="first")["_i"].to_numpy()
+        _mark(reasons, ~np.isin(np.arange(height), first), "duplicate of an earlier row")
+    keep = np.array([reason is None for reason in reasons], dtype=bool)
+    numbers = table[ROW].to_list() if ROW in table.columns else range(1, height + 1)
+    dropped = tuple(
+        Dropped(row=int(row), reason=reason) for row, reason in zip(numbers, reasons, strict=True) if reason
+    )
+    return Usable(
+        x={name: columns[name][keep] for name in law.x},
+        y=y[keep],
+        extra={name: part[keep] for name, part in extras.items()},
+        clusters=_clusters(table, cluster)[keep] if cluster else None,
+        dropped=dropped,
+    )
+
+
+def _mark(reasons: list[str | None], bad: Array, reason: str) -> None:
+    for row in np.flatnonzero(bad):
+        reasons[row] = reasons[row] or reason
+
+
+def _outside(link: Link) -> str:
+    if link == "log":
+        return "is not positive, so it has no logarithm"
+    return "is at or above the ceiling of 1 (a percentage?), so its error has no logarithm"
+
+
+def _numbers(table: pl.DataFrame, column: str | float) -> Array:
+    if isinstance(column, int | float):
+        return np.full(table.height, float(column))
+    require(table, column)
+    series = table[column]
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Null):
+        series = series.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
+
+
+def _clusters(table: pl.DataFrame, column: str) -> Array:
+    require(table, column)
+    return np.unique(table[column].cast(pl.String).fill_null("").to_numpy(), return_inverse=True)[1].astype(
+        float
+    )
+
+
+def require(table: pl.DataFrame, column: str) -> None:
+    """Raise OrchError when the table has no such column, with the nearest name as a hint."""
+    if column not in table.columns:
+        from difflib import get_close_matches
+
+        names = [name for name in table.columns if name != ROW]
+        close = get_close_matches(column, names, n=1, cutoff=0.5)
+        msg = f"no column {column!r} in the table; it has: {', '.join(names)}"
+        raise OrchError(
+            msg, hint=f"did you mean {close[0]!r}?" if close else "map variables with --map variable=column"
+        )
+
+
+def obstacle(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] | None:
+    """Why these rows cannot determine the law at all, with what would help; None when a fit can be tried."""
+    n, p = rows.y.size, len(law.free)
+    if n == 0:
+        why = f" ({rows.dropped[0].reason}, ...)" if rows.dropped else ""
+        return Outcome.NO_DATA, f"no usable row{why}; check the column mapping and the rows left out"
+    mixed = _mixed_units(rows, value)
+    if mixed:
+        return Outcome.MIXED_UNITS, mixed
+    for name in law.x:
+        if name != "classes" and np.unique(rows.x[name]).size == 1:
+            only = rows.x[name][0]
+            remedy = f"add points at other values of {name}, or use a law without it"
+            return Outcome.ONE_SCALE, f"all {n} rows have {name} = {only:g}; {remedy}"
+    if n <= p:
+        remedy = f"it needs at least {p + 1}, add points or use a law with fewer parameters"
+        return Outcome.TOO_FEW_POINTS, f"{n} points for the {p} parameters of {law.name}; {remedy}"
+    if np.ptp(rows.y) <= 1e-12 * np.abs(rows.y).max():
+        cause = f"{value} is {rows.y[0]:g} in all {n} rows"
+        return Outcome.CONSTANT_VALUE, f"{cause}, so no exponent can be estimated; check the column"
+    scales = np.unique(np.stack([rows.x[name] for name in law.x], axis=1), axis=0).shape[0]
+    if scales < p:
+        cause = f"{n} points at only {scales} distinct scales for the {p} parameters of {law.name}"
+        remedy = "replicates do not help, add scales or use a law with fewer parameters"
+        return Outcome.TOO_FEW_POINTS, f"{cause}; {remedy}"
+    return None
+
+
+def _mixed_units(rows: Usable, value: str) -> str | None:
+    """Two far apart groups that look like one quantity in two units (fractions and percent, counts and millions)."""
+    for name, numbers in {**rows.x, value: rows.y}.items():
+        ordered = np.sort(numbers[numbers > 0])
+        if ordered.size < 2:
+            continue
+        ratios = ordered[1:] / ordered[:-1]
+        at = int(ratios.argmax())
+        below, above = float(ordered[at]), float(ordered[at + 1])
+        percent = name == value and ratios[at] > 15 and below <= 1.0 < above and ordered[-1] <= 100.0
+        counts = name != value and ratios[at] > 2000 and below < 1e5 and ordered[-1] / below > 1e5
+        if percent or counts:
+            kinds = "fractions and percentages" if percent else "two units (counts and millions?)"
+            return (
+                f"{name} jumps from {below:g} to {above:g}: it seems to mix {kinds}; "
+                "convert the column to one unit and fit again"
+            )
+    return None
+
+
+def oddities(law: Law, rows: Usable, value: str) -> tuple[str, ...]:
+    """Warnings about rows that can be fitted but should be looked at."""
+    out: list[str] = []
+    if len(law.x) == 1:
+        order = np.argsort(rows.x[law.x[0]], kind="stable")
+        steps = np.diff(rows.y[order])[np.diff(rows.x[law.x[0]][order]) > 0]
+        wrong = min(int((steps > 0).sum()), int((steps < 0).sum()))
+        if wrong:
+            out.append(
+                f"{value} is not monotone in {law.x[0]}: {wrong} of {steps.size} steps go against the trend"
+            )
+    return tuple(out)
