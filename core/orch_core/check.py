@@ -9,13 +9,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.expression import axes_of
 from orch_core.grid import PARAMS_TOLERANCE, Grid, Shape
 from orch_core.identity import digest
 from orch_core.images import NpzFacts, inspect_npz
 from orch_core.load import Document, Loc, did_you_mean, load_yaml
-from orch_core.recipe import RECIPES, unknown_constant
+from orch_core.models import named_model
+from orch_core.recipe import RECIPES, constants
+from orch_core.vit import encoder_params, shape_of
 
 Facts = Mapping[str, NpzFacts]
 
@@ -117,11 +120,11 @@ def _references(document: Document) -> list[Problem]:
         checks += [((*loc, "algorithm"), list(RECIPES), "algorithm"), ((*loc, "mix"), mixes, "mix")]
     checks += [(("mixes", mix), sources, "source") for mix in mixes]
     problems = [problem for loc, known, what in checks for problem in _unknown(document, loc, known, what)]
-    for name in tasks:
-        if name in sources:
-            problems.append(
-                document.problem(("tasks", name), f"{name!r} is a source too: rename one", at_key=True)
-            )
+    problems += [
+        document.problem(("tasks", name), f"{name!r} is a source too: rename one", at_key=True)
+        for name in tasks
+        if name in sources
+    ]
     return problems + _overrides(document) + _expressions(document)
 
 
@@ -143,16 +146,32 @@ def _unknown(document: Document, loc: Loc, known: list[str], what: str) -> Itera
 def _overrides(document: Document) -> list[Problem]:
     problems: list[Problem] = []
     overrides = document.data.get("overrides")
-    for recipe, constants in overrides.items() if isinstance(overrides, dict) else ():
+    for recipe, changes in overrides.items() if isinstance(overrides, dict) else ():
         if recipe not in RECIPES:
             message = f"unknown algorithm {recipe!r}{did_you_mean(recipe, RECIPES)}"
             problems.append(document.problem(("overrides", recipe), message, at_key=True))
             continue
-        for name, value in constants.items() if isinstance(constants, dict) else ():
-            message = unknown_constant(recipe, name, value)
-            if message:
+        for name, value in changes.items() if isinstance(changes, dict) else ():
+            try:
+                constants(_plain_cell(recipe, (name, value)))
+            except OrchError as error:
+                message = f"{error.message}; {error.hint}"
                 problems.append(document.problem(("overrides", recipe, name), message, at_key=True))
     return problems
+
+
+def _plain_cell(recipe: str, override: Override) -> Cell:
+    """A cell of no interest but for the one recipe constant that it overrides."""
+    return Cell(
+        model=named_model("ViT-Ti"),
+        recipe=recipe,
+        overrides=(override,),
+        resolution=224,
+        patch=16,
+        channels=3,
+        samples_seen=1024,
+        batch=1024,
+    )
 
 
 def _expressions(document: Document) -> list[Problem]:
@@ -231,15 +250,23 @@ def _sizes(document: Document, grid: Grid) -> list[Problem]:
 
 
 def _shape_problem(shape: Shape, grid: Grid) -> str:
-    from orch_core.cost import encoder_params
-
     try:
         model = shape.model()
     except Exception as error:  # noqa: BLE001 - pydantic's own error type carries the words
         return str(error)
     if not shape.params:
         return ""
-    real = encoder_params(model, grid.axes.resolution[0], grid.axes.patch[0], grid.training.channels)
+    real = encoder_params(
+        shape_of(
+            width=model.width,
+            depth=model.depth,
+            mlp_ratio=model.mlp_ratio,
+            resolution=grid.axes.resolution[0],
+            patch=grid.axes.patch[0],
+            channels=grid.training.channels,
+        ),
+        learned_positions=True,
+    )
     if abs(real / shape.params - 1) <= PARAMS_TOLERANCE:
         return ""
     return (

@@ -1,0 +1,1 @@
+"""orch: plan, launch and fit scaling-law studies of self-supervised vision models."""

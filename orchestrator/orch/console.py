@@ -1,0 +1,94 @@
+"""stdout is data, stderr is talk; a user's mistake ends with its remedy and exit code 2, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import IO, Any
+
+import click
+
+from orch_core.errors import GridError, OrchError
+
+SCHEMA_VERSION = 1
+
+
+class Exit(IntEnum):
+    """What the exit code of every command means."""
+
+    OK = 0
+    FAILED_CELLS = 1
+    BAD_INPUT = 2
+    NO_FIT = 3
+    INCOMPLETE = 4
+    INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A click group in whose commands an OrchError is a message and a pipe may close early."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what the user can mend into exit codes."""
+        try:
+            return super().invoke(ctx)
+        except OrchError as error:
+            report_error(error, as_json="--json" in sys.argv)
+            ctx.exit(Exit.BAD_INPUT)
+        except KeyboardInterrupt:
+            say("interrupted: the same command goes on where this one stopped")
+            ctx.exit(Exit.INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(Exit.OK)
+
+
+def say(text: str) -> None:
+    """Talk, on stderr."""
+    click.echo(text, err=True)
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """One JSON document on stdout."""
+    click.echo(
+        json.dumps({"schema_version": SCHEMA_VERSION, **document}, ensure_ascii=False, allow_nan=False)
+    )
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether colours and live displays are welcome: a terminal, not dumb, without NO_COLOR."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def report_error(error: OrchError, *, as_json: bool) -> None:
+    """Print a mistake and its remedy; with --json also as the one document on stdout."""
+    if as_json:
+        problems = [
+            {"file": p.file, "line": p.line, "column": p.column, "message": p.message}
+            for p in (error.problems if isinstance(error, GridError) else ())
+        ]
+        emit({"error": {"message": error.message, "hint": error.hint, "problems": problems}})
+    if isinstance(error, GridError):
+        count = len(error.problems)
+        say(f"{error.message}\n\n{count} mistake{'s' if count > 1 else ''} in {error.problems[0].file}")
+    else:
+        say(f"error: {error}")
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """A number for people: `18.9 T`, `131 M`, with at most three figures."""
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def duration(hours: float) -> str:
+    """Hours for people: `12 s`, `4.5 min`, `3.2 h`, `1,200 h`."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s"
+    if hours < 1:
+        return f"{hours * 60:.1f} min"
+    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"

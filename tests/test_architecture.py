@@ -1,0 +1,97 @@
+"""The dependency rule: imports point down, and every heavy package has exactly one door."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = {"orch_core": ROOT / "core", "orch_analysis": ROOT / "analysis", "orch": ROOT / "orchestrator"}
+DOORS = {
+    "torch": ("orch_core.learn",),
+    "torchvision": ("orch_core.learn",),
+    "timm": ("orch_core.learn",),
+    "submitit": ("orch.cluster",),
+    "mlflow": ("orch.track",),
+    "optuna": ("orch.tune",),
+    "scipy": ("orch_analysis",),
+    "statsmodels": ("orch_analysis",),
+    "sklearn": ("orch_analysis",),
+    "seaborn": ("orch_analysis.figures",),
+    "matplotlib": ("orch_analysis.figures",),
+}
+HEAVY = (
+    "torch",
+    "timm",
+    "mlflow",
+    "optuna",
+    "submitit",
+    "seaborn",
+    "matplotlib",
+    "statsmodels",
+    "scipy",
+    "sklearn",
+)
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for package, folder in LAYERS.items():
+        for path in sorted((folder / package).rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found.append((".".join(part for part in parts if part != "__init__"), path))
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_heavy_packages_are_imported_only_at_their_door(name: str, path: Path):
+    for package in imports(path) & DOORS.keys():
+        inside = any(name == door or name.startswith(f"{door}.") for door in DOORS[package])
+        assert inside, f"{name} imports {package}; its door is {' or '.join(DOORS[package])}"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_imports_point_down(name: str, path: Path):
+    order = list(LAYERS)
+    above = order[order.index(name.split(".", maxsplit=1)[0]) + 1 :]
+    assert not imports(path) & set(above)
+
+
+def test_a_layer_folder_holds_its_package_and_nothing_else():
+    for package, folder in LAYERS.items():
+        assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {package}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plan", "experiments/demo.yaml", "--study", "{tmp}", "--json"]]
+)
+def test_the_commands_that_must_answer_at_once_import_nothing_heavy(arguments: list[str], tmp_path: Path):
+    script = (
+        "import sys, orch.cli\n"
+        "try:\n"
+        f"    orch.cli.main({[argument.format(tmp=tmp_path / 'study') for argument in arguments]!r})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
