@@ -135,7 +135,7 @@ def _davies_bouldin(images: Images, labels: Labels) -> tuple[float | None, float
     from sklearn.metrics import davies_bouldin_score
 
     step = -(-len(images) // CLUSTERED)
-    pixels: NDArray[np.float32] = images[::step].reshape(-1, images[0].size) / np.float32(255)
+    pixels: NDArray[np.floating] = images[::step].reshape(-1, images[0].size) / np.float32(255)
     classes = labels[::step, 0]
     if not 1 < len(np.unique(classes)) < len(classes):
         return None, None

@@ -1,0 +1,138 @@
+"""Slopes of studies whose laws are known, and the same numbers from statsmodels."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import statsmodels.api as sm
+
+from orch_analysis.results import read_results
+from orch_analysis.slopes import held_fixed, pretraining_slopes, probe_slopes, slope_table, with_controls
+
+LOSS = {"mae": (-0.12, -0.05), "moco-v3": (-0.06, -0.09)}
+NET = {"mae": (-0.04, -0.02), "moco-v3": (-0.10, -0.06)}
+CONTROL = {"blood": -0.15, "breast": -0.10, "pneumonia": -0.12, "tissue": -0.05}
+
+
+def pick(slopes, **want):
+    (found,) = [row for row in slopes if all(getattr(row, key) == value for key, value in want.items())]
+    return found
+
+
+def test_loss_exponents_are_recovered_exactly_without_noise(make_study):
+    slopes = pretraining_slopes(read_results(make_study().whole()))
+    for algorithm, (in_params, in_images) in LOSS.items():
+        one = {"algorithm": algorithm, "mix": "all", "value": "heldout_loss"}
+        assert pick(slopes, axis="params_encoder", **one).slope == pytest.approx(in_params, abs=1e-9)
+        assert pick(slopes, axis="images", **one).slope == pytest.approx(in_images, abs=1e-9)
+
+
+def test_what_size_alone_does_is_taken_off_by_the_control(make_study):
+    slopes = probe_slopes(read_results(make_study().whole()))
+    for task, alone in CONTROL.items():
+        control = pick(slopes, algorithm="random", task=task, value="error")
+        assert control.slope == pytest.approx(alone, abs=1e-9)
+        for algorithm, (net, _) in NET.items():
+            one = {"algorithm": algorithm, "mix": "all", "task": task, "axis": "params_encoder"}
+            assert pick(slopes, value="error", **one).slope == pytest.approx(alone + net, abs=1e-9)
+            assert pick(slopes, value="error_ratio", **one).slope == pytest.approx(net, abs=1e-9)
+
+
+def test_intervals_are_those_of_the_joint_regression(make_study):
+    results = read_results(make_study(noise=0.05, seed=3).whole())
+    runs = results.pretraining.filter(algorithm="mae", mix="all")
+    found = pick(pretraining_slopes(results), algorithm="mae", mix="all", axis="params_encoder")
+    logs = np.log(runs.select("params_encoder", "images").to_numpy())
+    theirs = sm.OLS(np.log(runs["heldout_loss"].to_numpy()), sm.add_constant(logs)).fit()
+    assert found.held == ("images",)
+    assert found.slope == pytest.approx(theirs.params[1])
+    assert found.interval == pytest.approx(tuple(theirs.conf_int()[1]))
+    middle = np.exp(np.append(logs.mean(0), 0.0))
+    at = np.array([[1.0, np.log(1e6), np.log(middle[1])]])
+    band = theirs.get_prediction(at).conf_int()[0]
+    predicted = found.fit.predict(params_encoder=1e6)
+    assert (predicted.lo, predicted.hi) == pytest.approx(tuple(np.exp(band)))
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path):
+    """Unbalanced designs with noise: 95% intervals cover in 92 to 98% of 300 replications."""
+    from orch_analysis.slopes import partial_fit
+
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        params, images = np.exp(rng.uniform(8, 14, 9)), np.exp(rng.uniform(5, 9, 9))
+        loss = 2 * params**-0.1 * images**-0.2 * np.exp(0.05 * rng.standard_normal(9))
+        table = pl.DataFrame({"params_encoder": params, "images": images, "loss": loss})
+        fit = partial_fit(
+            table, pl.lit(value=True), value="loss", axis="params_encoder", held=("images",), group={}
+        )
+        lo, hi = fit.intervals["slope"]
+        covered += lo <= -0.1 <= hi
+    assert 0.92 <= covered / 300 <= 0.98
+
+
+def test_quantities_that_grow_together_are_not_both_held():
+    table = pl.DataFrame(
+        {"params_encoder": [1e4, 1e5, 1e6] * 3, "images": [1e3] * 3 + [2e3] * 3 + [4e3] * 3}
+    ).with_columns(samples_seen=pl.col("images") * 10)
+    assert held_fixed(table, "params_encoder", ("images", "samples_seen")) == ("images",)
+    assert held_fixed(table, "images", ("params_encoder", "samples_seen")) == ("params_encoder",)
+    assert held_fixed(table.head(3), "params_encoder", ("images", "samples_seen")) == ()
+
+
+def test_gain_over_the_control_of_the_same_size(make_study):
+    results = read_results(make_study().whole())
+    table = with_controls(results.probes)
+    row = table.filter(algorithm="mae", model="w64", task="tissue", mix="all", images=4000).row(0, named=True)
+    control = results.probes.filter(algorithm="random", model="w64", task="tissue")["auc"].item()
+    assert row["gain"] == pytest.approx(row["auc"] - control)
+    assert row["gain_hi"] - row["gain"] == pytest.approx(1.96 * 0.005 * 2**0.5, rel=1e-3)
+    assert row["pixels"] == pytest.approx(0.88)
+
+
+def test_without_controls_there_is_no_gain_and_no_net_slope(make_study):
+    maker = make_study()
+    study = maker.whole()
+    for record in list(study.records()):
+        if record.name.startswith(("random", "pixels")):
+            for path in study.cell_folder(record.cell).rglob("record.json"):
+                path.unlink()
+    results = read_results(study)
+    assert with_controls(results.probes)["gain"].null_count() == results.probes.height
+    assert not [row for row in probe_slopes(results) if row.value == "error_ratio"]
+
+
+def test_two_sizes_are_no_law(make_study):
+    maker = make_study()
+    from orch_core.cell import Model
+
+    for width in (32, 64):
+        maker.cell("mae", Model(name=f"w{width}", width=width, depth=4, heads=4), "all", 500)
+    assert pretraining_slopes(read_results(maker.study)) == []
+
+
+def test_table_of_slopes(make_study):
+    slopes = probe_slopes(read_results(make_study(noise=0.02).whole()))
+    table = slope_table(slopes)
+    assert table.height == len(slopes)
+    row = table.filter(algorithm="mae", mix="all", task="blood", value="error", axis="images").row(
+        0, named=True
+    )
+    assert row["lo"] < row["slope"] < row["hi"]
+    assert row["held"] == "params_encoder"
+    assert row["n"] == 16
+
+
+def test_a_perfect_score_is_left_out_by_reason(make_study):
+    study = make_study().whole()
+    record = next(r for r in study.records() if r.task == "blood" and r.name.startswith("mae"))
+    path = next(study.cell_folder(record.cell).glob("probes/blood-*/record.json"))
+    path.write_text(path.read_text().replace(f'"auc": {record.values["auc"]!r}', '"auc": 1.0'))
+    slopes = probe_slopes(read_results(study))
+    dropped = [
+        row.fit.dropped for row in slopes if row.task == "blood" and row.value == "error" and row.fit.dropped
+    ]
+    assert dropped
+    assert all("not positive" in one.reason for fit in dropped for one in fit)
