@@ -1,0 +1,54 @@
+"""Why an attempt failed, as one word to group by, and how to recognise the same error elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import traceback
+from pathlib import Path
+
+from orch_core.errors import OrchError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+DISK_WORDS = ("no space left", "os error 28", "disk quota exceeded", "read-only file system")
+
+
+def cause_of(error: BaseException, root: Path) -> str:
+    """`bad_data`, `out_of_memory`, `disk_full` or `code_error`.
+
+    Libraries wrap system errors in their own classes and words; where only those tell, the disk itself is asked.
+    """
+    text = str(error).lower()
+    if isinstance(error, OrchError):
+        return "bad_data"
+    if (isinstance(error, OSError) and error.errno in FULL) or any(word in text for word in DISK_WORDS):
+        return "disk_full"
+    named = type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, MemoryError) or named or any(word in text for word in MEMORY_WORDS):
+        return "out_of_memory"
+    if isinstance(error, OSError | RuntimeError) and is_full(root):
+        return "disk_full"
+    return "code_error"
+
+
+def is_full(root: Path) -> bool:
+    """Whether less than one mebibyte is left where the study lies."""
+    try:
+        return shutil.disk_usage(root).free < 1 << 20
+    except OSError:
+        return False
+
+
+def message_of(error: BaseException) -> str:
+    """The error in one line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if not isinstance(error, OrchError) else first
+
+
+def signature_of(error: BaseException) -> str:
+    """16 hexadecimal digits over the error's type and the functions and lines it came through, not its words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = "|".join(f"{Path(frame.filename).name}:{frame.lineno}:{frame.name}" for frame in frames)
+    return hashlib.blake2b(f"{type(error).__name__}|{places}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,51 @@
+"""The code that was launched, frozen: one zip of the packages' sources that workers import.
+
+Python imports from a zip on its path, so that a snapshot costs one file, whatever happens to the
+working tree afterwards. Its name is its content's hash: equal code is stored once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import zipfile
+from pathlib import Path
+
+from orch_core.record import publish_once
+from orch_core.study import Study
+
+FROZEN = ("orch", "orch_core")  # what a worker imports; analysis stays on the laptop
+
+
+def freeze(study: Study) -> Path:
+    """Store the sources of this process's packages in the study; returns the zip, to be put on PYTHONPATH."""
+    data = _zip(sources())
+    folder = study.root / "code"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.zip"
+    if not path.exists():
+        publish_once(path, data)
+    return path
+
+
+def sources() -> dict[str, bytes]:
+    """Every source file that a worker may import, by its path in the zip."""
+    found = {}
+    for package in FROZEN:
+        spec = importlib.util.find_spec(package)
+        roots = spec.submodule_search_locations if spec else None
+        for root in map(Path, roots or ()):
+            for path in sorted(root.rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    found[f"{package}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    return found
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in sorted(files.items()):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, data, compress_type=zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

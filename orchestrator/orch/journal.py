@@ -1,0 +1,141 @@
+"""What was launched: one folder a launch, and a journal that is ahead of the cluster.
+
+journal.ndjson                       intents and what became of them, one line an event, fsynced
+launches/<token>/launch.json         settings, code state and snapshot, command line
+                 jobs.ndjson         the manifest: one job a line, with the attempts made before
+                 launcher.json       locked by `orch launch` while it waits
+                 workers/<name>.json locked by each worker while it lives
+                 errors/             tracebacks seen, to stop a class whose code is broken
+                 cancelled           tombstone: workers stop, and nothing requeues itself
+                 cancelled-cells/    the same for single cells
+code/<hash>.zip                      the packages' sources, frozen at launch
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orch.attempts import is_held
+from orch_core.cell import Job, job_from_json
+from orch_core.record import dumps, write_atomic
+from orch_core.study import Study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A line of a manifest: a job, its cell's id, its resource class, and the attempts made before the launch."""
+
+    id: str
+    job: Job
+    group: str = "default"
+    after: int = 0
+
+
+def new_token() -> str:
+    """A launch's name: when, and 32 random bits. Part of the Slurm job name, so that orphans can be found."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
+
+
+def launch_folder(root: Path, token: str) -> Path:
+    """Folder of a launch."""
+    return root / "launches" / token
+
+
+def begin(study: Study, token: str, entries: Iterable[Entry], about: Mapping[str, Any]) -> Path:
+    """Make a launch's folder with its manifest and settings; nothing is submitted yet."""
+    folder = launch_folder(study.root, token)
+    for part in ("workers", "errors"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    lines = (
+        json.dumps({"id": entry.id, "group": entry.group, "after": entry.after, "job": entry.job.to_json()})
+        for entry in entries
+    )
+    write_atomic(folder / "jobs.ndjson", "".join(line + "\n" for line in lines))
+    write_atomic(folder / "launch.json", dumps({"token": token, "created": time.time(), **about}))
+    return folder
+
+
+def about(root: Path, token: str) -> dict[str, Any]:
+    """Settings and code state of a launch."""
+    document: dict[str, Any] = json.loads(
+        (launch_folder(root, token) / "launch.json").read_text(encoding="utf-8")
+    )
+    return document
+
+
+def manifest(root: Path, token: str, group: str = "") -> list[Entry]:
+    """The entries of a launch, those of one resource class where `group` is given."""
+    lines = (launch_folder(root, token) / "jobs.ndjson").read_text(encoding="utf-8").splitlines()
+    documents = (json.loads(line) for line in lines)
+    return [
+        Entry(
+            id=document["id"],
+            job=job_from_json(document["job"]),
+            group=document["group"],
+            after=document["after"],
+        )
+        for document in documents
+        if not group or document["group"] == group
+    ]
+
+
+def attempts_before(root: Path, token: str) -> dict[str, int]:
+    """By cell id, the attempts made before a launch: failures up to there are not held against it."""
+    path = launch_folder(root, token) / "jobs.ndjson"
+    documents = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+    return {document["id"]: document["after"] for document in documents}
+
+
+def tokens(root: Path) -> list[str]:
+    """Every launch of the study, oldest first."""
+    try:
+        return sorted(entry.name for entry in os.scandir(root / "launches") if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def live_workers(root: Path, token: str) -> list[Path]:
+    """Lock files of the workers of a launch that live on this machine."""
+    return [path for path in sorted((launch_folder(root, token) / "workers").glob("*.json")) if is_held(path)]
+
+
+def launcher_lives(root: Path, token: str) -> bool:
+    """Whether the `orch launch` of a token still waits on this machine."""
+    return is_held(launch_folder(root, token) / "launcher.json")
+
+
+def is_cancelled(root: Path, token: str, cell: str = "") -> bool:
+    """Whether a launch, or one of its cells, carries the tombstone of `orch cancel`."""
+    folder = launch_folder(root, token)
+    return (folder / "cancelled").exists() or (bool(cell) and (folder / "cancelled-cells" / cell).exists())
+
+
+def write(root: Path, event: str, token: str, **more: object) -> None:
+    """Append an event to the journal, durable before this returns (one write, O_APPEND, fsync)."""
+    line = json.dumps({"event": event, "token": token, "time": time.time(), **more}) + "\n"
+    descriptor = os.open(root / "journal.ndjson", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def events(root: Path) -> Iterator[dict[str, Any]]:
+    """The journal's events in order; a line cut short by a crash is left out."""
+    try:
+        lines = (root / "journal.ndjson").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

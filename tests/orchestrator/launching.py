@@ -1,0 +1,183 @@
+"""Launch a study of stand-in cells: `python launching.py ROOT [--recipe slow@1] [--cells 6] ...`.
+
+The cells run in real workers through the real launcher; only `orch_core.learn` is replaced, by a module
+whose "training" is a hash chain: each step depends on all earlier ones, so that a result is right only
+where every step was done exactly once, in order, whatever was killed on the way.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import types
+from pathlib import Path
+
+from orch import cluster, freeze
+from orch_core.cell import Cell, Job, Probe
+from orch_core.errors import OrchError
+from orch_core.study import Study, create_study
+
+STEPS = 20
+FAKE_LEARN = """
+import ctypes, hashlib, json, os, signal, time
+from orch_core.errors import OrchError
+from orch_core.record import Reason, write_atomic
+from dataclasses import dataclass, field
+
+class Stopped(Exception):
+    pass
+
+@dataclass
+class Result:
+    status: str
+    values: dict = field(default_factory=dict)
+    cost: dict = field(default_factory=dict)
+    reason: object = None
+
+def note(folder, **what):
+    with (folder / "audit.ndjson").open("a") as file:
+        file.write(json.dumps({"pid": os.getpid(), **what}) + "\\n")
+
+def pretrain(cell, folder, *, should_stop):
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    saved = folder / "checkpoint" / "state.json"
+    state = json.loads(saved.read_text()) if saved.exists() else {"step": 0, "chain": cell.id}
+    first = state["step"] == 0 and not (folder / "seen").exists()
+    (folder / "seen").touch()
+    note(folder, begin=state["step"])
+    print("training", cell.name, flush=True)
+    pause = dict(cell.overrides).get("pause", 0.0)
+    while state["step"] < cell.steps:
+        if should_stop():
+            write_atomic(saved, json.dumps(state))
+            note(folder, stopped=state["step"])
+            raise Stopped
+        state = {"step": state["step"] + 1, "chain": hashlib.sha256(state["chain"].encode()).hexdigest()}
+        time.sleep(pause)
+        row = {"step": state["step"], "loss": 1.0 / state["step"], "images_per_second": 100.0}
+        with (folder / "metrics.ndjson").open("a") as file:
+            file.write(json.dumps(row) + "\\n")
+        if state["step"] % 5 == 0:
+            write_atomic(saved, json.dumps(state))
+        if state["step"] == 7:
+            misbehave(cell, folder, first)
+    if cell.algorithm == "diverge":
+        return Result("diverged", reason=Reason(cause="diverged", message="loss is nan at step 7"))
+    note(folder, end=state["step"])
+    return Result("done", {"heldout_loss": int(state["chain"][:8], 16) / 2**32, "threads": os.environ["OMP_NUM_THREADS"]}, {"seconds": 1.0})
+
+def misbehave(cell, folder, first):
+    kind = cell.algorithm
+    if kind == "bug":
+        raise ValueError(f"a bug in {cell.name}")
+    if kind == "bad":
+        raise OrchError("tissue.npz is truncated", hint="copy it again")
+    if kind == "oom":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    if kind == "killed" or (kind == "once" and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "segv":
+        ctypes.string_at(0)
+    if kind == "big":
+        (folder / "checkpoint" / "big").write_bytes(bytes(64 << 20))
+
+def probe(cell, folder, probes):
+    for one in probes:
+        if one.task == "broken":
+            raise ValueError("a bug in a probe")
+        note(folder, probe=one.task)
+        yield one, Result("done", {"auc": int(hashlib.sha256((cell.id + one.id).encode()).hexdigest()[:8], 16) / 2**32})
+"""
+
+
+def jobs(
+    count: int,
+    recipe: str = "ok@1",
+    *,
+    pause: float = 0.0,
+    tasks: tuple[str, ...] = ("a", "b"),
+    seconds: float = 1.0,
+) -> list[Job]:
+    probes = tuple(Probe(task=task, fingerprint=task, kind="multi-class", classes=2) for task in tasks)
+    return [
+        Job(
+            cell=Cell(
+                model=None,
+                recipe=recipe,
+                overrides=(("pause", pause),) if pause else (),
+                resolution=28,
+                patch=7,
+                channels=1,
+                samples_seen=STEPS,
+                batch=1,
+                seed=seed,
+            ),
+            probes=probes,
+            seconds=seconds,
+        )
+        for seed in range(count)
+    ]
+
+
+def expected_loss(cell: Cell) -> float:
+    """What an undisturbed run gives, computed without any of the code under test."""
+    chain = cell.id
+    for _ in range(cell.steps):
+        chain = hashlib.sha256(chain.encode()).hexdigest()
+    return int(chain[:8], 16) / 2**32
+
+
+def use_fake_learn() -> None:
+    """Replace `orch_core.learn` in this process and in every snapshot taken by it."""
+    real = freeze.sources
+
+    def sources() -> dict[str, bytes]:
+        kept = {name: data for name, data in real().items() if not name.startswith("orch_core/learn/")}
+        return {**kept, "orch_core/learn/__init__.py": FAKE_LEARN.encode()}
+
+    freeze.sources = sources
+    module = types.ModuleType("orch_core.learn")
+    sys.modules["orch_core.learn"] = module
+    exec(FAKE_LEARN, module.__dict__)
+    import orch_core
+
+    orch_core.learn = module
+
+
+def audit(study: Study, job: Job) -> list[dict]:
+    path = study.cell_folder(job.cell.id) / "audit.ndjson"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--recipe", default="ok@1")
+    parser.add_argument("--cells", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--tasks", default="a,b")
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--settings", default="{}")
+    parser.add_argument("--no-wait", action="store_true")
+    arguments = parser.parse_args()
+    use_fake_learn()
+    try:
+        study = create_study(arguments.root, "stand-in")
+        todo = jobs(
+            arguments.cells,
+            arguments.recipe,
+            pause=arguments.pause,
+            tasks=tuple(filter(None, arguments.tasks.split(","))),
+            seconds=arguments.seconds,
+        )
+        settings = cluster.Settings(**{"parallel": 2, **json.loads(arguments.settings)})
+        summary = cluster.launch(study, todo, settings, wait=not arguments.no_wait)
+    except OrchError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(summary.to_json()))
+    return summary.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
