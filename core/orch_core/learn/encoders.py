@@ -1,0 +1,142 @@
+"""timm's VisionTransformer as the encoder of every algorithm: built, initialised by counter, run on some patches."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orch_core.cell import Cell
+from orch_core.cost import encoder_shape
+from orch_core.errors import OrchError
+from orch_core.learn.randomness import generator
+from orch_core.recipe import recipe_of
+
+
+def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
+    """The cell's ViT with class token and last norm, no head; initialised from the cell's seed.
+
+    Positions are fixed sin-cos (MAE's appendix A.1, MoCo v3's section 4.1) unless the recipe learns them.
+    Raises OrchError where patch or heads do not divide.
+    """
+    model, recipe = cell.model, recipe_of(cell)
+    assert model is not None
+    if cell.resolution % cell.patch or model.width % model.heads:
+        message = f"a patch of {cell.patch} must divide {cell.resolution}, and {model.heads} heads width {model.width}"
+        raise OrchError(
+            message, hint="choose a patch that divides the resolution and heads that divide the width"
+        )
+    encoder = VisionTransformer(
+        img_size=cell.resolution,
+        patch_size=cell.patch,
+        in_chans=cell.channels,
+        num_classes=0,
+        global_pool="",
+        embed_dim=model.width,
+        depth=model.depth,
+        num_heads=model.heads,
+        mlp_ratio=(encoder_shape(cell).hidden + 0.25) / model.width,  # timm truncates
+        weight_init="skip",
+        drop_path_rate=drop_path,
+        init_values=recipe.layer_scale,
+    )
+    initialise(encoder, cell.seed, "encoder")
+    if not recipe.learned_positions:
+        table, _ = _tables(encoder)
+        table.requires_grad = False
+        table.copy_(positions(model.width, cell.resolution // cell.patch))
+    return encoder
+
+
+def initialise(module: nn.Module, seed: int, stream: str) -> None:
+    """Xavier-uniform linear layers, patches as one of them, tokens normal 0.02, biases 0, norms 1 (MAE, appendix A.1)."""
+    rng = generator(seed, f"init|{stream}")
+    norms = {id(weight) for part in module.modules() if _is_norm(part) for weight in part.parameters()}
+    for name, parameter in module.named_parameters():
+        shape = tuple(parameter.shape)
+        if id(parameter) in norms:
+            value = np.full(shape, float(name.endswith("weight")))
+        elif name.endswith("bias"):
+            value = np.zeros(shape)
+        elif name.endswith(("token", "pos_embed")):
+            value = 0.02 * rng.standard_normal(shape)
+        else:
+            value = _xavier(shape, rng)
+        parameter.data.copy_(torch.from_numpy(value.astype(np.float32)))
+
+
+def positions(width: int, side: int) -> Tensor:
+    """Fixed 2-d sin-cos position embedding [1, 1 + side^2, width], zero for the class token (MAE, appendix A.1).
+
+    Half of the width encodes the row, half the column, each half sine and half cosine of frequencies 10000^(-i/(width/4)).
+    Raises OrchError where 4 does not divide the width.
+    """
+    if width % 4:
+        message = f"a width of {width} has no sin-cos positions"
+        raise OrchError(message, hint="choose a width that 4 divides")
+    quarter = width // 4
+    omega = 1 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    phase = torch.arange(side, dtype=torch.float64)[:, None] * omega
+    axis = torch.cat([phase.sin(), phase.cos()], 1)
+    grid = torch.cat([axis.repeat(side, 1), axis.repeat_interleave(side, 0)], 1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), grid])[None].float()
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """Patches [n, (h/p)(w/p), c p p] of images [n, c, h, w], rows first, values in the order of a convolution's weight."""
+    n, channels, height, width = images.shape
+    grid = images.view(n, channels, height // patch, patch, width // patch, patch)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, (height // patch) * (width // patch), -1)
+
+
+def pick(tokens: Tensor, indices: Tensor) -> Tensor:
+    """tokens[i, indices[i]]: [n, k, width] from [n, l, width] and [n, k]."""
+    return tokens.gather(1, indices[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def encode(encoder: VisionTransformer, patches: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Normed tokens [n, 1 + k, width], class token first, of the patches [n, l, pixels] at `seen` [n, k] (all unless told)."""
+    position, class_token = _tables(encoder)
+    grid = position[:, 1:].expand(len(patches), -1, -1)
+    if seen is not None:
+        patches, grid = pick(patches, seen), pick(grid, seen)
+    projection = encoder.patch_embed.proj
+    tokens = functional.linear(patches, projection.weight.flatten(1), projection.bias) + grid
+    start = (class_token + position[:, :1]).expand(len(tokens), -1, -1)
+    normed: Tensor = encoder.norm(encoder.blocks(torch.cat([start, tokens], 1)))
+    return normed
+
+
+def load_encoder(cell: Cell, path: Path) -> VisionTransformer:
+    """The encoder that a cell's pretraining wrote; raises OrchError where the file is missing or of another shape."""
+    encoder = build_encoder(cell)
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, ValueError) as error:
+        message = f"{path} holds no encoder of this cell: {error}"
+        raise OrchError(message, hint="delete it and launch again: pretraining writes it") from error
+    return encoder.eval()
+
+
+def _xavier(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    fan_out, fan_in = shape[0], math.prod(shape[1:])
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    return rng.uniform(-bound, bound, shape)
+
+
+def _tables(encoder: VisionTransformer) -> tuple[nn.Parameter, nn.Parameter]:
+    position, token = encoder.pos_embed, encoder.cls_token
+    assert position is not None
+    assert token is not None
+    return position, token
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.LayerNorm | nn.BatchNorm1d)

@@ -1,0 +1,48 @@
+"""One file per algorithm, each with `build(cell, constants) -> Objective`, named like its recipe."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from orch_core.cell import Cell
+from orch_core.learn.data import Batch
+from orch_core.recipe import constants
+
+Inputs = tuple[Tensor, ...]
+
+
+def _nothing(_progress: float) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A pretraining objective.
+
+    module:  `module(*inputs)` is the loss, a scalar; a function of its inputs and state alone. Its state dict is what
+             a checkpoint holds: student, teacher, heads, centres.
+    encoder: the part that is probed
+    draw:    augmented, masked inputs of a batch; all randomness is here
+    before_step: what happens before the gradient step at `progress` in 0..1 of the run (momentum update, schedules)
+    health:  collapse figures of the last inputs, cheap enough for every log line
+    """
+
+    module: nn.Module
+    encoder: VisionTransformer
+    draw: Callable[[Batch, np.random.Generator], Inputs]
+    before_step: Callable[[float], None] = _nothing
+
+
+def build_objective(cell: Cell) -> Objective:
+    """The objective of the cell's recipe."""
+    name = cell.algorithm.replace("-", "_")
+    objective: Objective = importlib.import_module(f"orch_core.learn.objectives.{name}").build(
+        cell, constants(cell)
+    )
+    return objective

@@ -1,0 +1,157 @@
+"""Linear probes of frozen features: what an encoder knows about a task, with an interval and without seed noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from orch_core.cell import Cell, Probe
+from orch_core.errors import OrchError
+from orch_core.images import SPLITS, hash_order, image_keys, read_split
+from orch_core.learn.augment import plain_view
+from orch_core.learn.data import as_tensor, chunks_of
+from orch_core.learn.encoders import encode, load_encoder, patchify
+from orch_core.learn.logistic import STRENGTHS, fit_path
+from orch_core.learn.metrics import auc, bootstrap, correct, delong_se, indicator
+from orch_core.learn.randomness import generator
+from orch_core.learn.result import Result
+from orch_core.recipe import constants, recipe_of
+
+CHUNK = 256
+Features = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Images uint8 [n, h, w, c] and labels [n, k] of each split; train already cut to the probe's limit."""
+
+    images: dict[str, NDArray[np.uint8]]
+    labels: dict[str, NDArray[np.int64]]
+
+
+def probe(cell: Cell, folder: Path, probes: Iterable[Probe]) -> Iterator[tuple[Probe, Result]]:
+    """Read the cell's encoder out on each task, in turn.
+
+    Raises OrchError where `folder/encoder.safetensors` is missing or of another shape, or a task's file is unusable.
+    """
+    recipe = recipe_of(cell)
+    encoder = load_encoder(cell, folder / "encoder.safetensors") if recipe.uses_model else None
+    for one in probes:
+        began = time.monotonic()
+        task = load_task(one)
+        features = (
+            {split: encoded(encoder, cell, images) for split, images in task.images.items()}
+            if encoder
+            else principal_components(task.images, int(constants(cell)["components"]))
+        )
+        values = read_out(features, task.labels, one)
+        yield one, Result(status="done", values=values, cost={"seconds": time.monotonic() - began})
+
+
+def load_task(one: Probe) -> Task:
+    """A task's images and labels; raises OrchError for unusable ones."""
+    images, labels = {}, {}
+    for split in SPLITS:
+        images[split], labels[split] = read_split(Path(one.path), split)
+    if one.train_limit and one.train_limit < len(images["train"]):
+        chosen = limited(images["train"], labels["train"], one.train_limit)
+        images["train"], labels["train"] = images["train"][chosen], labels["train"][chosen]
+    if one.kind != "multi-label" and len(np.unique(labels["train"][:, 0])) < 2:
+        message = f"{one.path}: the train split of {one.task} has a single class"
+        raise OrchError(message, hint="a probe needs two classes; raise train_limit or check the labels")
+    return Task(images=images, labels=labels)
+
+
+def limited(images: NDArray[np.uint8], labels: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """The first `limit` images by hash rank, each class (of the first label) in proportion; at least one of each."""
+    order = hash_order(image_keys(images), 0)
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    chosen = []
+    for label in np.unique(labels[:, 0]):
+        members = np.flatnonzero(labels[:, 0] == label)
+        share = max(1, round(limit * len(members) / len(labels)))
+        chosen.append(members[np.argsort(ranks[members])][:share])
+    return np.sort(np.concatenate(chosen))
+
+
+@torch.inference_mode()
+def encoded(encoder: VisionTransformer, cell: Cell, images: NDArray[np.uint8]) -> Features:
+    """Features [n, 2 width]: the class token and the mean of the patch tokens, after the last norm."""
+    device = encoder.patch_embed.proj.weight.device
+    parts = []
+    for chunk in chunks_of(as_tensor(images, resolution=cell.resolution, channels=cell.channels), CHUNK):
+        tokens = encode(encoder, patchify(plain_view(chunk.to(device)), cell.patch))
+        parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).double().cpu())
+    return torch.cat(parts).numpy()
+
+
+def principal_components(images: dict[str, NDArray[np.uint8]], components: int) -> dict[str, Features]:
+    """Scores on the first principal components of the train split's raw pixels, the control without an encoder."""
+    flat = {split: array.reshape(len(array), -1) / 255 for split, array in images.items()}
+    mean = flat["train"].mean(0)
+    centred = flat["train"] - mean
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    rank = min(components, len(centred) - 1, int((values > values[-1] * 1e-12).sum()))
+    basis = vectors[:, ::-1][:, :rank]
+    return {split: (array - mean) @ basis for split, array in flat.items()}
+
+
+def read_out(
+    features: dict[str, Features], labels: dict[str, NDArray[np.int64]], one: Probe
+) -> dict[str, float | int | str | None]:
+    """Fit on train, choose the strength on validation (ties to the stronger), score on test."""
+    scores = _fit(features, labels["train"], one)
+    truth = {split: indicator(labels[split], one.kind, one.classes) for split in SPLITS}
+    val = np.array([auc(path, truth["val"])[0] for path in scores["val"]])
+    if np.isnan(val).all():
+        message = f"{one.path}: the val split of {one.task} has a single class"
+        raise OrchError(message, hint="a validation split needs positives and negatives")
+    best = int(np.flatnonzero(val >= np.nanmax(val) - 1e-9)[-1])
+    test = scores["test"][best]
+    area, accuracy = bootstrap(test, labels["test"], one.kind, one.classes, generator(0, "bootstrap"))
+    n = len(labels["train"])
+    return {
+        "auc": float(auc(test, truth["test"])[0]),
+        "auc_lo": area.lo,
+        "auc_hi": area.hi,
+        "auc_se": area.se,
+        "auc_se_delong": delong_se(test[:, 0], truth["test"][:, 0]) if one.kind == "binary-class" else None,
+        "accuracy": float(correct(test, labels["test"], one.kind).mean()),
+        "accuracy_lo": accuracy.lo,
+        "accuracy_hi": accuracy.hi,
+        "C": 1 / (STRENGTHS[best] * n),
+        "C_at_edge": int(best in {0, len(STRENGTHS) - 1}),
+        "val_auc": float(val[best]),
+        "n_train": n,
+        "n_val": len(labels["val"]),
+        "n_test": len(labels["test"]),
+        "classes": one.classes,
+        "features": features["train"].shape[1],
+    }
+
+
+def _fit(features: dict[str, Features], train_labels: NDArray[np.int64], one: Probe) -> dict[str, Features]:
+    """Probabilities [strengths, n, k] on val and test."""
+    mean, deviation = features["train"].mean(0), features["train"].std(0)
+    scaled = {
+        split: torch.from_numpy((features[split] - mean) / np.maximum(deviation, 1e-8)) for split in SPLITS
+    }
+    softmax = one.kind not in {"multi-label", "binary-class"}
+    targets = torch.from_numpy(indicator(train_labels, one.kind, one.classes)).double()
+    path = fit_path(scaled["train"], targets, softmax=softmax)
+    return {split: _probabilities(path.scores(scaled[split]), softmax=softmax) for split in ("val", "test")}
+
+
+def _probabilities(logits: Features, *, softmax: bool) -> Features:
+    tensor: Tensor = torch.from_numpy(logits)
+    probabilities: Features = (tensor.softmax(2) if softmax else tensor.sigmoid()).numpy()
+    return probabilities

@@ -1,0 +1,18 @@
+"""What pretraining or a probe hands to the worker, which makes a record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orch_core.record import Reason, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """values: numbers that depend on the cell alone; cost: what they took here; reason: why there is no result."""
+
+    status: Status
+    values: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    reason: Reason | None = None

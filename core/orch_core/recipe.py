@@ -1,0 +1,76 @@
+"""Recipes by name: an algorithm's hyperparameters as functions of the cell, each with its source."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+
+import orch_core.recipes
+from orch_core.cell import Cell
+from orch_core.errors import OrchError
+from orch_core.recipes import Constant, Recipe, Value
+
+__all__ = ["RECIPES", "Constant", "Recipe", "Value", "constants", "recipe_named", "recipe_of"]
+
+
+def _found() -> dict[str, Recipe]:
+    names = sorted(module.name for module in pkgutil.iter_modules(orch_core.recipes.__path__))
+    modules = [importlib.import_module(f"orch_core.recipes.{name}") for name in names]
+    return {module.RECIPE.id: module.RECIPE for module in modules if hasattr(module, "RECIPE")}
+
+
+RECIPES: dict[str, Recipe] = _found()
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called `mae@1`; raises OrchError with the nearest names for an unknown one."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        message = f"no recipe is called `{name}`"
+        raise OrchError(message, hint=_candidates(name, list(RECIPES))) from None
+
+
+def recipe_of(cell: Cell) -> Recipe:
+    """The recipe of a cell; raises OrchError for an unknown one."""
+    return recipe_named(cell.recipe)
+
+
+def constants(cell: Cell) -> dict[str, Value]:
+    """Every constant of the cell's recipe, the cell's overrides applied.
+
+    Raises OrchError for an override that the recipe does not have, of another type, or out of its range.
+    """
+    recipe = recipe_of(cell)
+    values = {name: constant.of(cell) for name, constant in recipe.constants.items()}
+    for name, value in cell.overrides:
+        if name not in values:
+            message = f"{recipe.id} has no constant `{name}`"
+            raise OrchError(message, hint=_candidates(name, list(values)))
+        values[name] = _checked(recipe, name, value, values[name])
+    return values
+
+
+def _checked(recipe: Recipe, name: str, value: Value, default: Value) -> Value:
+    constant = recipe.constants[name]
+    wanted = type(default)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted is float and number:
+        value = float(value)
+    if type(value) is not wanted:
+        message = f"{recipe.id}: `{name}` is {value!r}, expected {wanted.__name__}"
+        raise OrchError(message, hint=f"its value here is {default!r}")
+    if number and not constant.low <= float(value) <= constant.high:
+        message = f"{recipe.id}: `{name}` is {value!r}, allowed are {constant.low:g} to {constant.high:g}"
+        raise OrchError(message, hint=f"its value here is {default!r}")
+    return value
+
+
+def _candidates(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return (
+        f"did you mean {' or '.join(f'`{candidate}`' for candidate in near)}?"
+        if near
+        else f"known: {', '.join(known)}"
+    )

@@ -1,0 +1,78 @@
+"""What a recipe is, and one module for each.
+
+A module of this folder holds one recipe as `RECIPE`. Adding one is adding its module here and, if it trains, one of the same name in `orch_core.learn.objectives`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orch_core.cell import Cell
+from orch_core.vit import Flops, Shape
+
+Value = bool | int | float | str
+Constants = Mapping[str, Value]
+NOTHING = Flops()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """A hyperparameter: a number, or a rule that gives it for a cell, and where it comes from.
+
+    low, high: what an override may be, both included.
+    """
+
+    value: Value | Callable[[Cell], Value]
+    source: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def of(self, cell: Cell) -> Value:
+        """The constant's value for a cell."""
+        return self.value(cell) if callable(self.value) else self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What training takes for one image, beside the encoder's parameters.
+
+    params_head:   trained and thrown away before probing (decoder, projector, predictor)
+    params_frozen: copies that are carried but not trained (momentum encoder and its head)
+    flops:         all views, teacher included
+    tokens:        tokens that pass through the trained encoder
+    activation_bytes: kept between forward and backward pass
+    """
+
+    params_head: int = 0
+    params_frozen: int = 0
+    flops: Flops = NOTHING
+    tokens: int = 0
+    activation_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """An algorithm with its hyperparameters, named and versioned: `name@version`.
+
+    uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on nothing.
+    learned_positions: position embedding trained with the encoder, else fixed sin-cos.
+    layer_scale: initial scale of every residual branch (Touvron et al. 2021, CaiT); None without.
+    work: what one training image takes, from the cell, its encoder's shape and its constants.
+    """
+
+    name: str
+    version: int
+    summary: str
+    constants: Mapping[str, Constant]
+    uses_model: bool = True
+    uses_data: bool = True
+    learned_positions: bool = False
+    layer_scale: float | None = None
+    work: Callable[[Cell, Shape, Constants], Work] = lambda _cell, _shape, _constants: Work()
+
+    @property
+    def id(self) -> str:
+        """`mae@1`."""
+        return f"{self.name}@{self.version}"

@@ -1,0 +1,18 @@
+"""The control without an encoder: raw pixels, their first principal components, logistic regression."""
+
+from __future__ import annotations
+
+from orch_core.recipes import Constant, Recipe
+
+RECIPE = Recipe(
+    name="pixels",
+    version=1,
+    summary="principal components of raw pixels (floor)",
+    constants={
+        "components": Constant(
+            value=100, source="ours: the floor of MedMNIST-like 28 px tasks, PCA-100", low=1, high=10_000
+        )
+    },
+    uses_model=False,
+    uses_data=False,
+)

@@ -1,0 +1,7 @@
+"""The untrained control: the encoder as MAE initialises it, never trained. Floor of every probe of its size."""
+
+from __future__ import annotations
+
+from orch_core.recipes import Recipe
+
+RECIPE = Recipe(name="random", version=1, summary="untrained encoder (floor)", constants={}, uses_data=False)
