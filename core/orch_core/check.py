@@ -16,7 +16,7 @@ from orch_core.grid import PARAMS_TOLERANCE, Grid, Shape
 from orch_core.identity import digest
 from orch_core.images import NpzFacts, inspect_npz
 from orch_core.load import Document, Loc, did_you_mean, load_yaml
-from orch_core.models import named_model
+from orch_core.models import known_models, named_model
 from orch_core.recipe import RECIPES, constants
 from orch_core.vit import encoder_params, shape_of
 
@@ -53,7 +53,10 @@ def read_grid(path: Path) -> CheckedGrid:
     try:
         grid = Grid.model_validate(document.data)
     except ValidationError as error:
-        problems += [_validation_problem(document, dict(details)) for details in error.errors()]
+        details = [dict(detail) for detail in error.errors()]
+        problems += [
+            _validation_problem(document, detail) for detail in details if not _misspelt(detail, details)
+        ]
     problems += _references(document)
     sources, tasks, absent, bad_files = _files(document, path.parent)
     problems += bad_files
@@ -66,8 +69,11 @@ def read_grid(path: Path) -> CheckedGrid:
     return CheckedGrid(path=path.resolve(), text=text, grid=grid, sources=sources, tasks=tasks, absent=absent)
 
 
+_NOT_IN_FILE = ("[key]", "a shape", "a name")  # parts of pydantic's places that are its own: keys, tags of unions
+
+
 def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
-    loc: Loc = tuple(part for part in error["loc"] if part != "[key]")
+    loc: Loc = tuple(part for part in error["loc"] if part not in _NOT_IN_FILE)
     if error["type"] == "extra_forbidden":
         hint = did_you_mean(str(loc[-1]), _fields(loc[:-1]))
         return document.problem(loc, f"unknown key {loc[-1]!r}{hint}", at_key=True)
@@ -83,6 +89,19 @@ def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
         message = f"{message[0].lower()}{message[1:]}: got {shown}"
     where = ".".join(str(part) for part in loc if isinstance(part, str) and "[" not in part)
     return document.problem(loc, f"{where}: {message}" if where else message)
+
+
+def _misspelt(missing: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
+    """Whether a key is missing only because it stands there with a typo, which is reported already."""
+    if missing["type"] != "missing":
+        return False
+    *parent, name = missing["loc"]
+    unknown = [
+        error["loc"][-1]
+        for error in errors
+        if error["type"] == "extra_forbidden" and [*error["loc"][:-1]] == parent
+    ]
+    return any(did_you_mean(str(key), [str(name)]).endswith("?") for key in unknown)
 
 
 def _kind(value: object) -> str:
@@ -119,6 +138,8 @@ def _references(document: Document) -> list[Problem]:
     for loc in axes_at:
         checks += [((*loc, "algorithm"), list(RECIPES), "algorithm"), ((*loc, "mix"), mixes, "mix")]
     checks += [(("mixes", mix), sources, "source") for mix in mixes]
+    models = [*_model_names(data.get("axes")), *known_models()]
+    checks += [((*loc, "model"), models, "model") for loc in axes_at[1:]]
     problems = [problem for loc, known, what in checks for problem in _unknown(document, loc, known, what)]
     problems += [
         document.problem(("tasks", name), f"{name!r} is a source too: rename one", at_key=True)
@@ -128,12 +149,18 @@ def _references(document: Document) -> list[Problem]:
     return problems + _overrides(document) + _expressions(document)
 
 
+def _model_names(axes: object) -> list[str]:
+    models = _list(axes.get("model")) if isinstance(axes, dict) else []
+    return [str(model.get("name")) if isinstance(model, dict) else str(model) for model in models]
+
+
 def _unknown(document: Document, loc: Loc, known: list[str], what: str) -> Iterator[Problem]:
     value = document.data
     for part in loc:
-        value = (
-            value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
-        )
+        if isinstance(value, dict):
+            value = value.get(part)
+        else:
+            value = value[part] if isinstance(value, list) and isinstance(part, int) else None
     in_keys = isinstance(value, dict)
     for index, name in enumerate(value if in_keys else _list(value)):
         if isinstance(name, str) and name not in known:

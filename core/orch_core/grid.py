@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from orch_core.cell import Model
@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 def _mistake(message: str) -> PydanticCustomError:
-    return PydanticCustomError("grid", cast(Any, message.replace("{", "{{").replace("}", "}}")))
+    return PydanticCustomError("grid", cast(Any, message))
 
 
 def _listed(value: object) -> object:
@@ -170,10 +170,25 @@ class Probes(Section):
     train_limit: int = Field(default=0, ge=0, description="training images per task, stratified; 0 for all")
 
 
-class Include(Section):
-    """Extra cells: a product of axes in which what is left out takes the value of `axes`."""
+def _known_shape(value: object) -> object:
+    """Look up a model's name; one that is unknown here may be named in `axes.model`."""
+    return _shape(value) if isinstance(value, str) and value in known_models() else value
 
-    model: Annotated[list[Annotated[Shape, BeforeValidator(_shape)]], BeforeValidator(_listed)] | None = None
+
+ModelRef = Annotated[
+    Annotated[Shape, Tag("a shape")] | Annotated[str, Tag("a name")],
+    Discriminator(lambda value: "a name" if isinstance(value, str) else "a shape"),
+    BeforeValidator(_known_shape),
+]
+
+
+class Include(Section):
+    """Extra cells: a product of axes in which what is left out takes the value of `axes`.
+
+    `model` may also be the name of one in `axes.model`.
+    """
+
+    model: Annotated[list[ModelRef], BeforeValidator(_listed)] | None = None
     algorithm: Annotated[list[str], BeforeValidator(_listed)] | None = None
     images: Annotated[list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed)] | None = (
         None

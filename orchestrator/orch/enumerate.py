@@ -47,7 +47,7 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     axes = checked.grid.axes
     blocks = [_block(checked, _axes_of(axes, None))]
     blocks += [_block(checked, _axes_of(axes, include), keep=True) for include in checked.grid.include]
-    frame = pl.concat([block for block in blocks if block.height], how="vertical") if blocks else blocks[0]
+    frame = pl.concat(blocks, how="vertical")
     if frame.is_empty():
         message = f"{checked.path.name}: no cell is left after `exclude`"
         raise OrchError(message, hint="drop a rule, or widen the axes")
@@ -55,10 +55,13 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
 
 
 def _axes_of(axes: Axes, include: Include | None) -> dict[str, list[Any]]:
-    given = dict(axes) if include is None else dict(axes) | {k: v for k, v in include if v is not None}
-    if include is not None and any(getattr(include, name) for name in LENGTHS):
+    if include is None:
+        return dict(axes)
+    given = dict(axes) | {name: value for name, value in include if value is not None}
+    if any(getattr(include, name) for name in LENGTHS):
         given |= {name: getattr(include, name) for name in LENGTHS}
-    return given
+    named = {shape.name: shape for shape in axes.model}
+    return given | {"model": [named[model] if isinstance(model, str) else model for model in given["model"]]}
 
 
 def _block(checked: CheckedGrid, axes: Mapping[str, list[Any]], *, keep: bool = False) -> pl.DataFrame:

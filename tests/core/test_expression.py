@@ -1,0 +1,65 @@
+"""Expressions over the axes mean what Python says they mean, and nothing else is let through."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orch_core.errors import OrchError
+from orch_core.expression import axes_of, evaluate
+
+atoms = st.sampled_from(
+    [
+        "images > 3",
+        "images <= 5",
+        "1 < images < 6",
+        'mix == "ct"',
+        'mix != "us"',
+        "seed in [0, 2]",
+        'mix not in ("us", "mr")',
+        "images + seed * 2 >= 7",
+        "images / 2 == seed",
+        "-seed < 0",
+    ]
+)
+texts = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.builds("not ({})".format, inner),
+        st.builds("({}) and ({})".format, inner, inner),
+        st.builds("({}) or ({})".format, inner, inner),
+    ),
+    max_leaves=6,
+)
+
+
+@given(texts, st.integers(0, 8), st.integers(0, 3), st.sampled_from(["ct", "us", "mr"]))
+def test_values_equal_pythons_own(text: str, images: int, seed: int, mix: str):
+    axes = {"images": images, "seed": seed, "mix": mix}
+    expected = eval(text, {}, dict(axes))
+    assert evaluate(text, axes, is_in=lambda value, items: value in items) == expected
+    frame = pl.DataFrame({name: [value] for name, value in axes.items()})
+    columns = {name: pl.col(name) for name in axes}
+    assert (
+        frame.select(evaluate(text, columns, is_in=lambda value, items: value.is_in(items))).item()
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os')", "images.real", "[x for x in images]", "images ** 99", "lambda: 1", "images if seed else mix", "f'{mix}'",
+     "images is None", "(images := 3)", "images[0]", "print(images)", "", "images >", "None", "images @ seed"],
+)  # fmt: skip
+def test_code_is_refused(text: str):
+    with pytest.raises(OrchError):
+        axes_of(text)
+
+
+def test_unknown_axes_are_named_with_the_nearest():
+    with pytest.raises(OrchError, match="did you mean 'samples_seen'"):
+        axes_of("sample_seen > 3")
+
+
+def test_the_axes_used_are_found():
+    assert axes_of('mix == "ct" and (images > 3 or not seed in [1])') == {"mix", "images", "seed"}
