@@ -1,7 +1,7 @@
 """Pretraining and probing: the only door to torch and timm."""
 
-from orch_core.learn.pretrain import Stopped, never, pretrain
-from orch_core.learn.probe import probe
+from orch_core.learn.pretraining import Stopped, never, pretrain
+from orch_core.learn.probing import probe
 from orch_core.learn.result import Result
 
 __all__ = ["Result", "Stopped", "never", "pretrain", "probe"]
