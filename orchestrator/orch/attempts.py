@@ -252,12 +252,12 @@ def is_spent(ends: Sequence[End], limit: int) -> bool:
     """Whether a cell with these ended attempts is beyond its retries; see `judge`."""
     without_progress = 0
     for end in ends:
-        if end.how != "failed" or end.progress:
+        if end.how != "failed":
             without_progress = 0
-        elif end.cause in RETRIED:
-            without_progress += 1
-        else:
+        elif end.cause not in RETRIED:
             without_progress = limit
+        else:
+            without_progress = 0 if end.progress else without_progress + 1
     return without_progress >= limit
 
 

@@ -1,0 +1,247 @@
+"""Launching on one machine, with everything killed that can be: nothing is lost, and nothing done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from orch import attempts, journal
+from orch_core.study import Study, open_study
+
+
+def until(condition, seconds: float = 60.0):
+    """Wait for a condition, and return what it gave."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    pytest.fail(f"waited {seconds} s for {condition}")
+
+
+def workers(root: Path) -> list[attempts.Owner]:
+    return [
+        owner
+        for token in journal.tokens(root)
+        for path in journal.live_workers(root, token)
+        if (owner := attempts.read_owner(path))
+    ]
+
+
+def steps_seen(launching, study: Study, jobs) -> int:
+    return sum(1 for job in jobs for _ in _rows(study.cell_folder(job.cell.id) / "metrics.ndjson"))
+
+
+def _rows(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def check_complete(launching, study: Study, jobs) -> None:
+    """Every record is there, equals the undisturbed result, and was made by exactly one attempt."""
+    for job in jobs:
+        record = study.record(job.cell.id)
+        assert record is not None
+        assert record.status == "done"
+        assert record.values["heldout_loss"] == launching.expected_loss(job.cell)
+        audit = launching.audit(study, job)
+        assert sum("end" in line for line in audit) == 1
+        probed = [line["probe"] for line in audit if "probe" in line]
+        assert sorted(probed) == sorted(probe.task for probe in job.probes)
+        assert all(study.probe_record(job.cell.id, probe) for probe in job.probes)
+    assert len(list(study.root.glob("cells/*/record.json"))) == len(jobs)
+
+
+def finish(process, code: int = 0, seconds: float = 90.0) -> dict:
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == code, err
+    return json.loads(out) if out else {}
+
+
+def test_two_workers_share_the_cells_and_a_second_launch_has_nothing_to_do(launching, start, tmp_path):
+    summary = finish(start(tmp_path, "--cells", 5, "--pause", 0.01))
+    study, jobs = open_study(tmp_path), launching.jobs(5, pause=0.01)
+    check_complete(launching, study, jobs)
+    assert (summary["done"], summary["failed"], summary["remaining"]) == (5, 0, 0)
+    record = study.record(jobs[0].cell.id)
+    assert record.provenance["config"]["id"] == jobs[0].cell.id
+    assert record.values["threads"] == "1"
+    assert (tmp_path / record.provenance["log"]).read_text().startswith("training ok-s0")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*")}
+    assert finish(start(tmp_path, "--cells", 5, "--pause", 0.01))["done"] == 0
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*")}
+
+
+def test_a_launcher_killed_in_the_middle_loses_nothing(launching, start, tmp_path):
+    arguments = (tmp_path, "--cells", 6, "--pause", 0.05)
+    jobs = launching.jobs(6, pause=0.05)
+    first = start(*arguments)
+    study = until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    until(lambda: steps_seen(launching, study, jobs) > 15)
+    os.kill(first.pid, signal.SIGKILL)
+    orphans = {owner.pid for owner in workers(tmp_path)}
+    assert len(orphans) == 2
+    second = start(*arguments)
+    until(lambda: len(journal.tokens(tmp_path)) == 2 or second.poll() is not None)
+    assert {owner.pid for owner in workers(tmp_path)} <= orphans  # adopted, not joined by two more
+    finish(second)
+    check_complete(launching, study, jobs)
+
+
+def test_a_worker_killed_in_the_middle_is_noticed_and_its_cell_resumed(launching, start, tmp_path):
+    jobs = launching.jobs(3, pause=0.05)
+    launch = start(tmp_path, "--cells", 3, "--pause", 0.05)
+    study = until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    until(lambda: steps_seen(launching, study, jobs) > 14)
+    victim = workers(tmp_path)[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    finish(launch)
+    check_complete(launching, study, jobs)
+    killed = [
+        attempts.end_of(path.parent)
+        for path in tmp_path.glob("cells/*/attempts/*/owner.json")
+        if attempts.read_owner(path).pid == victim.pid
+    ]
+    assert [end.cause for end in killed if end.how == "failed"] == ["killed"]
+    begins = [line["begin"] for job in jobs for line in launching.audit(study, job) if "begin" in line]
+    assert sorted(begins)[:3] == [0, 0, 0]
+    assert sorted(begins)[3] in {0, 5, 10, 15}  # from its last checkpoint
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(launching, start, tmp_path):
+    jobs = launching.jobs(4, pause=0.1)
+    launch = start(tmp_path, "--cells", 4, "--pause", 0.1)
+    study = until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    until(lambda: steps_seen(launching, study, jobs) > 6)
+    os.killpg(launch.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    summary = finish(launch, 130)
+    assert summary["interrupted"]
+    assert workers(tmp_path) == []
+    lines = [line for job in jobs for line in launching.audit(study, job)]
+    stops = sorted(line["stopped"] for line in lines if "stopped" in line)
+    assert stops
+    assert not list(study.failures())
+    finish(start(tmp_path, "--cells", 4, "--pause", 0.1))
+    check_complete(launching, study, jobs)
+    lines = [line for job in jobs for line in launching.audit(study, job)]
+    assert sorted(line["begin"] for line in lines if line.get("begin")) == [stop for stop in stops if stop]
+
+
+def test_launches_at_once_do_nothing_twice(launching, start, tmp_path):
+    launches = [start(tmp_path, "--cells", 6, "--pause", 0.02) for _ in range(3)]
+    for launch in launches:
+        finish(launch)
+    check_complete(launching, open_study(tmp_path), launching.jobs(6, pause=0.02))
+
+
+def test_a_cell_that_is_killed_once_is_tried_again(launching, start, tmp_path):
+    finish(start(tmp_path, "--recipe", "once@1", "--cells", 2))
+    check_complete(launching, open_study(tmp_path), launching.jobs(2, "once@1"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "cause", "tries"),
+    [
+        ("bug@1", "code_error", 1),
+        ("bad@1", "bad_data", 1),
+        ("oom@1", "out_of_memory", 4),  # the first one reached a checkpoint, and is free
+        ("killed@1", "killed", 4),
+    ],
+)
+def test_a_failed_cell_leaves_a_record_with_cause_and_log(launching, start, tmp_path, recipe, cause, tries):
+    summary = finish(start(tmp_path, "--recipe", recipe, "--cells", 1, "--settings", '{"parallel": 1}'), 1)
+    (failure,) = summary["failures"]
+    (record,) = open_study(tmp_path).failures()
+    assert failure["cause"] == record.reason.cause == cause
+    assert failure["message"] == record.reason.message
+    folder = tmp_path / "cells" / failure["cell"] / "attempts"
+    ends = [attempts.end_of(folder / str(number)) for number in attempts.numbers(folder.parent)]
+    assert [end.progress for end in ends] == [True, False, False, False][:tries]
+    log = (tmp_path / failure["log"]).read_text()
+    assert "training" in log
+    if cause == "code_error":
+        assert "ValueError: a bug in bug-s0" in log
+        assert "misbehave" in log
+
+
+def test_three_identical_tracebacks_stop_their_class_and_no_other(launching, start, tmp_path):
+    summary = finish(start(tmp_path, "--recipe", "bug@1", "--cells", 9, "--settings", '{"parallel": 1}'), 1)
+    assert summary["failed"] == 9
+    assert len(summary["failures"]) == 3
+    assert len(list(tmp_path.glob("cells/*"))) == 3
+    finish(start(tmp_path, "--cells", 2))
+    check_complete_for = launching.jobs(2)
+    assert all(open_study(tmp_path).record(job.cell.id) for job in check_complete_for)
+
+
+def test_a_broken_probe_fails_alone(launching, start, tmp_path):
+    summary = finish(start(tmp_path, "--cells", 1, "--tasks", "a,broken,c"), 1)
+    study = open_study(tmp_path)
+    (job,) = launching.jobs(1, tasks=("a", "broken", "c"))
+    assert [bool(study.probe_record(job.cell.id, probe)) for probe in job.probes] == [True, False, True]
+    (failure,) = summary["failures"]
+    assert (failure["task"], failure["cause"]) == ("broken", "code_error")
+    assert study.record(job.cell.id).status == "done"
+
+
+def test_a_diverged_cell_is_a_result_without_probes(launching, start, tmp_path):
+    summary = finish(start(tmp_path, "--recipe", "diverge@1", "--cells", 1))
+    assert (summary["diverged"], summary["remaining"]) == (1, 0)
+    (record,) = open_study(tmp_path).records()
+    assert (record.status, record.reason.cause) == ("diverged", "diverged")
+
+
+def test_workers_run_the_code_that_was_launched_and_nothing_of_the_working_directory(
+    launching, start, tmp_path, monkeypatch
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("random", "numpy", "orch"):
+        (here / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(here)
+    finish(start(tmp_path / "study", "--cells", 1))
+    study = open_study(tmp_path / "study")
+    (record,) = [record for record in study.records() if not record.task]
+    assert (study.root / record.provenance["code"]["snapshot"]).exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 MiB; needs root to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_the_launch_with_a_remedy_and_the_next_one_completes(launching, start, small_disk):
+    root = small_disk / "study"
+    finish(start(root, "--cells", 2))
+    launch = start(root, "--recipe", "big@1", "--cells", 2)
+    _, talk = launch.communicate(timeout=90)
+    assert launch.returncode == 2, talk
+    assert "no space left" in talk
+    assert "make room" in talk
+    assert "Traceback" not in talk
+    check_complete(launching, open_study(root), launching.jobs(2))
+    subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
+    finish(start(root, "--recipe", "big@1", "--cells", 2))
+    check_complete(launching, open_study(root), [*launching.jobs(2), *launching.jobs(2, "big@1")])
+
+
+def test_a_study_that_becomes_read_only_stops_the_launch_and_keeps_what_is_there(launching, start, small_disk):
+    root = small_disk / "study"
+    jobs = launching.jobs(4, pause=0.1)
+    launch = start(root, "--cells", 4, "--pause", 0.1)
+    study = until(lambda: (root / "study.json").exists() and open_study(root))
+    until(lambda: steps_seen(launching, study, jobs) > 12)
+    lock = "fuser -m"  # a file system with files open for writing cannot be made read-only, but a bind mount can
+    del lock
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False)
+    launch.communicate(timeout=1)
