@@ -1,0 +1,46 @@
+"""`launching`: the stand-in study of orchestrator/launching.py, as a module and as a process."""
+
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRIVER = Path(__file__).parent / "orchestrator" / "launching.py"
+
+
+@pytest.fixture(scope="session")
+def launching():
+    spec = importlib.util.spec_from_file_location("launching", DRIVER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def start():
+    """Start `launching.py` as a process of its own group, as a shell does; all are gone after the test."""
+    running = []
+
+    def start(*arguments: object, **environment: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, str(DRIVER), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"NO_COLOR": "1"} | environment,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)  # its workers too
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
