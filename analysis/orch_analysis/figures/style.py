@@ -1,0 +1,239 @@
+"""One look for every figure: theme, colours, axes for sizes, and files whose bytes repeat."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+
+WIDTH = 7.4  # inches: the width of a report's text column
+DPI = 160
+INK, GREY, PALE = "#1a1a1a", "#767676", "#d9d9d9"
+ALGORITHMS = ("mae", "moco-v3", "dinov2", "i-jepa", "simmim", "supervised")  # a colour each, in every study
+FORMATS = ("svg", "png", "pdf")
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "orch",
+    "pdf.fonttype": 42,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.7,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.4,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.6,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A drawn figure: `svg` for the page, files on disk, and its words.
+
+    caption: what is drawn, with n and the meaning of bars and bands; alt: the same for who cannot see it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    files: tuple[str, ...]
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Seaborn's ticks style with this project's sizes; restores matplotlib's settings afterwards."""
+    with mpl.rc_context():
+        sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=RC)
+        yield
+
+
+def canvas(
+    rows: int, columns: int, *, height: float, width: float = WIDTH, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `rows` x `columns` axes, `height` inches a row, without pyplot's global state."""
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, list(axes.ravel())
+
+
+def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, alt: str) -> Picture:
+    """Write `folder/name.{svg,png,pdf}` with the same bytes on every run, and return the picture for the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    files = tuple(f"{folder.name}/{name}.{kind}" for kind in FORMATS)
+    return Picture(name=name, title=title, caption=caption, alt=alt, svg=inline(svg, name, alt), files=files)
+
+
+def inline(svg: str, name: str, alt: str) -> str:
+    """An SVG for the inside of an HTML page: no prolog, metadata or namespace URLs, ids of its own, the page's font."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
+    body = body.replace("xlink:href", "href")
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
+    body = re.sub(r"(font(?:-family)?:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", body)
+    size = re.search(
+        r'width="([\d.]+)pt" height="([\d.]+)pt"|height="([\d.]+)pt"[^>]*width="([\d.]+)pt"', body
+    )
+    if size:
+        body = body.replace(size.group(0), "", 1)
+    return body.replace("<svg", f'<svg role="img" aria-label="{_escape(alt)}"', 1).strip()
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def colour(algorithm: str) -> str:
+    """The algorithm's colour, the same in every figure and study; controls are grey."""
+    if algorithm in {"random", "pixels"}:
+        return GREY
+    palette = sns.color_palette("colorblind", 10).as_hex()
+    order = [palette[i] for i in (0, 3, 2, 4, 1, 9)]
+    known = ALGORITHMS.index(algorithm) if algorithm in ALGORITHMS else sum(map(ord, algorithm))
+    return str(order[known % len(order)])
+
+
+def shades(algorithm: str, count: int) -> list[str]:
+    """`count` colours from light to dark in the algorithm's hue, for sizes in order."""
+    palette = sns.light_palette(colour(algorithm), n_colors=count + 3)
+    return [mpl.colors.to_hex(one) for one in palette[3:]]
+
+
+def size_axis(axes: Axes, values: Iterable[float], *, gap: float = 0.15, powers: bool = False) -> None:
+    """A logarithmic x axis of counts: ticks at the values themselves where they fit, else at powers of ten.
+
+    gap: smallest distance of two ticks as a share of the span; powers: powers of ten only, as FLOPs are written.
+    """
+    axes.set_xscale("log")
+    distinct = sorted({float(value) for value in values})
+    if 1 <= len(distinct) <= 8 and not powers:
+        axes.xaxis.set_major_locator(FixedLocator(_apart(distinct, gap)))
+    else:
+        axes.xaxis.set_major_locator(LogLocator(base=10, numticks=5))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value) if powers else count(value)))
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """The ends, and what lies at least `gap` of the logarithmic span from the last one kept and from the end."""
+    logs = [math.log(value) for value in values]
+    near = gap * (logs[-1] - logs[0])
+    kept = [0]
+    for index in range(1, len(values) - 1):
+        if logs[index] - logs[kept[-1]] >= near and logs[-1] - logs[index] >= near:
+            kept.append(index)
+    return [values[index] for index in dict.fromkeys([*kept, len(values) - 1])]
+
+
+def plain_log_axis(axes: Axes, *, ticks: int = 4) -> None:
+    """A logarithmic y axis over less than a decade, with ticks at plain round numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def count(value: float) -> str:
+    """A count for a tick: 950, 12k, 3.1M, 21M, 2G; powers of ten beyond."""
+    if value >= 1e12:
+        return power(value)
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit * 0.9995:
+            scaled = value / unit
+            whole = scaled >= 99.5 or abs(scaled - round(scaled)) < 0.005
+            return f"{scaled:.0f}{name}" if whole else f"{scaled:.2g}{name}"
+    return f"{value:.3g}"
+
+
+def power(value: float) -> str:
+    """A number as a multiple of a power of ten, with real superscripts: 10¹², 3·10⁹."""
+    exponent = math.floor(math.log10(value) + 1e-9)
+    mantissa = value / 10**exponent
+    raised = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return raised if abs(mantissa - 1) < 0.05 else f"{mantissa:.2g}·{raised}"
+
+
+def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str]], *, inches: float) -> None:
+    """Name lines at their right ends (x, y, text), moved apart where they would touch.
+
+    inches: rough height of the panel, from which the distance of two lines of text follows. Call it last: it reads
+    the y limits. The x axis is widened to hold the text.
+    """
+    if not ends:
+        return
+    transform = axes.transData + axes.transAxes.inverted()
+    step = 7.5 / (72 * inches)
+    placed: list[float] = []
+    for x, y, text in sorted(ends, key=lambda end: end[1]):
+        height = float(transform.transform((x, y))[1])
+        height = max(height, placed[-1] + step) if placed else height
+        placed.append(height)
+        axes.annotate(
+            text, (x, y), xytext=(float(transform.transform((x, y))[0]) + 0.03, height), textcoords="axes fraction",
+            fontsize=6.5, color=INK, va="center", annotation_clip=False,
+        )  # fmt: skip
+
+
+def limits(axes: Axes, values: Sequence[float], *, margin: float = 0.08, right: float = 0.0) -> None:
+    """Limits of x with a margin in logs around positive values; `right` is room for labels, a share of the span."""
+    low, high = math.log(min(values)), math.log(max(values))
+    pad = margin * (high - low) or 0.5
+    axes.set_xlim(math.exp(low - pad), math.exp(high + pad + right * (high - low)))
+
+
+def hide(axes: Sequence[Axes]) -> None:
+    """Switch off the axes that a grid has too many."""
+    for one in axes:
+        one.set_axis_off()
+
+
+def finish(axes: Sequence[Axes]) -> None:
+    """Remove the upper and right frame and draw a pale grid behind the data."""
+    for one in axes:
+        sns.despine(ax=one)
+        one.grid(visible=True)
+        one.set_axisbelow(True)
