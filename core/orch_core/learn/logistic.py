@@ -7,7 +7,7 @@ coordinate scaled by the curvature that it has (after Boehning 1992: softmax's H
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-12, 3))
-"""lambda from 1e-6 to 10 in half decades."""
+STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-10, 3))
+"""lambda from 1e-5 to 10 in half decades."""
+TINY = 1e-300
+HALVINGS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,10 @@ class _Objective:
     scale: Tensor
     softmax: bool
 
+    def only(self, chosen: Tensor) -> _Objective:
+        """The objective of the chosen problems."""
+        return replace(self, strengths=self.strengths[chosen], scale=self.scale[chosen])
+
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Objective [s] and gradient [s, d + 1, k] at scaled weights; the last row is half the intercept."""
         n, d = self.rotated.shape
@@ -87,33 +93,46 @@ def minimise(
 ) -> Tensor:
     """L-BFGS (Nocedal and Wright 2006, algorithm 7.5), one problem per first index, all evaluated together.
 
-    Each problem has its own step length (backtracking on Armijo's condition) and history; one that has
-    converged rests.
+    Each problem has its own step length (backtracking on Armijo's condition) and history, and leaves once
+    its gradient is below the tolerance.
     """
+    solution, left = z.clone(), torch.arange(len(z))
     value, gradient = objective(z)
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(iterations):
         active = gradient.abs().amax((1, 2)) > tolerance
+        if not active.all():
+            solution[left] = z
+            left, z, value, gradient = left[active], z[active], value[active], gradient[active]
+            steps = [(moved[active], turned[active], inverse[active]) for moved, turned, inverse in steps]
+            objective = objective.only(active)
         if not active.any():
             break
-        direction = -_two_loops(gradient, steps) * active[:, None, None]
-        slope = (direction * gradient).sum((1, 2))
-        length = torch.ones(len(z), dtype=z.dtype)
-        for _ in range(25):
-            trial = z + length[:, None, None] * direction
-            trial_value, trial_gradient = objective(trial)
-            poor = active & (trial_value > value + 1e-4 * length * slope + 1e-14 * value.abs())
-            if not poor.any():
-                break
-            length = torch.where(poor, length / 2, length)
-        moved, turned = trial - z, trial_gradient - gradient
+        direction = -_two_loops(gradient, steps)
+        moved, value, turned_gradient = _line_search(objective, z, value, gradient, direction)
+        turned = turned_gradient - gradient
         curvature = (moved * turned).sum((1, 2))
-        inverse = torch.where(
-            curvature > 1e-300, 1 / curvature.clamp(min=1e-300), torch.zeros_like(curvature)
-        )
+        inverse = torch.where(curvature > TINY, 1 / curvature.clamp(min=TINY), torch.zeros_like(curvature))
         steps = [*steps, (moved, turned, inverse)][-memory:]
-        z, value, gradient = trial, trial_value, trial_gradient
-    return z
+        z, gradient = z + moved, turned_gradient
+    solution[left] = z
+    return solution
+
+
+def _line_search(
+    objective: _Objective, z: Tensor, value: Tensor, gradient: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Step, value and gradient after halving each problem's step until its value falls enough."""
+    slope = (direction * gradient).sum((1, 2))
+    length = torch.ones_like(slope)
+    for _ in range(HALVINGS):
+        moved = length[:, None, None] * direction
+        reached, turned = objective(z + moved)
+        poor = reached > value + 1e-4 * length * slope + 1e-14 * value.abs()
+        if not poor.any():
+            break
+        length = torch.where(poor, length / 2, length)
+    return moved, reached, turned
 
 
 def _two_loops(gradient: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
@@ -126,7 +145,7 @@ def _two_loops(gradient: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]) -> 
     if steps:
         moved, turned, inverse = steps[-1]
         size = (turned * turned).sum((1, 2)) * inverse
-        q *= torch.where(size > 0, 1 / size.clamp(min=1e-300), torch.ones_like(size))[:, None, None]
+        q *= torch.where(size > 0, 1 / size.clamp(min=TINY), torch.ones_like(size))[:, None, None]
     for (moved, turned, inverse), weight in zip(steps, reversed(weights), strict=True):
         back = inverse * (turned * q).sum((1, 2))
         q += (weight - back)[:, None, None] * moved
