@@ -1,8 +1,8 @@
-"""Curve shapes whose amplitude and limit have a closed form: the members of a forecast.
+"""Curve shapes whose amplitude and limit have a closed form: the parametric members of a forecast.
 
-Every member is `y = E + B phi(x)` with E, B >= 0 and a shape phi from a fixed grid, fitted to the relative
+Every member is `y = E + B phi(x)` with E, B >= 0 and a shape phi from a fixed set, fitted to the relative
 residual `(E + B phi)/y - 1`, which is the log residual to first order and linear in E and B. With the shapes
-on a grid nothing is searched: no starting values, no iterations, the same bits every time.
+laid out beforehand nothing is searched: no starting values, the same bits every time.
 
 Scales enter as `u = ln(x / x_last)`, so u <= 0 on the data and u > 0 beyond it.
 """
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 # Exponents of published power laws lie in .03 to 2 (Kaplan et al. 2020; Hestness et al. 2017; Alabdulmohsin
-# et al. 2022, whose Tables give .1 to 1.5).
+# et al. 2022, whose tables give .1 to 1.5).
 EXPONENTS = np.geomspace(0.03, 2.0, 33)
+TYPICAL = 0.35  # mean of the exponents drawn for the two-break shapes
+MANY = 4096  # two-break shapes drawn; twice as many change no forecast by more than its noise
 
 
 def power_shapes(exponents: Floats, u: Floats) -> Floats:
-    """`exp(-c u)` for every exponent c [k] and log scale u [n]: [k, n]; the power law with a limit (M2)."""
+    """`exp(-c u)` for every exponent c [k] and log scale u [n]: [k, n]; a power law, with the limit E: M2."""
     return np.asarray(np.exp(-np.outer(exponents, u)))
 
 
@@ -39,9 +41,33 @@ def broken_grid(span: float) -> Floats:
 
 
 def broken_shapes(grid: Floats, u: Floats) -> Floats:
-    """The shapes of `broken_grid` at u [n]: [k, n], equal to 1 at the break's asymptotes' crossing."""
+    """The shapes of `broken_grid` at u [n]: [k, n], scaled to 1 at u = d where the asymptotes cross."""
     c0, c1, d, f = grid[:, :, None]
     return np.asarray(np.exp(-c0 * (u - d) - (c1 - c0) * f * np.logaddexp(0.0, (u - d) / f)))
+
+
+def twice_broken(span: float) -> Floats:
+    """Shapes with two smooth breaks (Caballero et al. 2023, n = 2): rows c0, c1, c2, d1, d2, f1, f2.
+
+    Too many for a grid, so a fixed sample: exponents exponential about .35, breaks uniform between the first
+    point and a factor of e past the last, widths log-uniform from .1 to 1.5 nats.
+    """
+    draws = np.random.default_rng(0).random((7, MANY))
+    exponents = -TYPICAL * np.log(np.maximum(draws[:3], 1e-6))
+    places = np.sort(-span + (span + 1.0) * draws[3:5], axis=0)
+    return np.concatenate([exponents, places, 0.1 * 15.0 ** draws[5:]])
+
+
+def twice_broken_shapes(grid: Floats, u: Floats) -> Floats:
+    """The shapes of `twice_broken` at u [n]: [k, n], scaled to 1 at u = 0."""
+    c0, c1, c2, d1, d2, f1, f2 = grid[:, :, None]
+
+    def logs(at: Floats) -> Floats:
+        first = (c1 - c0) * f1 * np.logaddexp(0.0, (at - d1) / f1)
+        second = (c2 - c1) * f2 * np.logaddexp(0.0, (at - d2) / f2)
+        return np.asarray(-c0 * at - first - second)
+
+    return np.asarray(np.exp(logs(u) - logs(np.zeros(1))))
 
 
 def amplitudes(shapes: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
@@ -65,12 +91,37 @@ def amplitudes(shapes: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floa
     return limit, size, np.maximum(rest, 1e-12)
 
 
-def posterior(residuals: Floats, weights: Floats, parameters: int) -> Floats:
-    """Share of each shape [k] after seeing the data, flat prior: S^(-(n - p)/2) with n Kish's effective size.
+def power_law(u: Floats, y: Floats, target: Floats, weights: Floats) -> tuple[Floats, float]:
+    """Least squares of `E + B x^-c`: ln prediction at `target` [m], and the weighted residual sum.
+
+    The exponent's grid is refined twice around its best point, to 2e-3 of an exponent's ratio.
+    """
+    exponents = EXPONENTS
+    for _ in range(3):
+        limit, size, residuals = amplitudes(power_shapes(exponents, u), y, weights)
+        best = int(residuals.argmin())
+        found = limit[best] + size[best] * np.exp(-exponents[best] * target)
+        rest = float(residuals[best])
+        low, high = exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)]
+        exponents = np.linspace(low, high, 13)
+    return np.log(found), rest
+
+
+def averaged(shapes: Floats, ahead: Floats, y: Floats, weights: Floats) -> Floats:
+    """Ln prediction averaged over shapes: `shapes` [k, n] on the data, `ahead` [k, m] beyond, result [m]."""
+    limit, size, residuals = amplitudes(shapes, y, weights)
+    shares = _posterior(residuals, weights)
+    keep = shares > 1e-4
+    logs = np.log(limit[keep, None] + size[keep, None] * ahead[keep])
+    return np.asarray(shares[keep] @ logs / shares[keep].sum())
+
+
+def _posterior(residuals: Floats, weights: Floats) -> Floats:
+    """Share of each shape [k], flat prior: S^(-(n - 2)/2) with n Kish's effective size.
 
     The noise variance is integrated out under Jeffreys' prior, which gives that power of S (Zellner 1971).
     """
     size = weights.sum() ** 2 / (weights**2).sum()
-    logs = -max(size - parameters, 1.0) / 2 * np.log(residuals)
+    logs = -max(size - 2, 1.0) / 2 * np.log(residuals)
     shares = np.exp(logs - logs.max())
     return np.asarray(shares / shares.sum())
