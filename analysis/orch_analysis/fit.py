@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from orch_analysis import laws, points, uncertainty
+from orch_analysis import identify, laws, points, uncertainty
 from orch_analysis.fitted import Band, Dropped, Fit, Identifiability, Line, Outcome, Prediction
 from orch_analysis.law import Array, Law, Link
 from orch_analysis.points import Usable
@@ -24,6 +24,8 @@ Interval = Literal["auto", "percentile", "bca", "t"]
 EFFICIENT = (
     1.345  # Huber's delta in units of the noise sd: 95% efficiency at the normal (Huber & Ronchetti 2009)
 )
+EASY = 0.9  # share of agreeing starts above which a replicate needs only one
+NOTHING = 1e-6  # a term that changes the law by less, in its link, is not there
 STARTS = 16  # independent global searches behind the certificate of the point fit
 
 
@@ -49,7 +51,8 @@ class Request:
     @property
     def closed_form(self) -> bool:
         """True when the fit is an ordinary regression line, with exact t intervals."""
-        return self.law.exactly_loglinear and self.loss == "l2"
+        own = self.law.exactly_loglinear and self.loss == "l2" and self.interval in {"auto", "t"}
+        return own and not self.cluster and not self.stderr
 
 
 def fit(
@@ -87,6 +90,8 @@ def fit(
         cluster=cluster, interval=interval, level=level, seed=seed, group=group or {},
     )  # fmt: skip
     extra = tuple(name for name in (weights, stderr) if name)
+    if request.x.get("compute") == points.COMPUTE:
+        table = points.with_compute(table, dict(x or {"params": "params", "samples": "samples"}))
     rows = points.usable(
         request.law, table, value=value, x=request.x, link=request.link, extra=extra, cluster=cluster
     )
@@ -110,6 +115,8 @@ def _request(
     if x is not None and len(x) == 1 == len(law.x):
         law = law.along(next(iter(x)))
     mapping: dict[str, str | float] = dict(x) if x is not None else {name: name for name in law.x}
+    if "compute" in law.x and "compute" not in mapping and {"params", "samples"} <= set(mapping):
+        mapping["compute"] = points.COMPUTE
     missing = [name for name in law.x if name not in mapping]
     if missing:
         msg = f"law {law.name} needs {', '.join(law.x)}; no column is given for {', '.join(missing)}"
@@ -187,25 +194,86 @@ def _curve(request: Request, rows: Usable) -> Fit:
     problem = build(law, rows.x, rows.y, request.link)
     weight = rows.extra[request.weights] if request.weights else np.ones_like(rows.y)
     best, delta = _point(problem, weight, request)
+    theta, objective = best.theta[0], float(best.objective[0])
+    if not np.isfinite(objective):
+        remedy = "check the units of the columns, or use another law"
+        return _fit(
+            request,
+            rows,
+            outcome=Outcome.NOT_CONVERGED,
+            message=f"no start of {law.name} converged; {remedy}",
+        )
     residuals = predict(problem, best.theta)[0] - problem.target
+    kind = _kind(request, rows)
     draws = np.zeros((0, len(law.free)))
+    intervals: dict[str, tuple[float, float]] = {}
+    known: dict[str, Identifiability] = {}
     if request.bootstrap:
-        counts = uncertainty.resampled_weights(rows.y.size, request.bootstrap, request.seed, rows.clusters)
-        replicates = solve(problem, problem.target, counts * weight, delta, seed=request.seed)
-        draws = _values(problem, replicates.theta)
-    estimates = dict(zip(law.free, _values(problem, best.theta)[0].tolist(), strict=True))
-    intervals = {
-        name: uncertainty.percentile(draws[:, i], request.level)
-        for i, name in enumerate(law.free)
-        if len(draws)
-    }
+        draws, intervals = _intervals(request, rows, problem, best, weight, delta, kind)
+        valley = identify.Valley(
+            problem=problem, theta=theta, objective=objective, minima=best.minima, weights=weight, delta=delta
+        )
+        known = identify.profile(valley)
+    sd = _noise(residuals, len(law.free))
+    outcome, message = _verdict(problem, theta, known)
     return _fit(
-        request, rows, outcome=Outcome.OK, message=f"{rows.y.size} points",
-        estimates=estimates | dict(law.fixed), intervals=intervals, interval="percentile",
-        objective=float(best.objective[0]), residuals=tuple(map(float, residuals)),
-        sd=_noise(residuals, len(law.free)), delta=None if request.loss != "huber" else delta,
-        certificate=float(best.agreement[0]), draws=draws,
+        request, rows, outcome=outcome, message=message,
+        estimates={name: float(value[0]) for name, value in params_of(problem, best.theta).items()},
+        intervals=intervals, interval=kind if request.bootstrap else "none", objective=objective,
+        residuals=tuple(map(float, residuals)), sd=sd, delta=delta if request.loss == "huber" else None,
+        certificate=float(best.agreement[0]), draws=draws, identifiability=known,
+        warnings=points.oddities(law, rows, request.value) + _doubts(request, rows, problem, residuals, best),
     )  # fmt: skip
+
+
+def _kind(request: Request, rows: Usable) -> uncertainty.Kind:
+    if request.interval != "auto":
+        return request.interval
+    if request.stderr:
+        return "parametric"
+    units = rows.y.size if rows.clusters is None else np.unique(rows.clusters).size
+    return "percentile" if units - len(request.law.free) >= uncertainty.MANY else "t"
+
+
+def _intervals(
+    request: Request,
+    rows: Usable,
+    problem: Problem,
+    best: Solution,
+    weight: Array,
+    delta: float,
+    kind: uncertainty.Kind,
+) -> tuple[Array, dict[str, tuple[float, float]]]:
+    """Refit every replicate, each from its own global search; draws of the free parameters and their intervals."""
+    stderr = rows.extra[request.stderr] if request.stderr else None
+    data = uncertainty.replicates(
+        problem,
+        best.theta[0],
+        weight,
+        kind,
+        request.bootstrap,
+        request.seed,
+        clusters=rows.clusters,
+        stderr=stderr,
+    )
+    starts = 1 if best.agreement[0] >= EASY else 3
+    draws = _values(
+        problem, solve(problem, data.target, data.weights, delta, starts=starts, seed=request.seed).theta
+    )
+    if kind != "bca":
+        named = enumerate(problem.law.free)
+        return draws, {name: uncertainty.percentile(draws[:, i], request.level) for i, name in named}
+    left_out = (1.0 - np.eye(rows.y.size)) * weight
+    if rows.clusters is not None:
+        left_out = (rows.clusters[None] != np.unique(rows.clusters)[:, None]) * weight
+    jackknife = _values(
+        problem, solve(problem, problem.target, left_out, delta, starts=starts, seed=request.seed).theta
+    )
+    estimate = _values(problem, best.theta)[0]
+    return draws, {
+        name: uncertainty.bca(draws[:, i], float(estimate[i]), jackknife[:, i], request.level)
+        for i, name in enumerate(problem.law.free)
+    }
 
 
 def _values(problem: Problem, theta: Array) -> Array:
@@ -222,17 +290,60 @@ def _noise(residuals: Array, p: int) -> float:
 def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution, float]:
     """The point fit and the delta it ended with; an automatic delta is refined three times from the residuals."""
     rows = weight[None, :]
-    if request.loss != "huber":
-        return solve(problem, problem.target, rows, float("inf"), starts=STARTS, seed=request.seed), float(
-            "inf"
-        )
-    if request.delta is not None:
-        return solve(
-            problem, problem.target, rows, request.delta, starts=STARTS, seed=request.seed
-        ), request.delta
-    delta = float("inf")
-    for starts in (4, 4, STARTS):
-        found = solve(problem, problem.target, rows, delta, starts=starts, seed=request.seed)
-        residuals = predict(problem, found.theta)[0] - problem.target
-        delta = max(EFFICIENT * _noise(residuals, len(request.law.free)), 1e-7)
+    delta = float("inf") if request.loss != "huber" or request.delta is None else request.delta
+    if request.loss == "huber" and request.delta is None:
+        for _ in range(3):
+            found = solve(problem, problem.target, rows, delta, starts=4, seed=request.seed)
+            residuals = predict(problem, found.theta)[0] - problem.target
+            delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), 1e-7)
     return solve(problem, problem.target, rows, delta, starts=STARTS, seed=request.seed), delta
+
+
+def _verdict(problem: Problem, theta: Array, known: Mapping[str, Identifiability]) -> tuple[Outcome, str]:
+    """The outcome of a converged fit: a parameter on its bound, or one that the data do not determine, says so."""
+    law, n = problem.law, problem.y.size
+    bound = [name for k, name in enumerate(law.free) if _at_bound(problem, theta, k)]
+    open_ = [item.words for item in known.values() if not item.identified]
+    if bound:
+        names = " and ".join(bound)
+        message = f"{names} ended on the bound: the points do not show it; use a law without it or add larger scales"
+        return Outcome.AT_BOUND, "; ".join([message, *open_])
+    if open_:
+        remedy = "add points at other scales, or use a law with fewer parameters"
+        return Outcome.NOT_IDENTIFIED, f"{'; '.join(open_)}; {remedy}"
+    return Outcome.OK, f"{n} points, all {len(law.free)} parameters determined" if known else f"{n} points"
+
+
+def _at_bound(problem: Problem, theta: Array, k: int) -> bool:
+    """On a finite bound, or a positive linear coefficient that has vanished: without it nothing changes."""
+    law, name = problem.law, problem.law.free[k]
+    if not problem.logs[k]:
+        lower, upper = law.bound(name)
+        edge = 1e-6 * max(1.0, abs(float(theta[k])))
+        return bool(theta[k] <= lower + edge or theta[k] >= upper - edge)
+    if name not in law.linear:
+        return False
+    without = theta.copy()
+    without[k] = problem.lower[k]
+    change = predict(problem, np.stack([theta, without]))
+    return bool(np.max(np.abs(change[0] - change[1])) < NOTHING)
+
+
+def _doubts(
+    request: Request, rows: Usable, problem: Problem, residuals: Array, best: Solution
+) -> tuple[str, ...]:
+    out = []
+    if best.agreement[0] < 0.5:
+        share = f"{best.agreement[0]:.0%} of {STARTS} independent starts"
+        out.append(f"only {share} reached the optimum: the objective has other minima, see identifiability")
+    if request.stderr:
+        known = rows.extra[request.stderr] / np.abs(problem.scale)
+        excess = float(
+            np.sqrt(np.mean((residuals / known) ** 2) * rows.y.size / (rows.y.size - len(request.law.free)))
+        )
+        if excess > 1.5:
+            cause = f"residuals are {excess:.1f} times the standard errors given in {request.stderr}"
+            out.append(
+                f"{cause}: they hold noise that those do not (seeds, lack of fit), so intervals are too narrow"
+            )
+    return tuple(out)

@@ -138,6 +138,12 @@ def sum_of_terms(terms: tuple[Term, ...]) -> Callable[[Values, Values], Array]:
     return f
 
 
+def product(**axes: Array) -> Values:
+    """All combinations of the values of each axis, as arrays of one length."""
+    grids = np.meshgrid(*axes.values(), indexing="ij")
+    return {name: grid.ravel() for name, grid in zip(axes, grids, strict=True)}
+
+
 def load(path: str | Path) -> Law:
     """Read a user's law: a Python file that assigns a `Law` to the name `LAW`.
 

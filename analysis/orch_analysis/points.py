@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from orch_analysis.fitted import Dropped, Outcome
 from orch_analysis.law import Array, Law, Link
 from orch_analysis.problem import to_link
 from orch_core.errors import OrchError
 
+COMPUTE = "6 * params * samples"  # stands for a column when a law needs compute and none is mapped
 ROW = "_row"  # column with the row's number in its file, written by table.read_points
 
 
@@ -73,7 +75,13 @@ def usable(
     )
 
 
-def _mark(reasons: list[str | None], bad: Array, reason: str) -> None:
+def with_compute(table: pl.DataFrame, x: Mapping[str, str | float]) -> pl.DataFrame:
+    """Add the training compute 6 N D in FLOPs (Kaplan et al. 2020, arXiv:2001.08361, eq. 2.2) as a column."""
+    flops = 6.0 * _numbers(table, x["params"]) * _numbers(table, x["samples"])
+    return table.with_columns(pl.Series(COMPUTE, flops))
+
+
+def _mark(reasons: list[str | None], bad: NDArray[np.bool_], reason: str) -> None:
     for row in np.flatnonzero(bad):
         reasons[row] = reasons[row] or reason
 

@@ -142,7 +142,7 @@ def predict(problem: Problem, theta: Array) -> Array:
 def huber(residuals: Array, weights: Array, delta: float) -> Array:
     """Sum of weights times Huber's loss (r^2/2 up to delta, linear beyond) over the last axis."""
     clipped = np.clip(residuals, -delta, delta)
-    return np.einsum("...i,...i->...", weights * clipped, residuals - 0.5 * clipped)
+    return np.asarray(np.einsum("...i,...i->...", weights * clipped, residuals - 0.5 * clipped))
 
 
 def derivatives(

@@ -1,22 +1,20 @@
-"""Global search and exact local steps, for all bootstrap replicates of a fit at once.
+"""Exact local steps from a global search, for all bootstrap replicates of a fit at once.
 
-Every replicate is initialised by its own search over a grid of the non-linear parameters, where the parameters that
-enter linearly have a closed form (variable projection: Golub & Pereyra 1973, SIAM J. Numer. Anal. 10:413); all
-replicates share the points, so the normal equations of the whole grid are a few matrix products. From there
-trust-region Newton steps (Levenberg-Marquardt damping of the exact Hessian's absolute eigenvalues) run on all rows
-together, first on wide Huber deltas and then on the one asked for.
+Every replicate is initialised by its own search over the grid of `search`. From there trust-region Newton steps
+(Levenberg-Marquardt damping of the exact Hessian's absolute eigenvalues) run on all rows together, first on wide
+Huber deltas, which are nearly least squares, and then on the one asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orch_analysis.law import POSITIVE, Array, Values
-from orch_analysis.problem import Problem, derivatives, from_link, link_of, predict, theta_of
+from orch_analysis.law import Array
+from orch_analysis.problem import Problem, derivatives, predict
+from orch_analysis.search import search
 
 AGREEMENT = 1e-8  # starts agree when their objectives differ by less, relative to the best
 CHUNK = 30_000  # fits x points worked on together: a few arrays of this size stay in the cache
@@ -25,11 +23,15 @@ MAX_STEPS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """Best coordinates (fits, p), their objective (fits,), and the share of starts that reached it (fits,)."""
+    """Best coordinates (fits, p), their objective (fits,), and the share of starts that reached it (fits,).
+
+    `minima` (up to 4, p) are the distinct best end points of the starts of the first fit.
+    """
 
     theta: Array
     objective: Array
     agreement: Array
+    minima: Array
 
 
 def solve(
@@ -42,7 +44,7 @@ def solve(
     """
     fits = weights.shape[0]
     targets = np.broadcast_to(target, weights.shape)
-    theta = _search(problem, targets, weights, starts, seed).reshape(fits * starts, -1)
+    theta = search(problem, targets, weights, starts, seed).reshape(fits * starts, -1)
     rows = np.repeat(np.arange(fits), starts)
     for stage, tolerance in _stages(problem, theta[::starts], targets, delta):
         theta, objective = minimise(problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance)
@@ -51,7 +53,9 @@ def solve(
     lowest = by_fit.min(axis=1)
     agree = by_fit - lowest[:, None] <= AGREEMENT * lowest[:, None] + 1e-28
     chosen = theta.reshape(fits, starts, -1)[np.arange(fits), best]
-    return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1))
+    first, heights = theta[:starts], by_fit[0]
+    distinct = np.unique(np.round(heights / max(lowest[0], 1e-300), 8), return_index=True)[1][:4]
+    return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
 
 
 def _stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float]]:
@@ -114,9 +118,8 @@ def _newton(
         if not going.any():
             break
         if not going.all():
-            live, theta, step, predicted, damping = (
-                a[going] for a in (live, theta, step, predicted, damping)
-            )
+            live, damping = live[going], damping[going]
+            theta, step, predicted = theta[going], step[going], predicted[going]
             target, weights, held = target[going], weights[going], held[going]
             state = tuple(part[going] for part in state)
         trial = np.clip(theta + step, problem.lower, problem.upper)
@@ -159,154 +162,3 @@ def _step(
     step = np.einsum("ikl,il->ik", directions, moved) / size
     largest = np.max(np.abs(step) / np.where(problem.logs, 3.0, 1.0 + np.abs(theta)), axis=1)
     return step / np.maximum(largest, 1.0)[:, None], predicted, decrement
-
-
-def _search(problem: Problem, target: Array, weights: Array, starts: int, seed: int) -> Array:
-    """Best candidate of each of `starts` random shares of the grid, as coordinates (fits, starts, p)."""
-    law = problem.law
-    linear = [name for name in law.linear if name not in law.fixed]
-    grid = _candidates(problem, [name for name in law.free if name not in linear])
-    count = next(iter(grid.values())).size if grid else 1
-    if linear:
-        score, solved = _projected(problem, grid, linear, target, weights)
-    else:
-        score, solved = _scored(problem, grid, target, weights), {}
-    fits = np.arange(weights.shape[0])
-    order = np.random.default_rng(seed).permutation(count)
-    picks = np.stack(
-        [share[score[:, share].argmin(axis=1)] for share in np.array_split(order, starts)], axis=1
-    )
-    named = {name: values[picks] for name, values in grid.items()}
-    named |= {name: values[fits[:, None], picks] for name, values in solved.items()}
-    return theta_of(problem, named)
-
-
-def _candidates(problem: Problem, names: list[str]) -> Values:
-    """Candidate values of the parameters `names`: the law's own, or a product grid over their bounds."""
-    law = problem.law
-    if not names:
-        return {}
-    if law.starts is not None:
-        own = law.starts(problem.x, problem.y)
-        return {name: np.asarray(own[name], dtype=float) for name in names}
-    points = max(4, round(600 ** (1.0 / len(names))))
-    axes = [_axis(law.bound(name), points) for name in names]
-    return {name: axis.ravel() for name, axis in zip(names, np.meshgrid(*axes, indexing="ij"), strict=True)}
-
-
-def _axis(bound: tuple[float, float], points: int) -> Array:
-    lo, hi = bound
-    if bound == POSITIVE:
-        return np.geomspace(1e-6, 1e12, points)
-    lo, hi = max(lo, -1e3), min(hi, 1e3)
-    if lo >= 0:
-        return np.geomspace(max(lo, 0.02, 1e-3 * hi if hi > 20 else 0.0), 0.5 * hi, points)
-    return np.linspace(lo, hi, points + 2)[1:-1]
-
-
-def _scored(problem: Problem, grid: Values, target: Array, weights: Array) -> Array:
-    """Weighted squared residuals (fits, candidates) of complete candidates."""
-    theta = theta_of(problem, grid)
-    value = np.nan_to_num(predict(problem, theta), nan=1e6, posinf=1e6, neginf=-1e6)
-    total = weights @ (value**2).T - 2.0 * (weights * target) @ value.T
-    return np.asarray(total)
-
-
-def _projected(
-    problem: Problem, grid: Values, linear: list[str], target: Array, weights: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Least squares of the relative residuals in the linear parameters, (fits, candidates), at every candidate.
-
-    Near a fit log(f/y) is f/y - 1, which is linear in them; the exact objective takes over afterwards.
-    """
-    law = problem.law
-    count = next(iter(grid.values())).size if grid else 1
-    shape = (count, problem.y.size)
-    shared = {name: np.full((1, 1), value) for name, value in law.fixed.items()}
-    shared |= {name: values[:, None] for name, values in grid.items()}
-
-    def at(**values: float) -> Array:
-        given = {name: np.full((1, 1), values.get(name, 0.0)) for name in linear}
-        with np.errstate(all="ignore"):
-            return np.broadcast_to(law.f(problem.x, shared | given), shape)
-
-    base = at()
-    basis = [(at(**{name: 1.0}) - base) / problem.scale for name in linear]
-    size = [np.maximum(np.abs(part).max(axis=1, keepdims=True), 1e-290) for part in basis]
-    basis = [np.nan_to_num(part / norm) for part, norm in zip(basis, size, strict=True)]
-    wanted = from_link(link_of(problem), target) / problem.scale
-    offset = np.nan_to_num(base / problem.scale)
-    pairs = {
-        (j, k): weights @ (basis[j] * basis[k]).T for j in range(len(linear)) for k in range(j, len(linear))
-    }
-    weighted = weights * wanted
-    right = [weighted @ part.T - weights @ (offset * part).T for part in basis]
-    fixed_part = (
-        np.einsum("ij,ij->i", weighted, wanted)[:, None] - 2.0 * weighted @ offset.T + weights @ (offset**2).T
-    )
-    signed = [law.bound(name)[0] < 0 for name in linear]
-    gain, solved = _nonnegative(pairs, right, signed)
-    values = {name: solved[j] / size[j].T for j, name in enumerate(linear)}
-    tiny = 1e-4 * np.median(np.abs(problem.y))
-    for j, name in enumerate(linear):
-        if not signed[j] and law.bound(name) == POSITIVE:
-            values[name] = np.maximum(values[name], tiny / np.median(problem.scale) / size[j].T)
-    return fixed_part - gain, values
-
-
-def _nonnegative(
-    pairs: dict[tuple[int, int], Array], right: list[Array], signed: list[bool]
-) -> tuple[Array, list[Array]]:
-    """Closed-form non-negative least squares of a few coefficients, elementwise over all systems.
-
-    The solution is that of the largest subset of coefficients whose free solution is non-negative and gains most.
-    """
-    total = len(right)
-    shape = np.broadcast_shapes(*(part.shape for part in right))
-    gain, solved = np.zeros(shape), [np.zeros(shape) for _ in range(total)]
-    done = np.zeros(shape, dtype=bool)
-    always = [j for j in range(total) if signed[j]]
-    for count in range(total, len(always) - 1, -1):
-        for subset in combinations(range(total), count):
-            if not set(always) <= set(subset) or done.all() or not subset:
-                continue
-            at = ~done
-            values = _normal_equations(
-                [pairs[j, k][at] for j in subset for k in subset if k >= j], [right[j][at] for j in subset]
-            )
-            feasible = np.all(
-                [signed[j] | (value >= 0) for j, value in zip(subset, values, strict=True)], axis=0
-            )
-            better = sum(value * right[j][at] for j, value in zip(subset, values, strict=True))
-            improves = feasible & (np.asarray(better) > gain[at])
-            where = np.flatnonzero(at)[improves]
-            gain.flat[where] = np.asarray(better)[improves]
-            for j in range(total):
-                solved[j].flat[where] = values[subset.index(j)][improves] if j in subset else 0.0
-            if count == total:
-                done.flat[where] = True
-    return gain, solved
-
-
-def _normal_equations(upper: list[Array], right: list[Array]) -> list[Array]:
-    """Solve many small symmetric systems at once by Cholesky elimination; `upper` lists the upper triangle by rows."""
-    size = len(right)
-    a = {}
-    entries = iter(upper)
-    for j in range(size):
-        for k in range(j, size):
-            a[j, k] = next(entries).copy()
-    b = [part.copy() for part in right]
-    for j in range(size):
-        pivot = np.maximum(a[j, j], 1e-13)
-        for k in range(j + 1, size):
-            ratio = a[j, k] / pivot
-            for m in range(k, size):
-                a[k, m] -= ratio * a[j, m]
-            b[k] -= ratio * b[j]
-        a[j, j] = pivot
-    for j in range(size - 1, -1, -1):
-        for k in range(j + 1, size):
-            b[j] -= a[j, k] * b[k]
-        b[j] /= a[j, j]
-    return b
