@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from orch.console import Commands, emit
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+Where = Literal["local", "debug", "slurm"]
 FOLDER = click.Path(path_type=Path)
 
 
@@ -50,3 +53,60 @@ def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON eithe
     from orch_core.grid import Grid
 
     emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Grid.model_json_schema()})
+
+
+@main.command()
+@click.argument("target", type=FOLDER, required=False)
+@click.option("--cluster", type=click.Choice(["local", "debug", "slurm"]), default="local", show_default=True)
+@click.option("--parallel", type=click.IntRange(min=1), help="Workers at once; default: one a core or GPU.")
+@AS_JSON
+def launch(target: Path | None, cluster: Where, parallel: int | None, *, as_json: bool) -> None:
+    """Run what is missing of a study: pretraining, then probes. TARGET is a study or a grid.
+
+    Without TARGET: the study planned last in this directory. Example: orch launch --cluster local
+    """
+    from orch.launching import launch_study
+
+    summary = launch_study(target, cluster, parallel)
+    if as_json:
+        emit(summary.to_json())
+    raise SystemExit(summary.exit_code)
+
+
+@main.command()
+@click.argument("study", type=FOLDER, required=False)
+@AS_JSON
+def status(study: Path | None, *, as_json: bool) -> None:
+    """Show what is done, running, pending and failed, and what is still to come.
+
+    Example: orch status studies/demo
+    """
+    from orch.plan import find_study, read_plan
+    from orch.show import status_table
+    from orch.status import status as study_status
+
+    opened = find_study(study)
+    now = study_status(opened, list(read_plan(opened).jobs()))
+    if as_json:
+        emit(now.to_json())
+    else:
+        click.echo(status_table(now))
+
+
+@main.command()
+@click.argument("study", type=FOLDER, required=False)
+@click.option("--tracking-uri", help="MLflow server or database; default: mlflow.db in the study.")
+@AS_JSON
+def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None:
+    """Mirror the study into MLflow; safe to repeat.
+
+    Example: orch sync
+    """
+    from orch.plan import find_study
+    from orch.track import sync as mirror
+
+    summary = mirror(find_study(study), tracking_uri)
+    if as_json:
+        emit(asdict(summary))
+    else:
+        click.echo(str(summary))
