@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.expression import axes_of
-from orch_core.grid import PARAMS_TOLERANCE, Grid, Shape
+from orch_core.grid import PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
 from orch_core.identity import digest
 from orch_core.images import NpzFacts, inspect_npz
 from orch_core.load import Document, Loc, did_you_mean, load_yaml
@@ -21,6 +22,7 @@ from orch_core.recipe import RECIPES, constants
 from orch_core.vit import encoder_params, shape_of
 
 Facts = Mapping[str, NpzFacts]
+LENGTHS = ("samples_seen", "epochs", "flops")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +30,20 @@ class CheckedGrid:
     """A grid without mistakes, and what its files hold.
 
     sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
+    document: the file with the place of every value, for mistakes that only enumerating finds.
     """
 
     path: Path
-    text: str
+    document: Document
     grid: Grid
     sources: Facts
     tasks: Facts
     absent: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """The grid as it was read."""
+        return "\n".join(self.document.lines) + "\n"
 
     def file(self, name: str) -> Path:
         """Where the file of a source or task lies."""
@@ -65,11 +73,17 @@ def read_grid(path: Path) -> CheckedGrid:
     if problems or grid is None:
         unique = {(problem.line, problem.column, problem.message): problem for problem in problems}
         raise GridError(tuple(unique[key] for key in sorted(unique)))
-    text = "\n".join(document.lines) + "\n"
-    return CheckedGrid(path=path.resolve(), text=text, grid=grid, sources=sources, tasks=tasks, absent=absent)
+    return CheckedGrid(
+        path=path.resolve(), document=document, grid=grid, sources=sources, tasks=tasks, absent=absent
+    )
 
 
-_NOT_IN_FILE = ("[key]", "a shape", "a name")  # parts of pydantic's places that are its own: keys, tags of unions
+_NOT_IN_FILE = (
+    "[key]",
+    "a shape",
+    "a family",
+    "a name",
+)  # parts of pydantic's places that are its own: keys, tags of unions
 
 
 def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
@@ -131,12 +145,11 @@ def _references(document: Document) -> list[Problem]:
     sources, mixes = _names(data.get("sources")), _names(data.get("mixes"))
     tasks = _names(data.get("tasks"))
     checks: list[tuple[Loc, list[str], str]] = [(("probes", "tasks"), [*tasks, *sources], "task")]
-    axes_at: list[Loc] = [
-        ("axes",),
-        *(("include", index) for index, _ in enumerate(_list(data.get("include")))),
-    ]
+    axes_at: list[Loc] = [("axes",)]
+    axes_at += [(name, at) for name in ("include", "isoflop") for at in range(len(_list(data.get(name))))]
+    known_mixes = mixes + [f"leave_one_out({mix})" for mix in mixes]
     for loc in axes_at:
-        checks += [((*loc, "algorithm"), list(RECIPES), "algorithm"), ((*loc, "mix"), mixes, "mix")]
+        checks += [((*loc, "algorithm"), list(RECIPES), "algorithm"), ((*loc, "mix"), known_mixes, "mix")]
     checks += [(("mixes", mix), sources, "source") for mix in mixes]
     models = [*_model_names(data.get("axes")), *known_models()]
     checks += [((*loc, "model"), models, "model") for loc in axes_at[1:]]
@@ -150,8 +163,16 @@ def _references(document: Document) -> list[Problem]:
 
 
 def _model_names(axes: object) -> list[str]:
-    models = _list(axes.get("model")) if isinstance(axes, dict) else []
-    return [str(model.get("name")) if isinstance(model, dict) else str(model) for model in models]
+    names: list[str] = []
+    for model in _list(axes.get("model")) if isinstance(axes, dict) else []:
+        if not isinstance(model, dict):
+            names.append(str(model))
+        elif "family" in model:
+            with contextlib.suppress(ValidationError):
+                names += [shape.name for shape in Family.model_validate(model).shapes()]
+        else:
+            names.append(str(model.get("name")))
+    return names
 
 
 def _unknown(document: Document, loc: Loc, known: list[str], what: str) -> Iterator[Problem]:
@@ -180,7 +201,8 @@ def _overrides(document: Document) -> list[Problem]:
             continue
         for name, value in changes.items() if isinstance(changes, dict) else ():
             try:
-                constants(_plain_cell(recipe, (name, value)))
+                for each in value if isinstance(value, list) else [value]:
+                    constants(_plain_cell(recipe, (name, each)))
             except OrchError as error:
                 message = f"{error.message}; {error.hint}"
                 problems.append(document.problem(("overrides", recipe, name), message, at_key=True))
@@ -202,13 +224,23 @@ def _plain_cell(recipe: str, override: Override) -> Cell:
 
 
 def _expressions(document: Document) -> list[Problem]:
+    cluster = document.data.get("cluster")
+    classes = _list(cluster.get("classes")) if isinstance(cluster, dict) else []
+    places: list[tuple[Loc, object]] = [
+        (("exclude", index), text) for index, text in enumerate(_list(document.data.get("exclude")))
+    ]
+    places += [
+        (("cluster", "classes", index, "when"), entry.get("when"))
+        for index, entry in enumerate(classes)
+        if isinstance(entry, dict)
+    ]
     problems: list[Problem] = []
-    for index, text in enumerate(_list(document.data.get("exclude"))):
+    for loc, text in places:
         if isinstance(text, str):
             try:
                 axes_of(text)
             except OrchError as error:
-                problems.append(document.problem(("exclude", index), error.message))
+                problems.append(document.problem(loc, error.message))
     return problems
 
 
@@ -257,23 +289,54 @@ def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:
 
 
 def _sizes(document: Document, grid: Grid) -> list[Problem]:
-    """Shapes that cannot be built, or that are not of the size that the grid says; lengths given twice."""
-    problems: list[Problem] = []
-    lengths = [name for name in ("samples_seen", "epochs", "flops") if getattr(grid.axes, name) is not None]
-    if len(lengths) != 1:
-        said = f"got {' and '.join(lengths)}" if lengths else "got none"
-        message = f"axes: give the training length once, as samples_seen, epochs or flops: {said}"
-        problems.append(document.problem(("axes", *lengths[1:2]), message, at_key=True))
-    for index, resolution in enumerate(grid.axes.resolution):
-        for patch in grid.axes.patch:
-            if resolution % patch:
-                message = f"patch {patch} does not divide resolution {resolution}"
-                problems.append(document.problem(("axes", "resolution", index), message))
-    for index, shape in enumerate(grid.axes.model):
-        message = _shape_problem(shape, grid)
-        if message:
-            problems.append(document.problem(("axes", "model", index), message))
+    """Lengths given twice or not at all, and shapes that cannot be built, in every block of axes."""
+    problems = _lengths(document, grid)
+    blocks: list[tuple[Loc, Axes | Include | IsoFlop]] = [(("axes",), grid.axes)]
+    blocks += [(("include", index), block) for index, block in enumerate(grid.include)]
+    blocks += [(("isoflop", index), block) for index, block in enumerate(grid.isoflop)]
+    for loc, block in blocks:
+        patches, resolutions = block.patch or grid.axes.patch, block.resolution or grid.axes.resolution
+        where = (*loc, "resolution") if block.resolution or not block.patch else (*loc, "patch")
+        wrong = (
+            [(r, p) for r in resolutions for p in patches if r % p] if block.patch or block.resolution else []
+        )
+        for resolution, patch in wrong:
+            message = f"patch {patch} does not divide resolution {resolution}"
+            index = resolutions.index(resolution) if where[-1] == "resolution" else patches.index(patch)
+            problems.append(document.problem((*where, index), message))
+        for index, model in enumerate(block.model or ()):
+            for message in [] if isinstance(model, str) else _model_problems(model, grid):
+                problems.append(document.problem((*loc, "model", index), message))
     return problems
+
+
+def _lengths(document: Document, grid: Grid) -> list[Problem]:
+    problems: list[Problem] = []
+    given = [name for name in LENGTHS if getattr(grid.axes, name) is not None]
+    spans = not (grid.include or grid.isoflop)
+    if len(given) > 1 or (spans and not given):
+        said = f"got {' and '.join(given)}" if given else "got none"
+        message = f"axes: give the training length once, as samples_seen, epochs or flops: {said}"
+        problems.append(document.problem(("axes", *given[1:2]), message, at_key=True))
+    if given and grid.axes.images is None:
+        problems.append(document.problem(("axes",), "`images` is missing", at_key=True))
+    for index, include in enumerate(grid.include):
+        own = [name for name in LENGTHS if getattr(include, name) is not None]
+        if len(own) > 1 or not (own or given):
+            message = "give the training length once, as samples_seen, epochs or flops"
+            problems.append(
+                document.problem(("include", index, *own[1:2]), f"include: {message}", at_key=bool(own))
+            )
+        if not (include.images or grid.axes.images):
+            problems.append(
+                document.problem(("include", index), "include: `images` is missing here and in axes")
+            )
+    return problems
+
+
+def _model_problems(model: Shape | Family, grid: Grid) -> list[str]:
+    shapes = model.shapes() if isinstance(model, Family) else [model]
+    return [message for message in (_shape_problem(shape, grid) for shape in shapes) if message]
 
 
 def _shape_problem(shape: Shape, grid: Grid) -> str:

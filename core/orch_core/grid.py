@@ -66,8 +66,32 @@ class Shape(Section):
         )
 
 
+class Family(Section):
+    """ViTs of every width with every depth, named `FAMILY-w64-d4`; one head per `head_width`, at least one."""
+
+    family: str = Field(min_length=1)
+    width: Annotated[list[Annotated[int, Field(gt=0)]], BeforeValidator(_listed), Field(min_length=1)]
+    depth: Annotated[list[Annotated[int, Field(gt=0)]], BeforeValidator(_listed), Field(min_length=1)]
+    head_width: int = Field(default=64, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+
+    def shapes(self) -> list[Shape]:
+        """Every member, from narrow and shallow to wide and deep."""
+        return [
+            Shape(
+                name=f"{self.family}-w{width}-d{depth}",
+                width=width,
+                depth=depth,
+                heads=max(1, width // self.head_width),
+                mlp_ratio=self.mlp_ratio,
+            )
+            for width in self.width
+            for depth in self.depth
+        ]
+
+
 def _shape(value: object) -> object:
-    """Look up a model's name; a mapping is a shape of its own."""
+    """Look up a model's name; a mapping is a shape or a family of its own."""
     if not isinstance(value, str):
         return value
     try:
@@ -109,7 +133,15 @@ def _mix(value: object) -> object:
 
 
 Whole = Annotated[int, Field(gt=0)]
-Lengths = Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_listed), Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+Lengths = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Sizes = Annotated[
+    list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed), Field(min_length=1)
+]
+Seeds = Annotated[list[int], BeforeValidator(_listed), Field(min_length=1)]
+Wholes = Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+Value = bool | int | float | str
 
 
 class Source(Section):
@@ -134,20 +166,46 @@ class TaskFile(Section):
     classes: Whole | None = None
 
 
-class Axes(Section):
-    """The axes: their product, less `exclude`, plus `include`, are the cells."""
+def _kind_of_model(value: object) -> str:
+    if isinstance(value, str):
+        return "a name"
+    family = isinstance(value, Family) or (isinstance(value, dict) and "family" in value)
+    return "a family" if family else "a shape"
 
-    model: Annotated[
-        list[Annotated[Shape, BeforeValidator(_shape)]], BeforeValidator(_listed), Field(min_length=1)
-    ]
-    algorithm: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
-    images: Annotated[
-        list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed), Field(min_length=1)
-    ]
-    mix: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
-    seed: Annotated[list[int], BeforeValidator(_listed), Field(min_length=1)] = [0]
-    resolution: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
-    patch: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+
+def _known_shape(value: object) -> object:
+    """Look up a model's name; one that is unknown here may be named in `axes.model`."""
+    return _shape(value) if isinstance(value, str) and value in known_models() else value
+
+
+ModelSpec = Annotated[
+    Annotated[Shape, Tag("a shape")] | Annotated[Family, Tag("a family")],
+    Discriminator(_kind_of_model),
+    BeforeValidator(_shape),
+]
+ModelRef = Annotated[
+    Annotated[Shape, Tag("a shape")] | Annotated[Family, Tag("a family")] | Annotated[str, Tag("a name")],
+    Discriminator(_kind_of_model),
+    BeforeValidator(_known_shape),
+]
+ModelRefs = Annotated[list[ModelRef], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class Axes(Section):
+    """The axes: their product, less `exclude`, plus `include` and `isoflop`, are the cells.
+
+    The training length is given once, as samples_seen, epochs or flops. Without it the axes span no cells of their
+    own: they are what `include` and `isoflop` leave out. `mix` may say `leave_one_out(NAME)`: one mix for each
+    modality of NAME, without that modality.
+    """
+
+    model: Annotated[list[ModelSpec], BeforeValidator(_listed), Field(min_length=1)]
+    algorithm: Names
+    images: Sizes | None = None
+    mix: Names
+    seed: Seeds = [0]
+    resolution: Wholes
+    patch: Wholes
     samples_seen: Lengths | None = None
     epochs: Lengths | None = None
     flops: Lengths | None = None
@@ -170,36 +228,55 @@ class Probes(Section):
     train_limit: int = Field(default=0, ge=0, description="training images per task, stratified; 0 for all")
 
 
-def _known_shape(value: object) -> object:
-    """Look up a model's name; one that is unknown here may be named in `axes.model`."""
-    return _shape(value) if isinstance(value, str) and value in known_models() else value
-
-
-ModelRef = Annotated[
-    Annotated[Shape, Tag("a shape")] | Annotated[str, Tag("a name")],
-    Discriminator(lambda value: "a name" if isinstance(value, str) else "a shape"),
-    BeforeValidator(_known_shape),
-]
-
-
 class Include(Section):
     """Extra cells: a product of axes in which what is left out takes the value of `axes`.
 
     `model` may also be the name of one in `axes.model`.
     """
 
-    model: Annotated[list[ModelRef], BeforeValidator(_listed)] | None = None
-    algorithm: Annotated[list[str], BeforeValidator(_listed)] | None = None
-    images: Annotated[list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed)] | None = (
-        None
-    )
-    mix: Annotated[list[str], BeforeValidator(_listed)] | None = None
-    seed: Annotated[list[int], BeforeValidator(_listed)] | None = None
-    resolution: Annotated[list[Whole], BeforeValidator(_listed)] | None = None
-    patch: Annotated[list[Whole], BeforeValidator(_listed)] | None = None
+    model: ModelRefs | None = None
+    algorithm: Names | None = None
+    images: Sizes | None = None
+    mix: Names | None = None
+    seed: Seeds | None = None
+    resolution: Wholes | None = None
+    patch: Wholes | None = None
     samples_seen: Lengths | None = None
     epochs: Lengths | None = None
     flops: Lengths | None = None
+
+
+class IsoFlop(Section):
+    """Cells of equal training compute: budgets (FLOPs) x sizes, the training length solved for.
+
+    Without `images` the data size is solved for too, so that every image is seen `epochs` times. A size is left out
+    of a budget that gives it less than `min_steps` steps or asks for more images than the mix has; what is left out
+    takes the value of `axes`.
+    """
+
+    budgets: Lengths
+    epochs: float = Field(default=1.0, gt=0)
+    min_steps: Whole = 100
+    model: ModelRefs | None = None
+    algorithm: Names | None = None
+    images: Sizes | None = None
+    mix: Names | None = None
+    seed: Seeds | None = None
+    resolution: Wholes | None = None
+    patch: Wholes | None = None
+
+
+class SizeClass(Section):
+    """Resources of the cells for which `when`, an expression over the axes, holds; the first class that fits counts."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    when: str
+    partition: str | None = None
+    qos: str | None = None
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    nodes: Whole | None = None
+    time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
+    sbatch: dict[str, str | int | bool] = {}
 
 
 class Cluster(Section):
@@ -216,6 +293,7 @@ class Cluster(Section):
     usd_per_gpu_hour: float | None = Field(default=None, ge=0)
     max_attempts: Whole = 3
     sbatch: dict[str, str | int | bool] = {}
+    classes: list[SizeClass] = []
 
 
 class Budget(Section):
@@ -231,14 +309,15 @@ class Grid(Section):
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sources: dict[str, Source] = Field(min_length=1)
     tasks: dict[str, TaskFile] = {}
-    mixes: dict[str, Annotated[dict[str, Annotated[float, Field(gt=0)] | None], BeforeValidator(_mix)]] = (
-        Field(min_length=1)
-    )
+    mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix)]] = Field(min_length=1)
     axes: Axes
     training: Training
-    overrides: dict[str, dict[str, bool | int | float | str]] = {}
+    overrides: dict[str, dict[str, Value | list[Value]]] = Field(
+        default={}, description="recipe constants by recipe; a list of values is an axis"
+    )
     exclude: list[str] = []
     include: list[Include] = []
+    isoflop: list[IsoFlop] = []
     probes: Probes
     cluster: Cluster = Cluster()
     budget: Budget = Budget()
