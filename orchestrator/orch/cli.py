@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from orch.console import Commands, emit
+from orch.console import Commands, emit, say
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 Where = Literal["local", "debug", "slurm"]
@@ -110,3 +110,28 @@ def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None
         emit(asdict(summary))
     else:
         click.echo(str(summary))
+
+
+@main.command()
+@click.argument("study", type=FOLDER, required=False)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(study: Path | None, port: int) -> None:
+    """Serve the MLflow UI on the study's mirror, on this machine only, until Ctrl-C.
+
+    Example: orch ui --port 5001
+    """
+    from orch.plan import find_study
+    from orch.ui import ui as serve
+
+    serve(find_study(study), port, tell=lambda address: say(f"MLflow UI: {address} (Ctrl-C stops it)"))
+
+
+@main.command()
+def demo() -> None:
+    """Run a real scaling study on this machine in minutes: plan, launch, sync, fit-laws.
+
+    Example: orch demo
+    """
+    from orch.demo import run_demo
+
+    raise SystemExit(run_demo(Path("studies") / "demo-grid"))

@@ -1,0 +1,59 @@
+"""`orch demo`: a whole study on this machine, from the shipped images to a report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import orch
+from orch.console import duration, say
+from orch_core.errors import OrchError
+
+EXPERIMENTS = Path(orch.__file__).parents[2] / "experiments"
+
+
+def run_demo(folder: Path) -> int:
+    """Copy the demo's grid and images into `folder`, then plan, launch, sync and fit-laws; the exit code of the launch.
+
+    Raises OrchError where the shipped experiments are not beside the package, or `folder` cannot be written.
+    """
+    from orch.launching import launch_study
+    from orch.plan import make_plan
+    from orch.plan_text import render
+    from orch_analysis.report import fit_study
+
+    started = time.monotonic()
+    grid = _copy(folder)
+    say(f"$ orch plan {grid}")
+    plan, study = make_plan(grid)
+    say(render(plan, study.root))
+    say("\n$ orch launch --cluster local")
+    summary = launch_study(study.root, "local", None)
+    if summary.exit_code or summary.remaining:
+        return summary.exit_code
+    say("\n$ orch fit-laws")
+    report = fit_study(study.root)
+    say(f"\nreport: {report} ({duration((time.monotonic() - started) / 3600)} from grid to report)")
+    say("what to try next:")
+    say("  orch ui                                   browse the runs in MLflow")
+    say("  orch plan experiments/small-study.yaml    a study that shows real scaling, within the hour")
+    say("  orch fit-laws experiments/published/biovfm.csv    the published study's 24 slopes, with intervals")
+    return summary.exit_code
+
+
+def _copy(folder: Path) -> Path:
+    if not (EXPERIMENTS / "demo.yaml").exists():
+        message = f"the demo's grid and images are not at {EXPERIMENTS}"
+        raise OrchError(message, hint="run it from a clone of the repository, installed with `make demo`")
+    try:
+        shutil.copytree(
+            EXPERIMENTS / "images",
+            folder / "images",
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("*.py"),
+        )
+        return Path(shutil.copy(EXPERIMENTS / "demo.yaml", folder / "demo.yaml"))
+    except OSError as error:
+        message = f"cannot copy the demo into {folder}: {error.strerror or error}"
+        raise OrchError(message, hint="run it in a folder that you can write, with 1 GB free") from error
