@@ -51,7 +51,6 @@ LABELS: Mapping[str, str] = {
     "entropy_ratio": "class entropy / max",
     "headroom": "headroom",
 }
-LOGGED = ("n_train", "n_total", "gzip_bytes")  # spread over decades: correlations use their logarithm as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

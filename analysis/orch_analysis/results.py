@@ -5,6 +5,7 @@ The folder is read directly, one `json.loads` per record: 10,000 records take ab
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,10 +48,7 @@ SCORES: Mapping[str, Any] = dict.fromkeys(
     ("auc", "auc_lo", "auc_hi", "auc_se", "accuracy", "n_train", "n_val", "n_test", "classes"), pl.Float64
 )
 LEDGER: Mapping[str, Any] = dict.fromkeys(("cell", "name", "task", "cause", "message", "log"), pl.String)
-CURVE: Mapping[str, Any] = {
-    "cell": pl.String,
-    **dict.fromkeys(("step", "samples_seen", "loss", "heldout_loss"), pl.Float64),
-}
+CURVE: Mapping[str, Any] = dict.fromkeys(("step", "samples_seen", "loss", "heldout_loss"), pl.Float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +57,18 @@ class Results:
 
     pretraining: a row per cell that is done: CONFIG, SIZES, every other value of the record, `seconds`
     probes:      a row per (cell, task) that is done: CONFIG, SIZES, `task`, SCORES, every other value
-    curves:      a row per logged point of `metrics.ndjson`: CONFIG, SIZES of the cell; `step`, `loss`, ...
     ledger:      a row per cell or (cell, task) that gave nothing, with cause, message and log
     provenance:  per part (`versions`, `code`, ...) the distinct JSON texts and how many records carry each
-    tasks:       per task, the probe's own description where its records carry one (path, kind, classes)
+    tasks:       per task, the probe's description in the study's plan (path, kind, classes, ...)
+    digest:      blake2b-128 of all records in the order of their paths: the data that a report is made from
     """
 
     pretraining: pl.DataFrame
     probes: pl.DataFrame
-    curves: pl.DataFrame
     ledger: pl.DataFrame
     provenance: Mapping[str, Mapping[str, int]]
     tasks: Mapping[str, Mapping[str, Any]]
+    digest: str
 
 
 def study_table(study: Study) -> pl.DataFrame:
@@ -78,13 +76,14 @@ def study_table(study: Study) -> pl.DataFrame:
     return read_results(study).probes
 
 
-def read_results(study: Study, *, planned: pl.DataFrame | None = None) -> Results:
+def read_results(study: Study) -> Results:
     """Every record of the study as tables.
 
-    planned: rows of what the grid asks for with columns `cell`, `name` and `task` ("" for pretraining); those
-    without a record enter the ledger as missing. None: what has a folder but no record counts as missing.
+    What the study's plan asks for and no record gives enters the ledger as missing; in a study without a plan, every
+    cell with a folder but no record does.
     """
-    documents = list(_documents(study.root))
+    texts = list(_texts(study.root))
+    documents = [json.loads(text) for text in texts]
     runs = [_run_row(document) for document in documents if not document["task"]]
     config = {row["cell"]: row for row in runs}
     probes = [
@@ -93,24 +92,84 @@ def read_results(study: Study, *, planned: pl.DataFrame | None = None) -> Result
         if document["task"] and document["status"] == "done"
     ]
     done = [row for row in runs if row["status"] == "done"]
+    plan = read_plan(study.root)
     return Results(
         pretraining=_frame(done, {**CONFIG, **SIZES, "seconds": pl.Float64}),
         probes=_frame(probes, {**CONFIG, **SIZES, "task": pl.String, **SCORES}),
-        curves=_curves(study, done),
-        ledger=_ledger(study, documents, planned),
+        ledger=_ledger(study, documents, plan),
         provenance=_provenance(documents),
-        tasks=_tasks(documents),
+        tasks={probe["task"]: probe for probe in plan.get("probes", [])},
+        digest=_digest(texts),
     )
 
 
-def _documents(root: Path) -> Iterator[dict[str, Any]]:
+def read_plan(root: Path) -> dict[str, Any]:
+    """The study's `plan.json`, empty where there is none."""
+    try:
+        document = json.loads((root / "plan.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _texts(root: Path) -> Iterator[bytes]:
     for folder in sorted((root / "cells").glob("*")):
-        paths = [folder / "record.json", *sorted(folder.glob("probes/*/record.json"))]
-        for path in paths:
+        for path in (folder / "record.json", *sorted(folder.glob("probes/*/record.json"))):
             try:
-                yield json.loads(path.read_bytes())
+                yield path.read_bytes()
             except FileNotFoundError:
                 continue
+
+
+def _digest(texts: Iterable[bytes]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        state.update(len(text).to_bytes(8, "big") + text)
+    return state.hexdigest()
+
+
+def grid_cells(study: Study, results: Results) -> pl.DataFrame:
+    """Every cell that the study planned or began, with its state ("done", else the cause in the ledger) and minutes.
+
+    Columns: cell, algorithm, model, params_encoder, mix, images, state, minutes (training and probes).
+    """
+    labels = ("cell", "algorithm", "model", "params_encoder", "mix", "images")
+    types = {key: {**CONFIG, **SIZES}[key] for key in labels}
+    done = results.pretraining
+    path = study.root / "plan.parquet"
+    if path.exists():
+        cells = pl.read_parquet(path).rename({"id": "cell"}).select(labels).cast(types)  # type: ignore[arg-type]
+        cells = pl.concat([cells, done.select(labels)]).unique("cell", keep="first", maintain_order=True)
+    else:
+        lost = results.ledger.filter(pl.col("task") == "", ~pl.col("cell").is_in(done["cell"].implode()))
+        begun = [
+            study.cell(cell) for cell in lost["cell"] if (study.cell_folder(cell) / "cell.json").exists()
+        ]
+        rows = [
+            {
+                "cell": c.id,
+                "algorithm": c.algorithm,
+                "model": c.model and c.model.name,
+                "mix": c.mix,
+                "images": c.images,
+            }
+            for c in begun
+        ]
+        cells = pl.concat([done.select(labels), _frame(rows, types)])
+    causes = results.ledger.filter(pl.col("task") == "").unique("cell", keep="first").select("cell", "cause")
+    spent = done.select("cell", "seconds")
+    if "probe_seconds" in results.probes.columns:
+        probing = results.probes.group_by("cell").agg(pl.col("probe_seconds").sum())
+        spent = spent.join(probing, on="cell", how="left").select(
+            "cell", seconds=pl.col("seconds").fill_null(0) + pl.col("probe_seconds").fill_null(0)
+        )
+    return (
+        cells.with_columns(pl.col("model").fill_null(""), pl.col("mix").fill_null(""))
+        .join(spent, on="cell", how="left")
+        .join(causes, on="cell", how="left")
+        .with_columns(state=pl.col("cause").fill_null("done"), minutes=pl.col("seconds") / 60)
+        .drop("cause", "seconds")
+    )
 
 
 def _run_row(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,13 +217,30 @@ def _frame(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> pl.D
     )
 
 
-def _curves(study: Study, runs: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+def read_curves(study: Study, pretraining: pl.DataFrame) -> pl.DataFrame:
+    """A row per logged point of the runs' `metrics.ndjson`: `step`, `loss`, `heldout_loss`, `samples_seen` so far.
+
+    Beside them the cell's labels and `params_encoder`, and `flops_spent`: the run's FLOPs for the share of its samples
+    seen so far.
+    """
+    labels = ("cell", "algorithm", "model", "mix", "images", "seed", "params_encoder")
     rows = [
-        {**_shared(row), **{key: point.get(key) for key in CURVE if key != "cell"}}
-        for row in runs
-        for point in _points(study.cell_folder(row["cell"]) / "metrics.ndjson")
+        {
+            **{key: run[key] for key in labels},
+            **{key: point.get(key) for key in CURVE},
+            "flops_spent": _share(point.get("samples_seen"), run),
+        }
+        for run in pretraining.iter_rows(named=True)
+        for point in _points(study.cell_folder(run["cell"]) / "metrics.ndjson")
     ]
-    return _frame(rows, {**CONFIG, **SIZES, **CURVE})
+    types = {key: {**CONFIG, **SIZES}[key] for key in labels}
+    return _frame(rows, {**types, **CURVE, "flops_spent": pl.Float64})
+
+
+def _share(seen: float | None, run: Mapping[str, Any]) -> float | None:
+    if not seen or not run["samples_seen"] or not run["flops_train"]:
+        return None
+    return float(run["flops_train"] * seen / run["samples_seen"])
 
 
 def _points(path: Path) -> Iterator[dict[str, Any]]:
@@ -176,20 +252,32 @@ def _points(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _ledger(
-    study: Study, documents: Sequence[Mapping[str, Any]], planned: pl.DataFrame | None
-) -> pl.DataFrame:
+def _ledger(study: Study, documents: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> pl.DataFrame:
     rows = [_left_out(document) for document in documents if document["status"] != "done"]
     rows += [_left_out(record.to_json()) for record in study.failures()]
     known = {(document["cell"], document["task"]) for document in documents}
     known |= {(row["cell"], row["task"]) for row in rows}
-    wanted = planned.select("cell", "name", "task").iter_rows() if planned is not None else _begun(study)
+    lost = {
+        row["cell"] for row in rows if not row["task"]
+    }  # their probes are not missing for a reason of their own
     rows += [
         {"cell": cell, "name": name, "task": task, "cause": "missing", "message": "no record yet", "log": ""}
-        for cell, name, task in wanted
-        if (cell, task) not in known
+        for cell, name, task in (_planned(study.root, plan) if plan else _begun(study))
+        if (cell, task) not in known and cell not in lost
     ]
     return pl.DataFrame(rows, schema=dict(LEDGER))
+
+
+def _planned(root: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Cell, name and task ("" for pretraining) of everything that the plan asks for."""
+    columns = ("id", "algorithm", "model", "mix", "images", "seed")
+    for cell, algorithm, model, mix, images, seed in (
+        pl.read_parquet(root / "plan.parquet", columns=list(columns)).select(columns).iter_rows()
+    ):
+        size = str(images) if images else ""
+        name = "-".join(part for part in (algorithm, model, mix, size, f"s{seed}") if part)
+        for task in ("", *(probe["task"] for probe in plan["probes"])):
+            yield cell, name, task
 
 
 def _left_out(document: Mapping[str, Any]) -> dict[str, str]:
@@ -216,12 +304,3 @@ def _provenance(documents: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, i
                 text = json.dumps(value, sort_keys=True)
                 parts.setdefault(part, Counter())[text] += 1
     return {part: dict(counts.most_common()) for part, counts in sorted(parts.items())}
-
-
-def _tasks(documents: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for document in documents:
-        probe = document["provenance"].get("probe")
-        if document["task"] and isinstance(probe, Mapping):
-            found.setdefault(document["task"], dict(probe))
-    return dict(sorted(found.items()))

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 
 from orch_analysis import fit as fitting
-from orch_analysis.laws import POWER
 from orch_analysis.results import CONTROLS, Results
 
 AXES: Mapping[str, str] = {
@@ -180,7 +179,7 @@ def partial_fit(
     of the axis given the others are put in place of the plain line's, which makes intervals and bands the joint ones.
     """
     if not held:
-        return fitting.fit(POWER, table, value=value, x={axis: axis}, group=group)
+        return fitting.fit("power", table, value=value, x={axis: axis}, group=group)
     rows = table.filter(sound)
     others = np.log(rows.select(held).to_numpy())
     others -= others.mean(axis=0)
@@ -190,7 +189,7 @@ def partial_fit(
     adjusted = rows[value].to_numpy() * np.exp(-others @ coefficients[2:])
     left_out = table.filter(~sound)
     frame = pl.concat([rows.with_columns(pl.Series(value, adjusted)), left_out])
-    fit = fitting.fit(POWER, frame, value=value, x={axis: axis}, group=group)
+    fit = fitting.fit("power", frame, value=value, x={axis: axis}, group=group)
     if fit.line is None:
         return fit
     spread = 1 / float(np.linalg.inv(design.T @ design)[1, 1])

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from orch_core.cell import Cell, Model, Portion, Probe
@@ -61,7 +62,29 @@ class Maker:
                     self.cell(algorithm, model, "all", images)
                 self.cell(algorithm, model, "microscopy", IMAGES[-1])
         self.cell("pixels", None, "", 0)
+        self.plan()
         return self.study
+
+    def plan(self) -> None:
+        """What the planner writes, of every cell so far and all tasks."""
+        cells = [self.study.cell(path.name) for path in sorted((self.study.root / "cells").iterdir())]
+        columns = {
+            "id": [cell.id for cell in cells],
+            "algorithm": [cell.algorithm for cell in cells],
+            "model": [cell.model.name if cell.model else None for cell in cells],
+            "params_encoder": [params_of(cell.model) if cell.model else 0.0 for cell in cells],
+            "mix": [cell.mix for cell in cells],
+            "images": [cell.images for cell in cells],
+            "seed": [cell.seed for cell in cells],
+        }
+        pl.DataFrame(columns).write_parquet(self.study.root / "plan.parquet")
+        probes = [asdict(self.probe_of(task)) for task in TASKS]
+        document = {"study": "made", "plan": "0" * 32, "grid": "made.yaml", "probes": probes}
+        (self.study.root / "plan.json").write_text(dumps(document))
+
+    def probe_of(self, task: str) -> Probe:
+        path = str(self.npz / f"{task}.npz")
+        return Probe(task=task, fingerprint=task, kind="multi-class", classes=2, path=path)
 
     def cell(
         self, algorithm: str, model: Model | None, mix: str, images: int, *, probes: bool = True
@@ -136,9 +159,7 @@ class Maker:
             s, u = NET[cell.algorithm]
             error = control_error(task, params) * params**s * cell.images**u * 1.9 * self.jitter()
         auc = 1 - error
-        probe = Probe(
-            task=task, fingerprint=task, kind="multi-class", classes=2, path=str(self.npz / f"{task}.npz")
-        )
+        probe = self.probe_of(task)
         values = {
             "auc": auc,
             "auc_lo": auc - 0.01,
@@ -155,7 +176,7 @@ class Maker:
             probe=probe.id,
             values=values,
             cost={"seconds": 1.0},
-            provenance={"probe": asdict(probe), "versions": {"torch": "2.14.0"}},
+            provenance={"versions": {"torch": "2.14.0"}, "parent": f"cells/{cell.id}/record.json"},
         )
         folder = self.study.probe_folder(cell.id, probe)
         folder.mkdir(parents=True)

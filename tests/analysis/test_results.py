@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 
-from orch_analysis.results import read_results, study_table
+from orch_analysis.results import read_curves, read_results, study_table
 from orch_core.cell import Model
 from orch_core.record import Reason, Record
 from orch_core.study import publish
@@ -51,8 +53,9 @@ def test_curves_follow_metrics_and_survive_a_torn_line(make_study):
     cell = maker.cell("mae", WIDE, "all", 500)
     with (maker.study.cell_folder(cell.id) / "metrics.ndjson").open("a") as file:
         file.write('{"step": 51, "lo')
-    curves = read_results(maker.study).curves
+    curves = read_curves(maker.study, read_results(maker.study).pretraining)
     assert curves.height == 10
+    assert curves["flops_spent"].max() == 300 * 12 * 4 * 32**2 * 5000
     assert curves["samples_seen"].max() == 5000
 
 
@@ -78,21 +81,34 @@ def test_what_gave_nothing_is_in_the_ledger_with_its_reason(make_study):
 def test_planned_but_unstarted_work_is_missing(make_study):
     maker = make_study()
     cell = maker.cell("mae", WIDE, "all", 500)
-    planned = pl.DataFrame(
-        [
-            (cell.id, "here", ""),
-            (cell.id, "here", "tissue"),
-            (cell.id, "here", "new"),
-            ("f" * 32, "gone", ""),
-        ],
-        schema=["cell", "name", "task"],
-        orient="row",
+    plan = {
+        "id": [cell.id, "f" * 32],
+        "algorithm": ["mae", "mae"],
+        "model": ["w32", "w64"],
+        "mix": ["all", "all"],
+    }
+    pl.DataFrame({**plan, "images": [500, 500], "seed": [0, 0]}).write_parquet(
+        maker.study.root / "plan.parquet"
     )
-    ledger = read_results(maker.study, planned=planned).ledger
-    assert ledger.select("name", "task", "cause").rows() == [
-        ("here", "new", "missing"),
-        ("gone", "", "missing"),
+    tasks = [{"task": task} for task in ("tissue", "new")]
+    (maker.study.root / "plan.json").write_text(json.dumps({"probes": tasks}))
+    results = read_results(maker.study)
+    assert results.ledger.select("name", "task", "cause").rows() == [
+        ("mae-w32-all-500-s0", "new", "missing"),
+        ("mae-w64-all-500-s0", "", "missing"),
+        ("mae-w64-all-500-s0", "tissue", "missing"),
+        ("mae-w64-all-500-s0", "new", "missing"),
     ]
+    assert list(results.tasks) == ["tissue", "new"]
+
+
+def test_digest_changes_with_any_record(make_study):
+    maker = make_study()
+    maker.cell("mae", WIDE, "all", 500)
+    before = read_results(maker.study).digest
+    assert read_results(maker.study).digest == before
+    maker.cell("mae", WIDE, "all", 1000)
+    assert read_results(maker.study).digest != before
 
 
 def test_an_empty_study_gives_empty_tables_with_their_columns(make_study):

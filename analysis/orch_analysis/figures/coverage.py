@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm
 
 from orch_analysis.figures import style
 from orch_analysis.results import CONTROLS
+from orch_analysis.tables import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def _squares(
 
 
 def _row_name(algorithm: str, mix: str | None, images: float | None) -> str:
-    return " · ".join(word for word in (algorithm, mix or "", style.count(images) if images else "") if word)
+    return " · ".join(word for word in (algorithm, mix or "", count(images) if images else "") if word)
 
 
 def duration(value: float) -> str:

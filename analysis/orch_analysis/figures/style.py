@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,9 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from orch_analysis.figures import Picture
+from orch_analysis.tables import count, power
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,21 +61,6 @@ RC = {
     "grid.linewidth": 0.6,
     "figure.constrained_layout.use": True,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A drawn figure: `svg` for the page, files on disk, and its words.
-
-    caption: what is drawn, with n and the meaning of bars and bands; alt: the same for who cannot see it.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
-    files: tuple[str, ...]
 
 
 @contextmanager
@@ -175,26 +162,6 @@ def plain_log_axis(axes: Axes, *, ticks: int = 4) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-
-
-def count(value: float) -> str:
-    """A count for a tick: 950, 12k, 3.1M, 21M, 2G; powers of ten beyond."""
-    if value >= 1e12:
-        return power(value)
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit * 0.9995:
-            scaled = value / unit
-            whole = scaled >= 99.5 or abs(scaled - round(scaled)) < 0.005
-            return f"{scaled:.0f}{name}" if whole else f"{scaled:.2g}{name}"
-    return f"{value:.3g}"
-
-
-def power(value: float) -> str:
-    """A number as a multiple of a power of ten, with real superscripts: 10¹², 3·10⁹."""
-    exponent = math.floor(math.log10(value) + 1e-9)
-    mantissa = value / 10**exponent
-    raised = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return raised if abs(mantissa - 1) < 0.05 else f"{mantissa:.2g}·{raised}"
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str]], *, inches: float) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 
 from orch_analysis.figures import style
 from orch_analysis.slopes import AXES, Slope
+from orch_analysis.tables import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def _points(ax: Axes, part: pl.DataFrame, algorithm: str, axis: str) -> list[tup
             rows[axis], rows["heldout_loss"], s=16, color=tone, edgecolor="white", linewidth=0.4, zorder=3
         )
         if means.height and len(levels) <= 6:
-            ends.append((means[axis][-1], means["heldout_loss"][-1], style.count(level)))
+            ends.append((means[axis][-1], means["heldout_loss"][-1], count(level)))
     return ends
 
 
@@ -109,7 +110,7 @@ def curves_figure(curves: pl.DataFrame) -> Figure:
         for size, tone in zip(sizes, style.shades(algorithm, len(sizes)), strict=True):
             runs = part.filter(pl.col("params_encoder") == size)
             for number, (_, run) in enumerate(runs.group_by("cell", maintain_order=True)):
-                label = style.count(size) if number == 0 else None
+                label = count(size) if number == 0 else None
                 ax.plot(
                     run["flops_spent"], run["heldout_loss"], color=tone, linewidth=0.9, alpha=0.9, label=label
                 )

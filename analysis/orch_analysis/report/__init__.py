@@ -1,0 +1,5 @@
+"""Reports: one self-contained page, with its figures, tables and laws beside it."""
+
+from orch_analysis.report.study import fit_study
+
+__all__ = ["fit_study"]

@@ -1,0 +1,193 @@
+"""The sections of a study's page: which words, pictures and tables, in which order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from orch_analysis import results, tables
+from orch_analysis.report import displays, words
+from orch_analysis.report.findings import Findings
+from orch_analysis.report.page import Block, Page, Section, Text
+from orch_analysis.report.pictures import Drawn
+from orch_analysis.results import CONTROLS, Results
+
+Files = Mapping[str, tuple[str, ...]]
+
+
+def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
+    """The whole report of a study."""
+    net = [row for row in found.probes if row.value == "error_ratio"]
+    answers = [
+        *words.loss_answers(found.loss, found.mixes),
+        *words.gain_answers(found.best),
+        *words.net_answer(found.probes, found.mixes),
+        *words.factor_answer(found.correlations["auc"]),
+    ]
+    return Page(
+        title=f"Does scaling pay? The study “{found.study.name}”",
+        kicker="Scaling-law report",
+        lead=words.lead(found.loss, net, found.mixes),
+        facts=_facts(found),
+        answers=answers,
+        sections=[
+            _pretraining(found, drawn, files),
+            _tasks(found, drawn, files),
+            _scaling(found, drawn, files),
+            _factors(found, drawn, files),
+            Section(id="limits", title="What this cannot show", blocks=[Text(items=tuple(_caveats(found)))]),
+            _grid(found, drawn, files),
+            _provenance(found),
+        ],
+    )
+
+
+def _caveats(found: Findings) -> list[str]:
+    return words.caveats(found.results.pretraining, found.best, len(found.loss) + len(found.probes))
+
+
+def _facts(found: Findings) -> list[tuple[str, str]]:
+    runs, left_out = found.results.pretraining, found.results.ledger.height
+    hours = float(found.cells["minutes"].fill_null(0).sum()) / 60
+    return [
+        (f"{runs.height} of {found.cells.height}", "cells finished"),
+        (
+            f"{found.results.probes.height:,}",
+            f"probes of {tables.plural(found.results.probes['task'].n_unique(), 'task')}",
+        ),
+        (str(left_out), "results left out"),
+        (
+            tables.significant(hours) if hours >= 1 else f"{60 * hours:.0f} min",
+            "device-hours" if hours >= 1 else "device time",
+        ),
+        (f"{runs.filter(~pl.col('algorithm').is_in(CONTROLS))['model'].n_unique()}", "encoder sizes"),
+    ]
+
+
+def _pretraining(found: Findings, drawn: Drawn, files: Files) -> Section:
+    text = (
+        (
+            "Losses compare within an algorithm and a mix, never between algorithms. A slope along one axis is taken at fixed "
+            "values of the others; bands are 95% intervals of the curve."
+        ),
+    )
+    blocks: list[Block] = [
+        Text(paragraphs=text),
+        *drawn["loss"],
+        displays.slopes("table-loss", "Laws of the held-out loss.", found.loss, files["slopes"]),
+        *drawn["curves"],
+    ]
+    return Section(id="pretraining", title="Pretraining loss", blocks=blocks)
+
+
+def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
+    text = (
+        (
+            "Linear probes on frozen features. A bigger encoder is better even untrained, so every score stands beside the "
+            "untrained encoder of its size and a probe of the raw pixels."
+        ),
+    )
+    blocks: list[Block] = [
+        Text(paragraphs=text),
+        *drawn["scores"],
+        *drawn["gain"],
+        displays.scores(found.best, files["scores"]),
+    ]
+    return Section(id="tasks", title="Tasks against their floors", blocks=blocks)
+
+
+def _scaling(found: Findings, drawn: Drawn, files: Files) -> Section:
+    size = [
+        row
+        for row in found.probes
+        if row.axis == "params_encoder"
+        and row.value != "auc"
+        and row.mix in {"", found.mixes.get(row.algorithm)}
+    ]
+    blocks: list[Block] = [
+        *drawn["forest"],
+        displays.slopes("table-size", "Laws of the error in encoder size.", size, files["slopes"]),
+        displays.slopes(
+            "table-all",
+            f"All {len(found.probes)} laws of the tasks.",
+            found.probes,
+            files["slopes"],
+            folded=True,
+        ),
+    ]
+    return Section(id="slopes", title="How tasks scale", blocks=blocks)
+
+
+def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
+    blocks: list[Block] = [
+        *drawn["factors"],
+        displays.factors(found.factors, files["factors"]),
+        displays.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
+        displays.correlations(
+            found.correlations["error_ratio"], files["correlations"], name="table-correlations-net",
+            value="the error relative to the control", folded=True,
+        ),
+    ]  # fmt: skip
+    return Section(id="factors", title="Which tasks scale", blocks=blocks)
+
+
+def _grid(found: Findings, drawn: Drawn, files: Files) -> Section:
+    blocks: list[Block] = [
+        *drawn["coverage"],
+        displays.sizes(found.results.pretraining, files["pretraining"]),
+    ]
+    if found.results.ledger.height:
+        blocks.append(displays.ledger(found.results.ledger, files["ledger"]))
+    else:
+        blocks.append(
+            Text(paragraphs=("Nothing was left out: every planned cell and probe has its record.",))
+        )
+    return Section(id="grid", title="What ran, and what did not", blocks=blocks)
+
+
+def _provenance(found: Findings) -> Section:
+    root = found.study.root
+    plan = results.read_plan(root)
+    grid = root / "grid.yaml"
+    items = [
+        f"Data: {found.results.pretraining.height + found.results.probes.height:,} records, blake2b {found.results.digest}."
+    ]
+    if plan:
+        items.append(f"Plan: {plan.get('plan', '')}; grid {Path(str(plan.get('grid', 'grid.yaml'))).name}.")
+    items += [_part(name, counts) for name, counts in found.results.provenance.items()]
+    if span := _span(found.results):
+        items.append(span)
+    items.append(
+        f"Fits: laws.json; least squares on logarithms, exact t intervals. Commands: orch plan, orch launch, orch fit-laws {root.name}."
+    )
+    blocks: list[Block] = [Text(items=tuple(items))]
+    if grid.exists():
+        blocks.append(Text(code=grid.read_text(encoding="utf-8"), title="The grid, as planned"))
+    return Section(id="provenance", title="Provenance", blocks=blocks)
+
+
+def _part(name: str, counts: Mapping[str, int]) -> str:
+    shown = []
+    for text, count in list(counts.items())[:4]:
+        value = json.loads(text)
+        said = (
+            ", ".join(f"{key} {item}" for key, item in value.items() if item not in ("", None, []))
+            if isinstance(value, dict)
+            else str(value)
+        )
+        shown.append(f"{said} ({tables.plural(count, 'record')})")
+    more = f"; and {len(counts) - 4} more" if len(counts) > 4 else ""
+    return f"{name.capitalize()}: {'; '.join(shown)}{more}."
+
+
+def _span(found: Results) -> str:
+    runs = found.pretraining
+    if not {"started", "ended"} <= set(runs.columns) or not runs["started"].count():
+        return ""
+    seconds = (runs["started"].drop_nulls().sort()[0], runs["ended"].drop_nulls().sort()[-1])
+    first, last = (datetime.fromtimestamp(value, UTC) for value in seconds)
+    return f"Ran from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC."

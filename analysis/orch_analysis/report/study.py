@@ -1,0 +1,52 @@
+"""`fit_study`: from a study folder to a report with everything it rests on beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from orch_analysis import slopes, tables
+from orch_analysis.report.findings import Findings, findings
+from orch_analysis.report.page import render
+from orch_core.errors import OrchError
+from orch_core.record import write_atomic
+from orch_core.study import open_study
+
+
+def fit_study(root: Path, out: Path | None = None, *, seed: int = 0) -> Path:
+    """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
+
+    Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex} and laws.json. The same records give the
+    same bytes. Raises OrchError where there is no study, nothing is finished, or the folder cannot be written.
+    """
+    from orch_analysis.report import pictures
+    from orch_analysis.report.sections import study_page
+
+    study = open_study(root)
+    found = findings(study, seed=seed)
+    folder = out or study.root / "report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = pictures.of_study(found, folder / "figures")
+        page = study_page(found, drawn, _save_tables(found, folder / "tables"))
+        write_atomic(folder / "report.html", render(page))
+    except OSError as error:
+        message = f"cannot write the report into {folder}: {error.strerror or error}"
+        raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
+    return folder / "report.html"
+
+
+def _save_tables(found: Findings, folder: Path) -> dict[str, tuple[str, ...]]:
+    frames = {
+        "pretraining": found.results.pretraining,
+        "scores": found.scored,
+        "slopes": slopes.slope_table([*found.loss, *found.probes]),
+        "factors": found.grouped,
+        "correlations": pl.concat(
+            [frame.with_columns(value=pl.lit(value)) for value, frame in found.correlations.items()]
+        ),
+        "ledger": found.results.ledger,
+        "curves": found.curves,
+    }
+    return {name: tables.save(frame, folder, name) for name, frame in frames.items()}
