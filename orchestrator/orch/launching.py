@@ -9,6 +9,7 @@ from orch import cluster as clusters
 from orch.console import say
 from orch.plan import find_study, make_plan, read_plan
 from orch_core.errors import OrchError
+from orch_core.study import Study
 
 
 def launch_study(
@@ -36,7 +37,7 @@ def launch_study(
     return summary
 
 
-def _mirror(study: clusters.Study) -> None:
+def _mirror(study: Study) -> None:
     from orch.track import sync
 
     try:
