@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from orch_analysis.law import POSITIVE, Array, Law, Power, Term, Values, sum_of_terms
+from orch_analysis.law import POSITIVE, Array, Law, Power, Term, Values, product, sum_of_terms
 
 EXPONENT = (0.0, 5.0)
 
