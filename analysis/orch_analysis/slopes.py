@@ -31,7 +31,7 @@ VALUES: Mapping[str, str] = {
     "heldout_loss": "held-out pretraining loss",
     "auc": "AUC",
     "error": "1 - AUC",
-    "error_ratio": "(1 - AUC) over that of the random control of the same size",
+    "error_ratio": "1 - AUC over the control's",
 }
 Z95 = 1.959964
 

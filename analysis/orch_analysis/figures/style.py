@@ -102,12 +102,11 @@ def inline(svg: str, name: str, alt: str) -> str:
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
     body = re.sub(r"(font(?:-family)?:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", body)
-    size = re.search(
-        r'width="([\d.]+)pt" height="([\d.]+)pt"|height="([\d.]+)pt"[^>]*width="([\d.]+)pt"', body
-    )
-    if size:
-        body = body.replace(size.group(0), "", 1)
-    return body.replace("<svg", f'<svg role="img" aria-label="{_escape(alt)}"', 1).strip()
+    width = float(re.search(r'\bwidth="([\d.]+)pt"', body)[1])  # type: ignore[index]
+    body = re.sub(r'\s(width|height)="[\d.]+pt"', "", body, count=2)
+    share = min(1.0, width / (72 * WIDTH))
+    start = f'<svg role="img" aria-label="{_escape(alt)}" style="max-width: {52 * share:.1f}rem"'
+    return body.replace("<svg", start, 1).strip()
 
 
 def _escape(text: str) -> str:
@@ -196,6 +195,12 @@ def hide(axes: Sequence[Axes]) -> None:
     """Switch off the axes that a grid has too many."""
     for one in axes:
         one.set_axis_off()
+
+
+def nothing(axes: Axes, words: str) -> None:
+    """An empty panel that says why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7)
 
 
 def finish(axes: Sequence[Axes]) -> None:

@@ -147,15 +147,16 @@ def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
 
 
 def _clip(ax: Axes, rows: Sequence[Slope]) -> None:
-    """Keep one very wide interval from flattening all others: show at most three times the middle half-width."""
+    """Keep one very wide interval from flattening all others: show at most twice the half-width that four in five keep within."""
     found = [(row.slope, row.interval) for row in rows if row.slope is not None and row.interval is not None]
     if not found:
         return
-    half = float(np.median([hi - lo for _, (lo, hi) in found])) / 2
+    half = float(np.quantile([hi - lo for _, (lo, hi) in found], 0.8)) / 2
     slopes = [slope for slope, _ in found]
-    low = max(min(lo for _, (lo, _) in found), min(slopes) - 3 * half)
-    high = min(max(hi for _, (_, hi) in found), max(slopes) + 3 * half)
-    ax.set_xlim(min(low, 0) - 0.1 * half, max(high, 0) + 0.1 * half)
+    low = max(min(lo for _, (lo, _) in found), min(slopes) - 2 * half)
+    high = min(max(hi for _, (_, hi) in found), max(slopes) + 2 * half)
+    pad = 0.04 * (high - low)
+    ax.set_xlim(min(low, 0) - pad, max(high, 0) + pad)
 
 
 def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:

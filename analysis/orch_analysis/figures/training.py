@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from orch_analysis.figures import style
-from orch_analysis.slopes import AXES, Slope
+from orch_analysis.slopes import AXES, LEVELS, Slope
 from orch_analysis.tables import count
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
         for j, axis in enumerate(axes_names):
             ax = axes[i * len(axes_names) + j]
             found = [row for row in slopes if (row.algorithm, row.mix, row.axis) == (algorithm, mix, axis)]
+            if not found:
+                style.nothing(ax, f"no law in {AXES[axis]}:\nfewer than {LEVELS} values")
+                continue
             ends = _points(ax, part, algorithm, axis)
             for row in found:
                 law(ax, row, style.colour(algorithm))
@@ -52,7 +55,7 @@ def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
             ax.set_xlabel(f"{AXES[axis]}\n({LINES[axis]})")
             if j == 0:
                 ax.set_ylabel(f"{algorithm} · {mix}\nheld-out loss")
-    style.finish(axes)
+    style.finish([ax for ax in axes if ax.axison])
     return figure
 
 

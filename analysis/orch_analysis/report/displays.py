@@ -12,40 +12,82 @@ from orch_analysis.slopes import AXES, VALUES, Slope
 from orch_analysis.tables import Table, count, interval, number, p_value, plural, power, significant
 
 SHOWN = 60  # rows of a table on the page; the files hold all
+RULE = "Slopes are d log(value) / d log(axis) with 95% t intervals."
 
 
-def slopes(
-    name: str, title: str, rows: Sequence[Slope], files: tuple[str, ...], *, folded: bool = False
-) -> Table:
-    """Slopes with 95% intervals and n; those whose interval excludes zero are bold."""
-    tasks = any(row.task for row in rows)
-    body = []
-    for row in rows:
-        low, high = row.interval or (None, None)
-        given = " and ".join(AXES.get(held, held.replace("_", " ")) for held in row.held)
-        number_ = (
-            interval(row.slope, low, high, signed=True) if row.fit.estimates else f"none: {row.fit.message}"
-        )
-        group = (row.algorithm, row.mix, *([row.task] if tasks else []))
-        body.append(
-            (
-                *group,
-                VALUES[row.value],
-                AXES[row.axis],
-                given,
-                number_,
-                str(row.fit.n),
-                str(len(row.fit.dropped)),
-            )
-        )
-    shown = body[:SHOWN]
-    note = f"d log(value) / d log(axis), 95% t intervals; bold: zero is outside.{_rest(len(body))}"
+def slopes(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
+    """Every slope in a row of its own, folded; bold where zero is outside its interval."""
+    body = [
+        (row.task or "pretraining", row.algorithm, row.mix, VALUES[row.value], AXES[row.axis], _given(row), _slope(row),
+         str(row.fit.n), str(len(row.fit.dropped)))
+        for row in rows[:SHOWN]
+    ]  # fmt: skip
     return Table(
-        name=name, title=title, note=note, files=files, folded=folded,
-        head=("algorithm", "mix", *(["task"] if tasks else []), "value", "along", "at fixed", "slope [95%]", "n", "left out"),
-        rows=tuple(shown), words=6 if tasks else 5,
+        name="table-slopes", title=f"All {plural(len(rows), 'law')}.", files=files, folded=True, rows=tuple(body), words=6,
+        note=f"{RULE}{_rest(len(rows))}",
+        head=("task", "algorithm", "mix", "value", "along", "at fixed", "slope [95%]", "n", "left out"),
         strong=frozenset(index for index, row in enumerate(rows[:SHOWN]) if row.differs),
     )  # fmt: skip
+
+
+def loss_laws(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
+    """The held-out loss's slopes, a row per algorithm and mix, a column per axis."""
+    groups = sorted({(row.algorithm, row.mix) for row in rows})
+    body = [
+        (*group, *(_cell(rows, axis=axis, algorithm=group[0], mix=group[1]) for axis in AXES))
+        for group in groups
+    ]
+    given = sorted({f"{AXES[row.axis]} at fixed {_given(row)}" for row in rows if row.held})
+    return Table(
+        name="table-loss", title="Laws of the held-out loss.", files=files, rows=tuple(body), words=2,
+        note=f"{RULE}{' Slopes in ' + '; '.join(given) + '.' if given else ''}",
+        head=("algorithm", "mix", *(f"in {word}" for word in AXES.values())),
+    )  # fmt: skip
+
+
+def task_laws(rows: Sequence[Slope], mixes: Mapping[str, str], files: tuple[str, ...]) -> Table:
+    """Slopes in encoder size, a row per task and algorithm: of AUC, of the error, and net of the control."""
+    size = [row for row in rows if row.axis == "params_encoder"]
+    pairs = sorted({(row.task, row.algorithm) for row in size if mixes.get(row.algorithm) == row.mix})
+    body, strong = [], set()
+    for index, (task, algorithm) in enumerate(pairs):
+        key = {"task": task, "algorithm": algorithm, "mix": mixes[algorithm]}
+        cells = [_cell(size, value=value, **key) for value in ("auc", "error", "error_ratio")]
+        control = _cell(size, value="error", task=task, algorithm="random", mix="")
+        net = [row for row in size if _matches(row, value="error_ratio", **key)]
+        points = max(row.fit.n for row in size if _matches(row, **key))
+        body.append((task, algorithm, cells[0], cells[1], control, cells[2], str(points)))
+        if any(row.differs and (row.slope or 0) < 0 for row in net):
+            strong.add(index)
+    shown = ", ".join(f"{name} on {mix}" for name, mix in mixes.items())
+    return Table(
+        name="table-tasks", title="Laws in encoder size.", files=files, rows=tuple(body), words=2,
+        note=f"{RULE} Mixes: {shown}. Bold: the error falls with size by more than the untrained control's does.",
+        head=("task", "algorithm", "AUC", "error, 1 − AUC", "error of the control", "error over the control's", "n"),
+        strong=frozenset(strong),
+    )  # fmt: skip
+
+
+def _matches(row: Slope, **wanted: str) -> bool:
+    return all(getattr(row, key) == value for key, value in wanted.items())
+
+
+def _cell(rows: Sequence[Slope], *, n: bool = False, **wanted: str) -> str:
+    found = [row for row in rows if _matches(row, **wanted)]
+    return f"{_slope(found[0])}{f', n={found[0].fit.n}' if n else ''}" if found else "–"
+
+
+def _slope(row: Slope) -> str:
+    low, high = row.interval or (None, None)
+    return (
+        interval(row.slope, low, high, signed=True)
+        if row.fit.estimates
+        else row.fit.outcome.replace("_", " ")
+    )
+
+
+def _given(row: Slope) -> str:
+    return " and ".join(AXES.get(held, held.replace("_", " ")) for held in row.held)
 
 
 def scores(best: pl.DataFrame, files: tuple[str, ...]) -> Table:
@@ -54,9 +96,6 @@ def scores(best: pl.DataFrame, files: tuple[str, ...]) -> Table:
         (
             row["task"],
             row["algorithm"],
-            row["mix"],
-            row["model"],
-            count(row["images"]) if row["images"] else "–",
             interval(row["auc"], row["auc_lo"], row["auc_hi"]),
             number(row["control"]),
             interval(row["gain"], row["gain_lo"], row["gain_hi"], signed=True),
@@ -66,11 +105,15 @@ def scores(best: pl.DataFrame, files: tuple[str, ...]) -> Table:
         )
         for row in best.iter_rows(named=True)
     ]
+    cells = best.select("algorithm", "model", "mix", "images").unique(maintain_order=True).sort("algorithm")
+    which = "; ".join(
+        f"{a}: {model} on {count(images)} images of {mix}" for a, model, mix, images in cells.iter_rows()
+    )
     return Table(
-        name="table-scores", title="Scores against their floors.", files=files, rows=tuple(rows), words=4,
-        note="Largest encoder on most images of each algorithm; test AUC with 95% bootstrap intervals; control: the "
-        "untrained encoder of the same size; bold: above it by more than the interval.",
-        head=("task", "algorithm", "mix", "model", "images", "AUC [95%]", "control", "gain [95%]", "pixels", "gain over pixels [95%]", "n test"),
+        name="table-scores", title="Scores against their floors.", files=files, rows=tuple(rows), words=2,
+        note=f"The largest encoder on most images ({which}). Test AUC with 95% bootstrap intervals. Control: the untrained "
+        "encoder of the same size; bold: above it by more than the interval.",
+        head=("task", "algorithm", "AUC [95%]", "control", "gain [95%]", "pixels", "gain over pixels [95%]", "n test"),
         strong=frozenset(i for i, low in enumerate(best["gain_lo"]) if low is not None and low > 0),
     )  # fmt: skip
 
@@ -117,17 +160,14 @@ def _left_out(row: Mapping[str, float | str | None]) -> str:
 
 
 def factors(table: pl.DataFrame, files: tuple[str, ...]) -> Table:
-    """A row per task, a column per factor that some task has; definitions in the note."""
-    names = [name for name in LABELS if name in table.columns and table[name].count()]
-    notes = sorted({note for note in table["notes"] if note}) if "notes" in table.columns else []
-    definitions = "; ".join(f"{LABELS[name]}: {WORDS[name]}" for name in names)
-    rows = [
-        (row["task"], *(significant(row[name]) for name in names))
-        for row in table.unique("task", keep="first", maintain_order=True).iter_rows(named=True)
-    ]
+    """A row per factor that some task has, with its definition, and a column per task."""
+    tasks = table.unique("task", keep="first", maintain_order=True).sort("task")
+    names = [name for name in LABELS if name in tasks.columns and tasks[name].count()]
+    notes = sorted({note for note in tasks["notes"] if note}) if "notes" in tasks.columns else []
+    rows = [(LABELS[name], WORDS[name], *(significant(value) for value in tasks[name])) for name in names]
     return Table(
-        name="table-factors", title="Factors of the tasks.", note=f"{definitions}.{' ' + '; '.join(notes) + '.' if notes else ''}",
-        head=("task", *(LABELS[name] for name in names)), rows=tuple(rows), files=files,
+        name="table-factors", title="Factors of the tasks.", note=" ".join(f"{note}." for note in notes),
+        head=("factor", "what it is", *tasks["task"]), rows=tuple(rows), words=2, files=files,
     )  # fmt: skip
 
 

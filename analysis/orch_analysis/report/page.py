@@ -15,7 +15,7 @@ from orch_analysis.tables import Table
 class Answer:
     """A sentence of the first screen: the claim in a few words, then its numbers; verdict colours its edge."""
 
-    verdict: str  # yes, no, unclear or note
+    verdict: str  # yes, no, unclear or aside
     claim: str
     numbers: str
 

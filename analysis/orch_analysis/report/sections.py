@@ -25,7 +25,7 @@ def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
     answers = [
         *words.loss_answers(found.loss, found.mixes),
         *words.gain_answers(found.best),
-        *words.net_answer(found.probes, found.mixes),
+        *words.net_answers(found.probes, found.mixes),
         *words.factor_answer(found.correlations["auc"]),
     ]
     return Page(
@@ -78,7 +78,7 @@ def _pretraining(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         Text(paragraphs=text),
         *drawn["loss"],
-        displays.slopes("table-loss", "Laws of the held-out loss.", found.loss, files["slopes"]),
+        displays.loss_laws(found.loss, files["slopes"]),
         *drawn["curves"],
     ]
     return Section(id="pretraining", title="Pretraining loss", blocks=blocks)
@@ -101,23 +101,10 @@ def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
 
 
 def _scaling(found: Findings, drawn: Drawn, files: Files) -> Section:
-    size = [
-        row
-        for row in found.probes
-        if row.axis == "params_encoder"
-        and row.value != "auc"
-        and row.mix in {"", found.mixes.get(row.algorithm)}
-    ]
     blocks: list[Block] = [
         *drawn["forest"],
-        displays.slopes("table-size", "Laws of the error in encoder size.", size, files["slopes"]),
-        displays.slopes(
-            "table-all",
-            f"All {len(found.probes)} laws of the tasks.",
-            found.probes,
-            files["slopes"],
-            folded=True,
-        ),
+        displays.task_laws(found.probes, found.mixes, files["slopes"]),
+        displays.slopes([*found.loss, *found.probes], files["slopes"]),
     ]
     return Section(id="slopes", title="How tasks scale", blocks=blocks)
 

@@ -122,35 +122,43 @@ def _gain_numbers(known: pl.DataFrame) -> str:
     return text
 
 
-def net_answer(slopes: Sequence[Slope], mixes: Mapping[str, str]) -> list[Answer]:
+def net_answers(slopes: Sequence[Slope], mixes: Mapping[str, str]) -> list[Answer]:
     """Whether size pays beyond what it gives an untrained encoder, and how much that alone is."""
-    net = [
-        s
-        for s in slopes
-        if s.value == "error_ratio" and s.axis == "params_encoder" and mixes.get(s.algorithm) == s.mix
-    ]
-    control = [s for s in slopes if s.algorithm == "random" and s.value == "error"]
+    size = [row for row in slopes if row.axis == "params_encoder" and row.slope is not None]
+    net = [row for row in size if row.value == "error_ratio" and mixes.get(row.algorithm) == row.mix]
+    control = [row for row in size if row.algorithm == "random" and row.value == "error"]
     answers = []
     if net:
-        falling = [s for s in net if s.differs and (s.slope or 0) < 0]
-        rising = [s for s in net if s.differs and (s.slope or 0) > 0]
-        parts = [f"{s.task} with {name_of(s.algorithm)} {_slope(s)}" for s in falling]
-        text = f"Slope of the error relative to the control in encoder parameters. {'; '.join(parts)}{'.' if parts else ''}"
-        if rising:
-            text += f" On {len(rising)} it rises: size helps the untrained encoder more."
-        text += f" By chance alone {number(0.05 * len(net), 1)} of {len(net)} would differ from zero."
-        claim = f"Net of the control, error falls with size in {len(falling)} of {plural(len(net), 'law')}."
-        verdict = "yes" if 2 * len(falling) > len(net) else "unclear" if falling else "no"
-        answers.append(Answer(verdict=verdict, claim=claim, numbers=text))
-    if control:
-        improving = [s for s in control if s.differs and (s.slope or 0) < 0]
-        claim = f"Untrained encoders improve with size by themselves on {len(improving)} of {plural(len(control), 'task')}."
-        parts = [f"{s.task} {_slope(s)}" for s in improving]
-        text = "A slope that is not compared with this control says little about pretraining."
-        answers.append(
-            Answer(verdict="note", claim=claim, numbers=f"{'; '.join(parts)}{'. ' if parts else ''}{text}")
+        falling = [row for row in net if row.differs and (row.slope or 0) < 0]
+        rising = [row for row in net if row.differs and (row.slope or 0) > 0]
+        counts = "; ".join(
+            f"{name_of(name)} {sum(row.algorithm == name for row in falling)} of {sum(row.algorithm == name for row in net)}"
+            for name in sorted({row.algorithm for row in net})
         )
+        more = f" In {len(rising)} it rises: size helps the untrained encoder more." if rising else ""
+        answers.append(
+            Answer(
+                verdict="yes" if 2 * len(falling) > len(net) else "unclear" if falling else "no",
+                claim=f"Net of the control, error falls with encoder size in {len(falling)} of {plural(len(net), 'law')}.",
+                numbers=f"{counts}. Slopes {_ends(net)}{more} By chance alone {number(0.05 * len(net), 1)} would differ from zero.",
+            )
+        )
+    if control:
+        improving = [row for row in control if row.differs and (row.slope or 0) < 0]
+        claim = f"Untrained encoders improve with size by themselves on {len(improving)} of {plural(len(control), 'task')}."
+        text = f"Slopes of their error {_ends(control)} A task's slope says little about pretraining until this is taken off."
+        answers.append(Answer(verdict="aside", claim=claim, numbers=text))
     return answers
+
+
+def _ends(rows: Sequence[Slope]) -> str:
+    """The steepest and the flattest slope, with intervals."""
+    ordered = sorted(rows, key=lambda row: row.slope or 0.0)
+    named = [
+        f"{row.task}{'' if row.algorithm == 'random' else ' with ' + name_of(row.algorithm)} {_slope(row)}"
+        for row in (ordered[0], ordered[-1])
+    ]
+    return f"of {named[0]}." if len(rows) == 1 else f"from {named[0]} to {named[1]}."
 
 
 def factor_answer(correlations: pl.DataFrame) -> list[Answer]:
@@ -232,4 +240,4 @@ def _doubling(row: Slope, what: str, value: str) -> str:
     if row.slope is None or row.interval is None:
         return ""
     change, *ends = (100 * (2**slope - 1) for slope in (row.slope, *row.interval))
-    return f"twice the {what}, {interval(change, min(ends), max(ends), 1, signed=True)}% {value}"
+    return f"twice the {what}, {interval(change, min(ends), max(ends), 1, signed=True)} percent {value}"
