@@ -105,8 +105,9 @@ def document(study: Study, entry: Entry) -> Document:
     probes = [_read(path) for path in entry.probes]
     folder = study.cell_folder(entry.key)
     config = run.provenance.get("config") or _json(folder / "cell.json")
+    claimed = entry.run.with_name("owner.json")  # beside an attempt's record; written when the attempt began
     end = _milliseconds(run.cost.get("ended"), entry.run)
-    start = min(end, _milliseconds(run.cost.get("started"), entry.run))
+    start = min(end, _milliseconds(run.cost.get("started"), claimed if claimed.exists() else entry.run))
     steps = int(config.get("samples_seen", 0)) // max(1, int(config.get("batch", 0)))
     return Document(
         name=run.name,
@@ -135,71 +136,6 @@ def thin(points: Iterable[Point], limit: int = CURVE_POINTS) -> list[Point]:
 def metric_key(text: str) -> str:
     """`text` with every character that a metric's name cannot hold replaced by `_`."""
     return re.sub(r"[^\w\-. ]", "_", text, flags=re.ASCII)
-
-
-def description(study: Study, documents: Iterable[Mapping[str, str]]) -> str:
-    """Markdown on the study: what its grid claims, then a table of runs by algorithm, encoder and mix.
-
-    documents: per run the labels `algorithm`, `model`, `mix`, `images` and `status`.
-    """
-    rows: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
-    for labels in documents:
-        rows.setdefault((labels["algorithm"], labels["model"], labels["mix"]), []).append(labels)
-    lines = ["| algorithm | encoder | mix | images | runs | failed |", "|---|---|---|---|---:|---:|"]
-    for key, group in sorted(rows.items()):
-        images = ", ".join(map(str, sorted({int(labels["images"] or 0) for labels in group})))
-        failed = sum(labels["status"] != "done" for labels in group)
-        lines.append(f"| {' | '.join(key)} | {images} | {len(group)} | {failed or ''} |")
-    text = "\n".join([*_claim(study.root / "grid.yaml"), "", *lines, "", f"Mirror of `{study.root}`."])
-    return text.strip()[:18_000]  # MLflow 3.17 takes 20,000 characters of an experiment's tag
-
-
-def views(tasks: Iterable[str], made: int) -> dict[str, str]:
-    """Saved views of MLflow's runs table (MLflow >= 3.15), as values of experiment tags by the view's id.
-
-    The first is what `orch ui` opens. The format is MLflow's own and not documented: an older UI ignores the tags.
-    made: Unix milliseconds, the experiment's own, so that a second sync writes the same.
-    """
-    axes = [f"params.`{key}`" for key in ("algorithm", "model", "mix", "images", "seed")]
-    scores = [f"metrics.`{key}`" for key in ("heldout_loss", *(f"auc/{task}" for task in sorted(tasks)))]
-    costs = [
-        f"metrics.`{key}`" for key in ("flops_train", "cost/images_per_second", "cost/peak_memory_bytes")
-    ]
-    reasons = ["tags.`orch.cause`", "tags.`mlflow.note.content`", "tags.`orch.host`"]
-    wanted: dict[str, tuple[str, str, list[str]]] = {
-        "orch-scaling": ("Scaling", "tags.`orch.kind` = 'cell'", [*axes, "params.`params_encoder`", *scores]),
-        "orch-failed": ("Failed cells", "attributes.status = 'FAILED'", [*axes, *reasons]),
-        "orch-cost": ("Cost", "tags.`orch.kind` = 'cell'", [*axes, "params.`params_encoder`", *costs]),
-    }
-    return {key: _view(*wanted[key], made) for key in wanted}
-
-
-def _view(name: str, search: str, columns: list[str], made: int) -> str:
-    state = {
-        "searchFilter": search,
-        "orderByKey": "tags.`mlflow.runName`",
-        "orderByAsc": True,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs",
-        "datasetsFilter": [],
-        "selectedColumns": columns,
-        "columnOrder": columns,
-    }
-    return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": json.dumps(state)})
-
-
-def _claim(grid: Path) -> list[str]:
-    """The comment that a grid opens with, without its marks."""
-    if not grid.exists():
-        return []
-    lines = []
-    for line in grid.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if "yaml-language-server" not in line:
-            lines.append(line.lstrip("# ").rstrip())
-    return lines
 
 
 def _latest(folder: Path) -> Path | None:
@@ -255,7 +191,10 @@ def _params(config: Mapping[str, Any], run: Record) -> dict[str, str]:
 def _points(
     folder: Path, run: Record, probes: Sequence[Record], start: int, end: int, steps: int
 ) -> Iterator[Point]:
-    """Final values at the last step, then the curves; what is not finite is left out, as MLflow stores inf as 1.8e308."""
+    """Final values, then curves; what is not finite is left out: MLflow stores inf as 1.8e308, NaN as 0.
+
+    A value without a curve lies at step 0: of such metrics the UI draws bars, not curves of one point.
+    """
     final = _numbers(run.values) | {f"cost/{key}": value for key, value in _numbers(run.cost).items()}
     for dropped in ("cost/started", "cost/ended"):
         final.pop(dropped, None)
@@ -270,7 +209,7 @@ def _points(
     for key, value in final.items():
         last = curves.get(key, ())[-1:]
         if not (last and last[0].step == steps and last[0].value == value):
-            yield Point(key=key, value=value, time=end, step=steps)
+            yield Point(key=key, value=value, time=end, step=steps if last else 0)
     for points in curves.values():
         yield from points
 
@@ -316,8 +255,10 @@ def _tags(study: Study, run: Record, probes: Iterable[Record]) -> dict[str, str]
         "orch.study": study.name,
         "orch.status": run.status,
         "orch.cause": run.reason.cause if run.reason else "",
+        "orch.reason": run.reason.message if run.reason else "",
         "orch.failed_probes": ", ".join(record.task for record in failures if record.task),
         "orch.host": str(run.provenance.get("host", "")),
+        "orch.job": str(run.provenance.get("job", "")),
         "mlflow.source.name": "orch launch",
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": str(code.get("commit", "")),

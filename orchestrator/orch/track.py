@@ -11,6 +11,7 @@ import contextlib
 import getpass
 import json
 import os
+import shutil
 import sqlite3
 import tempfile
 import urllib.error
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from orch import mirror
+from orch import mirror, pages
 from orch_core.errors import OrchError
 from orch_core.study import Study
 
@@ -61,6 +62,11 @@ class SyncSummary:
     unchanged: int
     unreadable: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        counts = f"{self.added} added, {self.updated} updated, {self.unchanged} unchanged"
+        lines = [f"MLflow runs of {self.experiment!r}: {counts} ({self.uri})"]
+        return "\n".join(lines + [f"left out, cannot be read: {text}" for text in self.unreadable])
+
 
 def local_uri(study: Study) -> str:
     """The tracking URI of the study's own MLflow database."""
@@ -75,6 +81,8 @@ def sync(study: Study, tracking_uri: str | None = None) -> SyncSummary:
     """
     uri = tracking_uri or local_uri(study)
     with _single_writer(study), _explained(uri):
+        for unfinished in study.root.glob(".mlflow.*/"):  # left by a sync that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
         _make_ready(uri)
         client = _client(uri)
         experiment = _experiment(client, study, local=tracking_uri is None)
@@ -167,9 +175,9 @@ def _explained(uri: str) -> Iterator[None]:
 
 
 def _remedy(uri: str, text: str) -> str:
-    if "schema" in text or "locate revision" in text or "no such column" in text:
+    if any(word in text for word in ("schema", "locate revision", "no such column", "not a database")):
         own = "the study holds everything: delete mlflow.db and run `orch sync` to make it again"
-        return f"another MLflow version made it: {own}; or run `mlflow db upgrade {uri}` on a copy"
+        return f"another MLflow version made it, or it is damaged: {own}; or run `mlflow db upgrade {uri}` on a copy"
     if "locked" in text or "busy" in text:
         return "another program is writing there: close it and run `orch sync` again"
     if "disk" in text or "full" in text:
@@ -243,7 +251,8 @@ def _build_database(path: Path) -> None:
             if not network_filesystem(path.parent):
                 database.execute("PRAGMA journal_mode=WAL")  # 2-3 times the speed; not for NFS
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        os.replace(unfinished, path)
+        with contextlib.suppress(FileExistsError):  # another study's sync was first: its database stays
+            os.link(unfinished, path)
 
 
 def _experiment(client: MlflowClient, study: Study, *, local: bool) -> str:
@@ -300,8 +309,10 @@ def _write(
         run_id,
         metrics=[Metric(point.key, point.value, point.time, point.step) for point in document.points],
         params=[Param(key, value) for key, value in document.params.items()],
-        tags=[RunTag(key, value) for key, value in document.tags.items()],
+        tags=[RunTag(key, value) for key, value in document.tags.items() if value],
     )
+    for key in (key for key, value in document.tags.items() if not value and key in run.data.tags):
+        client.delete_tag(run_id, key)  # a probe that failed has been repaired
     if document.inputs:
         client.log_inputs(run_id, datasets=[_dataset(entry) for entry in document.inputs])
     _log_files(client, run_id, document)
@@ -343,9 +354,9 @@ def _describe(client: MlflowClient, study: Study, experiment: str) -> None:
     ]
     tasks = {key.removeprefix("auc/") for run in runs for key in run.data.metrics if key.startswith("auc/")}
     made = client.get_experiment(experiment).creation_time or 0
-    tags = {f"mlflow.sharedViewState.{key}": view for key, view in mirror.views(tasks, made).items()}
+    tags = {f"mlflow.sharedViewState.{key}": view for key, view in pages.views(tasks, made).items()}
     tags |= {
-        "mlflow.note.content": mirror.description(study, labels),
+        "mlflow.note.content": pages.description(study, labels),
         "mlflow.experimentKind": "custom_model_development",
     }
     for key, value in tags.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from orch_core.study import Study
 HOST = "127.0.0.1"
 START_SECONDS = 120.0  # MLflow 3.17 needs 5 s idle and 55 s at load 10 (measured)
 STOP_SECONDS = 10.0
+VIEW = "orch-scaling"  # of `orch.pages.views`
 
 
 def ui(study: Study, port: int = 5000, *, tell: Callable[[str], None] = print) -> None:
@@ -38,7 +41,7 @@ def ui(study: Study, port: int = 5000, *, tell: Callable[[str], None] = print) -
     server = _start(database, port, log)
     try:
         _wait_until_up(server, port, log)
-        tell(f"http://{HOST}:{port}")
+        tell(_address(study, port))
         if server.wait():
             raise _stopped(server, log)
     except KeyboardInterrupt:
@@ -102,6 +105,19 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> Non
             return
     message = f"the MLflow server did not answer within {START_SECONDS:.0f} s"
     raise OrchError(message, hint=f"its log: {log}")
+
+
+def _address(study: Study, port: int) -> str:
+    """The study's runs table in the view `orch sync` saved: MLflow 3 otherwise opens on its pages for chat models."""
+    base = f"http://{HOST}:{port}"
+    query = urllib.parse.urlencode({"experiment_name": study.name})
+    try:
+        page = f"{base}/api/2.0/mlflow/experiments/get-by-name?{query}"
+        with urllib.request.urlopen(page, timeout=30) as answer:  # noqa: S310 - our own server
+            experiment = json.load(answer)["experiment"]["experiment_id"]
+    except (OSError, ValueError, KeyError):
+        return base
+    return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def _stopped(server: subprocess.Popen[bytes], log: Path) -> OrchError:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +23,11 @@ def a_cell(number: int) -> Cell:
     return Cell(
         model=Model(name=f"w{width}", width=width, depth=4, heads=2),
         recipe=("mae@1", "moco-v3@1", "random@1")[number // 3 % 3],
-        data=(Portion(source="tissue", modality="microscopy", images=1000, fingerprint="ab" * 16, path="/t.npz"),),
+        data=(
+            Portion(
+                source="tissue", modality="microscopy", images=1000, fingerprint="ab" * 16, path="/t.npz"
+            ),
+        ),
         resolution=28,
         patch=4,
         channels=1,
@@ -94,23 +99,42 @@ def record_probe(study: Study, cell: Cell, task: str, auc: float) -> None:
     publish(folder, record)
 
 
+def fail_probe(study: Study, cell: Cell, task: str) -> Path:
+    probe = a_probe(task)
+    place = study.probe_folder(cell.id, probe) / "attempts" / "0"
+    place.mkdir(parents=True)
+    reason = Reason(cause="bad_data", message="a class is missing")
+    record = Record(cell=cell.id, name=cell.name, task=task, probe=probe.id, status="failed", reason=reason)
+    publish_once(place / "record.json", dumps(record.to_json()))
+    return place
+
+
 def record_failure(study: Study, number: int, cause: str = "out_of_memory", attempt: int = 0) -> str:
     cell = a_cell(number)
     folder = study.cell_folder(cell.id)
     place = folder / "attempts" / str(attempt)
     place.mkdir(parents=True)
     publish_once(folder / "cell.json", dumps(cell.to_json()))
-    (place / "log.txt").write_text("Traceback (most recent call last):\nRuntimeError: allocation of 3 GB failed\n")
+    (place / "log.txt").write_text(
+        "Traceback (most recent call last):\nRuntimeError: allocation of 3 GB failed\n"
+    )
     log = f"cells/{cell.id}/attempts/{attempt}/log.txt"
     record = Record(
         cell=cell.id,
         name=cell.name,
         status="failed",
-        values={"train_loss": float("inf")} if cause == "never" else {},
         reason=Reason(cause=cause, message="needs 3.1 GB, 2.0 GB are free", log=log),
     )
     publish_once(place / "record.json", dumps(record.to_json()))
     return cell.id
+
+
+@pytest.fixture
+def write() -> SimpleNamespace:
+    """The functions that add to a recorded study."""
+    return SimpleNamespace(
+        a_cell=a_cell, cell=record_cell, probe=record_probe, failure=record_failure, fail_probe=fail_probe
+    )
 
 
 @pytest.fixture
