@@ -25,9 +25,9 @@ def start():
     """Start `launching.py` as a process of its own group, as a shell does; all are gone after the test."""
     running = []
 
-    def start(*arguments: object, **environment: str) -> subprocess.Popen:
+    def start(*arguments: object, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, str(DRIVER), *map(str, arguments)],
+            [*prefix, sys.executable, str(DRIVER), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from orch_core.errors import OrchError
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 DISK_WORDS = ("no space left", "os error 28", "disk quota exceeded", "read-only file system")
 
@@ -31,6 +32,12 @@ def cause_of(error: BaseException, root: Path) -> str:
     if isinstance(error, OSError | RuntimeError) and is_full(root):
         return "disk_full"
     return "code_error"
+
+
+def is_disk_error(error: OSError, root: Path) -> bool:
+    """Whether the study's disk is full, or it may not be written any more."""
+    inside = error.filename is None or str(error.filename).startswith(str(root))
+    return error.errno in FULL or (error.errno in UNWRITABLE and inside)
 
 
 def is_full(root: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,12 +118,12 @@ def _sleep(stop: Stop, seconds: float) -> None:
 
 
 def _raise_if_full(watch: Watch, error: OSError) -> None:
-    if error.errno in causes.FULL:
+    if causes.is_disk_error(error, watch.study.root):
         raise _full(watch.study, error) from error
 
 
 def _full(study: Study, error: OSError | None = None) -> OrchError:
-    what = "is read-only" if error and error.errno == errno.EROFS else "has no space left"
+    what = "cannot be written" if error and error.errno in causes.UNWRITABLE else "has no space left"
     return OrchError(
         f"the file system of the study {what}: {study.root}",
         hint="make room (or make it writable) and `orch launch` again: finished cells stay, others resume",

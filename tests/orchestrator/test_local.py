@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -235,13 +236,25 @@ def test_a_full_disk_stops_the_launch_with_a_remedy_and_the_next_one_completes(l
     check_complete(launching, open_study(root), [*launching.jobs(2), *launching.jobs(2, "big@1")])
 
 
-def test_a_study_that_becomes_read_only_stops_the_launch_and_keeps_what_is_there(launching, start, small_disk):
-    root = small_disk / "study"
-    jobs = launching.jobs(4, pause=0.1)
-    launch = start(root, "--cells", 4, "--pause", 0.1)
-    study = until(lambda: (root / "study.json").exists() and open_study(root))
-    until(lambda: steps_seen(launching, study, jobs) > 12)
-    lock = "fuser -m"  # a file system with files open for writing cannot be made read-only, but a bind mount can
-    del lock
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=False)
-    launch.communicate(timeout=1)
+def test_a_study_that_becomes_read_only_stops_the_launch_and_keeps_what_is_there(launching, start):
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        home.chmod(0o777)
+        # for root nothing is read-only, unless it gives that capability up
+        mortal = ("setpriv", "--bounding-set", "-dac_override") if os.geteuid() == 0 else ()
+        jobs = launching.jobs(4, pause=0.1)
+        launch = start(home / "study", "--cells", 4, "--pause", 0.1, prefix=mortal)
+        study = until(lambda: (home / "study" / "study.json").exists() and open_study(home / "study"))
+        until(lambda: steps_seen(launching, study, jobs) > 12)
+        folders = [path for path in [study.root, *study.root.glob("**/*")] if path.is_dir()]
+        for folder in folders:
+            folder.chmod(0o555)
+        _, talk = launch.communicate(timeout=90)
+        for folder in folders:
+            folder.chmod(0o777)
+        assert launch.returncode == 2, talk
+        assert "cannot be written" in talk
+        assert "Traceback" not in talk
+        assert workers(study.root) == []
+        finish(start(home / "study", "--cells", 4, "--pause", 0.1, prefix=mortal))
+        check_complete(launching, study, jobs)
