@@ -182,7 +182,7 @@ def _unknown(document: Document, loc: Loc, known: list[str], what: str) -> Itera
             value = value.get(part)
         else:
             value = value[part] if isinstance(value, list) and isinstance(part, int) else None
-    in_keys = isinstance(value, dict)
+    in_keys = isinstance(value, dict) and what == "source"
     for index, name in enumerate(value if in_keys else _list(value)):
         if isinstance(name, str) and name not in known:
             place = (*loc, name) if in_keys else (*loc, index)

@@ -77,7 +77,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     if close:
         return f" - did you mean {by_lower[close[0]]!r}?"
-    return f" - known: {', '.join(choices)}" if choices else ""
+    shown = choices[:12] + (["..."] if len(choices) > 12 else [])
+    return f" - known: {', '.join(shown)}" if choices else ""
 
 
 class _Walk:
