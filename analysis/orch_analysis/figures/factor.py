@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+HIGH = 0.065  # height of a name, in panels
+SPOTS = tuple((lift, side) for lift in (0.05, -0.05, 0.0, 0.1, -0.1) for side in (1, -1, 0) if lift or side)
 DECADES = 30.0  # ratio of largest to smallest value above which a factor's axis is logarithmic
 
 
@@ -36,18 +38,9 @@ def scatter_figure(
         for (algorithm,), part in rows.group_by("algorithm", maintain_order=True):
             x, y = part[name].to_numpy(), part["slope"].to_numpy()
             errors = np.abs(np.stack([y - part["lo"].to_numpy(), part["hi"].to_numpy() - y]))
-            ax.errorbar(
-                x,
-                y,
-                yerr=errors,
-                fmt="o",
-                color=style.colour(str(algorithm)),
-                markersize=3.6,
-                elinewidth=0.6,
-                alpha=0.9,
-                markeredgecolor="white",
-                markeredgewidth=0.4,
-            )
+            shade = style.colour(str(algorithm))
+            ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=shade, elinewidth=0.8, alpha=0.25)
+            ax.scatter(x, y, s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
         _window(ax, rows)
         _scale(ax, rows[name])
         _names(ax, rows, name)
@@ -79,24 +72,25 @@ def _names(ax: Axes, rows: pl.DataFrame, name: str) -> None:
     to_axes = ax.transData + ax.transAxes.inverted()
     points = [tuple(to_axes.transform(point)) for point in rows.select(name, "slope").iter_rows()]
     taken: list[tuple[float, float, float, float]] = [(x, y, 0.03, 0.04) for x, y in points]
-    tops = rows.group_by("task").agg(pl.col("slope").max(), pl.col(name).first()).sort(name, "slope", "task")
+    tops = rows.group_by("task").agg(pl.col("slope").max(), pl.col(name).mean()).sort(name, "slope", "task")
     for task, slope, at in tops.select("task", "slope", name).iter_rows():
         x, y = to_axes.transform((at, slope))
-        width = 0.028 * len(task)
-        spots = [
-            (x + side * (0.02 + width / 2), y + lift)
-            for lift in (0.05, -0.05, 0.11, -0.11, 0.17)
-            for side in (1, -1)
+        width = 0.027 * len(task)
+        spots = [(x + shift * (0.02 + width / 2), y + lift) for lift, shift in SPOTS]
+        free = [
+            spot
+            for spot in spots
+            if width / 2 <= spot[0] <= 1.02 - width / 2 and not any(_touch(spot, width, box) for box in taken)
         ]
-        inside = [spot for spot in spots if width / 2 <= spot[0] <= 1.02 - width / 2]
-        free = [spot for spot in inside if not any(_touch(spot, width, box) for box in taken)]
-        spot = (free or inside or spots)[0]
-        taken.append((*spot, width, 0.07))
-        ax.text(*spot, task, transform=ax.transAxes, fontsize=6, color=style.INK, ha="center", va="center")
+        if free:  # a name that fits nowhere is left to the table
+            taken.append((*free[0], width, HIGH))
+            ax.text(
+                *free[0], task, transform=ax.transAxes, fontsize=6, color=style.INK, ha="center", va="center"
+            )
 
 
 def _touch(spot: tuple[float, float], width: float, box: tuple[float, float, float, float]) -> bool:
-    return abs(spot[0] - box[0]) < (width + box[2]) / 2 and abs(spot[1] - box[1]) < (0.07 + box[3]) / 2
+    return abs(spot[0] - box[0]) < (width + box[2]) / 2 and abs(spot[1] - box[1]) < (HIGH + box[3]) / 2
 
 
 def _scale(ax: Axes, values: pl.Series) -> None:

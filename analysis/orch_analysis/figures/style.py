@@ -105,7 +105,7 @@ def inline(svg: str, name: str, alt: str) -> str:
     width = float(re.search(r'\bwidth="([\d.]+)pt"', body)[1])  # type: ignore[index]
     body = re.sub(r'\s(width|height)="[\d.]+pt"', "", body, count=2)
     share = min(1.0, width / (72 * WIDTH))
-    start = f'<svg role="img" aria-label="{_escape(alt)}" style="max-width: {52 * share:.1f}rem"'
+    start = f'<svg role="img" aria-label="{_escape(alt)}" style="max-width: {56 * share:.1f}rem"'
     return body.replace("<svg", start, 1).strip()
 
 
@@ -117,10 +117,15 @@ def colour(algorithm: str) -> str:
     """The algorithm's colour, the same in every figure and study; controls are grey."""
     if algorithm in {"random", "pixels"}:
         return GREY
-    palette = sns.color_palette("colorblind", 10).as_hex()
-    order = [palette[i] for i in (0, 3, 2, 4, 1, 9)]
     known = ALGORITHMS.index(algorithm) if algorithm in ALGORITHMS else sum(map(ord, algorithm))
-    return str(order[known % len(order)])
+    return nth(known)
+
+
+def nth(index: int) -> str:
+    """The `index`-th colour of seaborn's colour-blind palette, blue and vermilion first."""
+    palette = sns.color_palette("colorblind", 10).as_hex()
+    order = (0, 3, 2, 4, 1, 9)
+    return str(palette[order[index % len(order)]])
 
 
 def shades(algorithm: str, count: int) -> list[str]:

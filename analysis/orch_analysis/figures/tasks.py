@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from orch_analysis.figures import style
-from orch_analysis.figures.training import law
 from orch_analysis.slopes import Slope
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def score_figure(table: pl.DataFrame) -> Figure:
     smaller data sizes are thin lines without intervals.
     """
     tasks = table["task"].unique().sort().to_list()
-    figure, axes = _panels(len(tasks))
+    figure, axes = panels(len(tasks))
     trained = table.filter(~pl.col("algorithm").is_in(["random", "pixels"]))
     series = _series(trained)
     for ax, task in zip(axes, tasks, strict=False):
@@ -40,10 +39,10 @@ def score_figure(table: pl.DataFrame) -> Figure:
             part = rows.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
             _data_sizes(ax, part, algorithm)
             _series_of(ax, _largest(part), "auc", style.colour(algorithm), marker, shift)
-        _size_ticks(ax, rows)
+        size_ticks(ax, rows)
         ax.set_title(task)
     floors = [label for label in ("random", "pixels") if (table["algorithm"] == label).any()]
-    _label(axes, len(tasks), "test AUC")
+    label(axes, len(tasks), "test AUC")
     _legend(figure, series, floors)
     return figure
 
@@ -52,51 +51,22 @@ def gain_figure(table: pl.DataFrame) -> Figure:
     """Gain of AUC over the untrained control of the same size, a panel per task, with 95% intervals."""
     rows = table.filter(pl.col("gain").is_not_null(), ~pl.col("algorithm").is_in(["random", "pixels"]))
     tasks = rows["task"].unique().sort().to_list()
-    figure, axes = _panels(len(tasks), sharey=True)
+    figure, axes = panels(len(tasks), sharey=True)
     series = _series(rows)
     for ax, task in zip(axes, tasks, strict=False):
         ax.axhline(0, color=style.GREY, linewidth=1, zorder=1)
         for (algorithm, mix), (marker, shift) in series.items():
             part = rows.filter(pl.col("task") == task, pl.col("algorithm") == algorithm, pl.col("mix") == mix)
             _series_of(ax, _largest(part), "gain", style.colour(algorithm), marker, shift)
-        _size_ticks(ax, rows)
+        size_ticks(ax, rows)
         ax.set_title(task)
-    _label(axes, len(tasks), "gain in AUC over control")
+    label(axes, len(tasks), "gain in AUC over control")
     _legend(figure, series, [])
     return figure
 
 
-def law_figure(
-    table: pl.DataFrame, slopes: Sequence[Slope], *, value: str, axis: str, words: Mapping[str, str]
-) -> Figure:
-    """A panel per task for a table of points: the value against an axis, per algorithm, with law and 95% band."""
-    tasks = table["task"].unique().sort().to_list()
-    figure, axes = _panels(len(tasks))
-    algorithms = table["algorithm"].unique().sort().to_list()
-    for ax, task in zip(axes, tasks, strict=False):
-        for algorithm in algorithms:
-            part = table.filter(pl.col("task") == task, pl.col("algorithm") == algorithm).sort(axis)
-            colour = style.colour(algorithm)
-            ax.scatter(
-                part[axis], part[value], s=16, color=colour, edgecolor="white", linewidth=0.4, zorder=3
-            )
-            for row in slopes:
-                if (row.task, row.algorithm, row.axis) == (task, algorithm, axis):
-                    law(ax, row, colour)
-        low, high = _range(table.filter(pl.col("task") == task)[value])
-        ax.set_ylim(low, high)
-        _size_ticks(ax, table, axis)
-        ax.set_title(task)
-    _label(axes, len(tasks), words.get(value, value), words.get(axis, axis))
-    handles = [
-        Line2D([], [], color=style.colour(name), marker="o", markersize=4, label=name) for name in algorithms
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    return figure
-
-
 def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
-    """Slopes with 95% intervals, a panel per title, tasks sorted by their mean slope in the first; filled: not zero."""
+    """Slopes with 95% intervals, a panel per title, tasks sorted by the size of their mean slope in the first; filled: not zero."""
     first = next(iter(panels.values()))
     tasks = _sorted_tasks(first)
     series = sorted({(row.algorithm, row.mix) for rows in panels.values() for row in rows})
@@ -159,7 +129,8 @@ def _clip(ax: Axes, rows: Sequence[Slope]) -> None:
     ax.set_xlim(min(low, 0) - pad, max(high, 0) + pad)
 
 
-def _panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Axes for `count` panels in at most four columns."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
     figure, axes = style.canvas(rows, columns, height=2.0, sharey=sharey)
@@ -221,20 +192,16 @@ def _floor(ax: Axes, rows: pl.DataFrame) -> None:
         ax.axhline(float(pixels["auc"].mean()), color=style.INK, linewidth=1, linestyle=":", zorder=1)  # type: ignore[arg-type]
 
 
-def _size_ticks(ax: Axes, rows: pl.DataFrame, axis: str = "params_encoder") -> None:
+def size_ticks(ax: Axes, rows: pl.DataFrame, axis: str = "params_encoder") -> None:
+    """A logarithmic x axis over the rows' sizes, with ticks that fit a narrow panel."""
     sizes = rows.filter(pl.col(axis) > 0)[axis]
     style.size_axis(ax, sizes, gap=0.27)
     if len(sizes):
         style.limits(ax, sizes.to_list())
 
 
-def _range(values: pl.Series) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    pad = 0.12 * (high - low) or 0.01
-    return low - pad, high + pad
-
-
-def _label(axes: Sequence[Axes], count: int, y: str, x: str = "encoder parameters") -> None:
+def label(axes: Sequence[Axes], count: int, y: str, x: str = "encoder parameters") -> None:
+    """Axis labels on the outer panels only."""
     columns = min(COLUMNS, count)
     for index, ax in enumerate(axes[:count]):
         if index % columns == 0:
@@ -271,4 +238,6 @@ def _sorted_tasks(rows: Sequence[Slope]) -> list[str]:
     slopes: dict[str, list[float]] = {}
     for row in rows:
         slopes.setdefault(row.task, []).extend([row.slope] if row.slope is not None else [])
-    return sorted(slopes, key=lambda task: (float(np.mean(slopes[task])) if slopes[task] else 0.0, task))
+    return sorted(
+        slopes, key=lambda task: (-abs(float(np.mean(slopes[task]))) if slopes[task] else 0.0, task)
+    )

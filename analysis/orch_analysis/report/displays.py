@@ -8,6 +8,7 @@ import polars as pl
 
 from orch_analysis.correlate import worth
 from orch_analysis.factors import LABELS, WORDS
+from orch_analysis.fit import Fit
 from orch_analysis.slopes import AXES, VALUES, Slope
 from orch_analysis.tables import Table, count, interval, number, p_value, plural, power, significant
 
@@ -52,7 +53,7 @@ def task_laws(rows: Sequence[Slope], mixes: Mapping[str, str], files: tuple[str,
     body, strong = [], set()
     for index, (task, algorithm) in enumerate(pairs):
         key = {"task": task, "algorithm": algorithm, "mix": mixes[algorithm]}
-        cells = [_cell(size, value=value, **key) for value in ("auc", "error", "error_ratio")]
+        cells = [_cell(size, n=False, value=value, **key) for value in ("auc", "error", "error_ratio")]
         control = _cell(size, value="error", task=task, algorithm="random", mix="")
         net = [row for row in size if _matches(row, value="error_ratio", **key)]
         points = max(row.fit.n for row in size if _matches(row, **key))
@@ -129,24 +130,22 @@ def correlations(
             str(row["n"]),
             interval(row["pearson"], row["pearson_lo"], row["pearson_hi"], 2, signed=True),
             interval(row["spearman"], row["spearman_lo"], row["spearman_hi"], 2, signed=True),
-            p_value(row["p"]),
-            p_value(row["p_permutation"]),
-            p_value(row["p_holm"]),
-            p_value(row["p_bh"]),
+            f"{p_value(row['p'])} ({p_value(row['p_permutation'])})",
+            f"{p_value(row['p_holm'])} / {p_value(row['p_bh'])}",
             _left_out(row),
         )
         for row in table.iter_rows(named=True)
     ]
     tests, most = table["p"].count(), int(table["n"].max() or 0)  # type: ignore[arg-type]
     note = (
-        f"Slopes of {value} in encoder size against task factors, over {plural(most, 'task')}; Pearson with Fisher's and "
+        f"Slopes of {value} in model size against task factors, over {plural(most, 'task')}; Pearson with Fisher's and "
         f"Spearman with Bonett and Wright's 95% interval; p of Pearson by t and by permutation, and corrected over "
         f"{plural(tests, 'test')} (Holm; Benjamini-Hochberg). Over {most} tasks only |r| > {number(worth(most), 2)} "
         "can be told from zero. Last column: range of Pearson's r when one task is left out, and which moves it most."
     )
     return Table(
         name=name, title=f"Correlations of the slopes of {value} with task factors.", note=note, files=files, folded=folded,
-        head=("slopes of", "factor", "n", "Pearson [95%]", "Spearman [95%]", "p", "p perm.", "p Holm", "p BH", "leave one out"),
+        head=("slopes of", "factor", "n", "Pearson [95%]", "Spearman [95%]", "p (permuted)", "Holm / BH", "leave one out"),
         rows=tuple(rows), words=2,
         strong=frozenset(i for i, p in enumerate(table["p_holm"]) if p is not None and p < 0.05),
     )  # fmt: skip
@@ -213,3 +212,77 @@ def sizes(runs: pl.DataFrame, files: tuple[str, ...]) -> Table:
 
 def _rest(rows: int) -> str:
     return f" The first {SHOWN} of {rows} rows; the files hold all." if rows > SHOWN else ""
+
+
+def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
+    """Every law of a table of points: its parameters with intervals, n, rows left out, outcome; bold: slope not zero."""
+    groups = list(dict.fromkeys(key for row in rows for key in row.group))
+    params = list(dict.fromkeys(name for row in rows for name in row.law.params))
+    body = []
+    for row in rows[:SHOWN]:
+        estimates = (_estimate(row, name) for name in params)
+        body.append(
+            (
+                *(row.group.get(key, "") for key in groups),
+                *estimates,
+                str(row.n),
+                str(len(row.dropped)),
+                row.outcome,
+            )
+        )
+    strong = [
+        i
+        for i, row in enumerate(rows[:SHOWN])
+        if (ends := row.intervals.get("slope")) and not ends[0] <= 0 <= ends[1]
+    ]
+    return Table(
+        name="table-fits", title="Fitted laws.", files=files, rows=tuple(body), words=len(groups),
+        note=f"{rows[0].law.formula}; {rows[0].level:.0%} intervals ({rows[0].interval}).{_rest(len(rows))}",
+        head=(*groups, *params, "n", "left out", "outcome"), strong=frozenset(strong),
+    )  # fmt: skip
+
+
+def _estimate(row: Fit, name: str) -> str:
+    value, (low, high) = row.estimates.get(name), row.intervals.get(name, (None, None))
+    if value is None:
+        return "–"
+    if name == "slope" or (0.001 <= abs(value) < 1):
+        return interval(value, low, high, 4, signed=name == "slope")
+    return f"{significant(value)} [{significant(low)}, {significant(high)}]"
+
+
+def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Table:
+    """The slopes of the same groups along two axes, side by side; bold: zero outside on the second only."""
+    (first, rows), (second, others) = axes.items()
+    body = [
+        (row.task, row.algorithm, digits(row), _share(row), digits(other), _share(other), str(row.fit.n))
+        for row, other in zip(rows, others, strict=True)
+    ]
+    changed = [
+        i
+        for i, (row, other) in enumerate(zip(rows, others, strict=True))
+        if other.differs and not row.differs
+    ]
+    return Table(
+        name="table-axes", title="Two x axes.", files=files, rows=tuple(body), words=2,
+        note=f"Slopes with 95% t intervals. Zero is outside in {sum(row.differs for row in rows)} of {len(rows)} along {first} "
+        f"and in {sum(row.differs for row in others)} along {second}; bold: along {second} only.",
+        head=("task", "algorithm", f"slope in {first}", "R²", f"slope in {second}", "R²", "n"),
+        strong=frozenset(changed),
+    )  # fmt: skip
+
+
+def digits(row: Slope) -> str:
+    """The slope with its interval to four decimals, as the published slopes are given."""
+    low, high = row.interval or (None, None)
+    return interval(row.slope, low, high, 4, signed=True)
+
+
+def _share(row: Slope) -> str:
+    """R squared of the line in logs: 1 - residual over total sum of squares, from slope, spread and residuals."""
+    line = row.fit.line
+    if line is None or row.slope is None:
+        return "–"
+    explained = row.slope**2 * line.spread
+    residual = sum(value**2 for value in row.fit.residuals)
+    return number(explained / (explained + residual), 2)

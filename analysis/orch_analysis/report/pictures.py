@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
 from orch_analysis import slopes
-from orch_analysis.figures import Picture, coverage, factor, style, tasks, training
+from orch_analysis.figures import Picture, coverage, factor, points, style, tasks, training
 from orch_analysis.report.findings import Findings, telling
 from orch_analysis.tables import plural
 
+if TYPE_CHECKING:
+    from orch_analysis.report.points import PointFindings
+
 Drawn: TypeAlias = Mapping[str, Sequence[Picture]]
-DRAWN = ("n_total", "classes", "gzip_rgb", "dbi_pixels", "entropy", "headroom")
+DRAWN = ("n_total", "classes", "classes_binary", "gzip_rgb", "dbi_pixels", "headroom")
 ROWS = 6  # algorithm-mix rows of the loss figure
 
 
@@ -137,8 +140,65 @@ def _factors(found: Findings, folder: Path) -> list[Picture]:
     return of_factors(main, found.grouped, found.correlations["auc"], telling(found.grouped, DRAWN), folder)
 
 
+def of_points(found: PointFindings, folder: Path) -> Drawn:
+    """The pictures of a table of points."""
+    with style.theme():
+        return {
+            "laws": _laws(found, folder),
+            "forest": _axes(found, folder),
+            "factors": _point_factors(found, folder),
+        }
+
+
+def _laws(found: PointFindings, folder: Path) -> list[Picture]:
+    lines = [fit for fit in found.fits if len(fit.x) == 1 and fit.estimates]
+    if not lines:
+        return []
+    axis = str(next(iter(lines[0].x.values())))
+    return [
+        style.save(
+            points.law_figure(found.frame, lines, value=found.value, axis=axis), folder, "laws",
+            title=f"{found.value} against {axis}.",
+            caption=f"Points as given; lines are the fitted laws ({lines[0].law.formula}), bands {lines[0].level:.0%} intervals of the curve. A power law knows no ceiling.",
+            alt=f"{found.value} against {axis}, one panel per task, with fitted laws.",
+        )
+    ]  # fmt: skip
+
+
+def _axes(found: PointFindings, folder: Path) -> list[Picture]:
+    panels = {
+        f"in {axis}": [row for row in rows if row.slope is not None] for axis, rows in found.axes.items()
+    }
+    panels = {title: rows for title, rows in panels.items() if rows and any(row.task for row in rows)}
+    if not panels:
+        return []
+    return [
+        style.save(
+            tasks.forest_figure(panels), folder, "slopes", title=f"Slopes of {found.value}, sorted.",
+            caption="95% t intervals; filled where zero is outside. An interval much wider than the others runs out of its panel.",
+            alt="Forest plot of slopes with intervals.",
+        )
+    ]  # fmt: skip
+
+
+def _point_factors(found: PointFindings, folder: Path) -> list[Picture]:
+    from orch_analysis.report.points import correlated
+
+    if not found.axes or not found.names:
+        return []
+    table = correlated(slopes.slope_table(next(iter(found.axes.values()))))
+    names = [name for name in found.names if name in DRAWN]
+    return of_factors(table, found.factors, found.correlations, names, folder, value=found.value)
+
+
 def of_factors(
-    table: pl.DataFrame, factors: pl.DataFrame, correlations: pl.DataFrame, names: Sequence[str], folder: Path
+    table: pl.DataFrame,
+    factors: pl.DataFrame,
+    correlations: pl.DataFrame,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    value: str = "AUC",
 ) -> list[Picture]:
     """Slope against every factor, and the correlations with their intervals."""
     if table.is_empty() or not names or not correlations["pearson"].count():
@@ -146,9 +206,9 @@ def of_factors(
     most = max(correlations["n"])
     return [
         style.save(
-            factor.scatter_figure(table, factors, names, value="AUC"), folder, "factors",
-            title="Slope of AUC in encoder size against what the tasks are like.",
-            caption=f"{most} tasks; bars: 95% intervals of the slopes. An interval much wider than the slopes' spread runs out of its panel.",
+            factor.scatter_figure(table, factors, names, value=value), folder, "factors",
+            title=f"Slope of {value} in model size against what the tasks are like.",
+            caption=f"{most} tasks; pale bars: 95% intervals of the slopes. An interval much wider than the slopes' spread runs out of its panel.",
             alt="Scatter of slopes against task factors, tasks named.",
         ),
         style.save(
