@@ -13,7 +13,7 @@ from orch_core.vit import Shape, encoder, encoder_params, shape_of
 class Cost:
     """The price of a cell.
 
-    params_encoder:    trained parameters of the encoder that is probed
+    params_encoder:    parameters of the encoder that is probed; fixed sin-cos positions are none
     params_head:       trained with it and thrown away before probing (decoder, projector, predictor)
     params_total:      both, and frozen copies (momentum encoder)
     flops_forward:     one whole image through the probed encoder
@@ -21,7 +21,7 @@ class Cost:
     flops_train:       of the whole run
     flops_hardware:    of the whole run with attention's recomputation: what FlopCounterMode counts
     tokens:            tokens through the trained encoder in the whole run
-    memory_bytes:      peak of training: weights, gradients, optimiser, activations of a batch
+    memory_bytes:      peak of training: weights, gradients, optimiser's two moments, bf16 casts, activations of a batch
     checkpoint_bytes:  one checkpoint: weights, frozen copies, two optimiser moments, fp32
     """
 
@@ -62,6 +62,7 @@ def price(cell: Cell) -> Cost:
     trained, images = params + work.params_head, cell.samples_seen if recipe.uses_data else 0
     image = work.flops.forward + work.flops.backward
     weights = 4 * (trained + work.params_frozen)
+    casts = 2 * trained if cell.precision == "bf16" else 0
     return Cost(
         params_encoder=params,
         params_head=work.params_head,
@@ -71,6 +72,6 @@ def price(cell: Cell) -> Cost:
         flops_train=image * images,
         flops_hardware=(image + work.flops.recompute) * images,
         tokens=work.tokens * images,
-        memory_bytes=weights + 12 * trained + cell.batch * work.activation_bytes,
+        memory_bytes=weights + casts + 12 * trained + cell.batch * work.activation_bytes,
         checkpoint_bytes=weights + 8 * trained,
     )

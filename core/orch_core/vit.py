@@ -103,7 +103,7 @@ def block_params(width: int, hidden: int) -> int:
 
 
 def encoder_params(shape: Shape, *, learned_positions: bool = False) -> int:
-    """Trained parameters of the encoder: patch embedding, class token, blocks, last norm, positions if learned."""
+    """Parameters of the encoder: patch embedding, class token, blocks, last norm, positions if learned (fixed ones are none)."""
     fixed = (shape.pixels + 1) * shape.width + shape.width + 2 * shape.width
     positions = shape.tokens * shape.width if learned_positions else 0
     return fixed + positions + shape.depth * block_params(shape.width, shape.hidden)

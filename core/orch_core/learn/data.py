@@ -14,6 +14,7 @@ from torch.nn import functional
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
 from orch_core.images import hash_order, image_keys, pretraining_order, read_split
+from orch_core.learn.randomness import generator
 
 HELD_OUT = 512
 """Held-out images of a cell; the first by hash rank, so that cells of every size share them."""
@@ -59,7 +60,7 @@ def pretraining_set(cell: Cell) -> Batch:
 
 
 def held_out_set(cell: Cell) -> Batch:
-    """The first images by hash rank of the validation splits, from each source in proportion to its size."""
+    """The first images by hash rank of the validation splits, from each source in proportion to its size, mixed."""
     splits = [(portion, *read_split(Path(portion.path), "val")) for portion in cell.data]
     total = sum(len(images) for _, images, _ in splits)
     parts = []
@@ -67,7 +68,8 @@ def held_out_set(cell: Cell) -> Batch:
         share = min(len(images), max(1, round(HELD_OUT * len(images) / total)))
         chosen = hash_order(image_keys(images), 0)[:share]
         parts.append(_batch(images[chosen], labels[chosen], portion.modality, cell))
-    return _joined(parts)
+    joined = _joined(parts)
+    return joined.rows(generator(0, "held out order").permutation(len(joined)))
 
 
 def as_tensor(images: NDArray[np.uint8], *, resolution: int, channels: int) -> Tensor:

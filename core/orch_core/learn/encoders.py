@@ -57,6 +57,8 @@ def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
 
 def initialise(module: nn.Module, seed: int, stream: str) -> None:
     """Xavier-uniform linear layers, patches as one of them, tokens normal 0.02, biases 0, norms 1 (MAE, appendix A.1)."""
+    if next(module.parameters()).is_meta:
+        return  # shapes alone
     rng = generator(seed, f"init|{stream}")
     norms = {id(weight) for part in module.modules() if _is_norm(part) for weight in part.parameters()}
     for name, parameter in module.named_parameters():

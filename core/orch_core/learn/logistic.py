@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-10, 3))
-"""lambda from 1e-5 to 10 in half decades."""
+STRENGTHS = tuple(10.0 ** (-k / 2) for k in range(-2, 11))
+"""lambda from 10 to 1e-5 in half decades, the strongest first."""
 TINY = 1e-300
 HALVINGS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Path:
+class Solutions:
     """scores(features)[s] are the scores under strength s: weights [s, d, k], intercepts [s, k]."""
 
     weights: Tensor
@@ -36,33 +36,59 @@ class Path:
         return logits
 
 
-def fit_path(features: Tensor, targets: Tensor, *, softmax: bool, tolerance: float = 1e-5) -> Path:
-    """Minimise for every strength.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Features in the basis of their principal components, ready for any strength.
 
-    features: [n, d] float64, standardised; targets: [n, k] of 0 and 1, one 1 a row where `softmax`, else independent labels.
+    rotated: [n, d] = features @ basis; curvature: [d], variance along each component; targets: [n, k] of 0 and 1, one 1 a row
+    where `softmax`, else independent labels.
+    """
+
+    rotated: Tensor
+    basis: Tensor
+    curvature: Tensor
+    targets: Tensor
+    softmax: bool
+
+
+def problem(features: Tensor, targets: Tensor, *, softmax: bool) -> Problem:
+    """The problem of features [n, d] (float64, standardised) and targets [n, k]."""
+    curvature, basis = torch.linalg.eigh(features.T @ features / len(features))
+    return Problem(
+        rotated=features @ basis,
+        basis=basis,
+        curvature=curvature.clamp(min=0),
+        targets=targets,
+        softmax=softmax,
+    )
+
+
+def fit_path(
+    task: Problem, strengths: tuple[float, ...], start: Solutions | None = None, *, tolerance: float = 1e-5
+) -> Solutions:
+    """Minimise for every strength, from the last solution of `start` or from the classes' shares.
+
     tolerance: of the largest gradient entry in scaled coordinates.
     """
-    n, d = features.shape
-    strengths = torch.tensor(STRENGTHS, dtype=features.dtype)
-    values, basis = torch.linalg.eigh(features.T @ features / n)
-    scale = (values.clamp(min=0)[None] * 0.25 + strengths[:, None]).rsqrt()  # [s, d]
-    rotated = features @ basis
-    prior = targets.mean(0).clamp(1e-6, 1 - 1e-6)
-    start = prior.log() if softmax else torch.logit(prior)
-    z = torch.zeros(len(strengths), d + 1, targets.shape[1], dtype=features.dtype)
-    z[:, d] = start * 0.5
-    solver = _Objective(rotated=rotated, targets=targets, strengths=strengths, scale=scale, softmax=softmax)
-    z = minimise(solver, z, tolerance)
-    return Path(weights=basis @ (z[:, :d] * scale[:, :, None]), intercepts=z[:, d] * 2)
+    d, k = len(task.curvature), task.targets.shape[1]
+    lambdas = torch.tensor(strengths, dtype=task.rotated.dtype)
+    scale = (task.curvature[None] * 0.25 + lambdas[:, None]).rsqrt()  # [s, d]
+    z = torch.zeros(len(lambdas), d + 1, k, dtype=task.rotated.dtype)
+    if start is None:
+        prior = task.targets.mean(0).clamp(1e-6, 1 - 1e-6)
+        z[:, d] = (prior.log() if task.softmax else torch.logit(prior)) / 2
+    else:
+        z[:, :d] = (task.basis.T @ start.weights[-1]) / scale[:, :, None]
+        z[:, d] = start.intercepts[-1] / 2
+    z = minimise(_Objective(task=task, strengths=lambdas, scale=scale), z, tolerance)
+    return Solutions(weights=task.basis @ (z[:, :d] * scale[:, :, None]), intercepts=z[:, d] * 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Objective:
-    rotated: Tensor
-    targets: Tensor
+    task: Problem
     strengths: Tensor
     scale: Tensor
-    softmax: bool
 
     def only(self, chosen: Tensor) -> _Objective:
         """The objective of the chosen problems."""
@@ -70,18 +96,19 @@ class _Objective:
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Objective [s] and gradient [s, d + 1, k] at scaled weights; the last row is half the intercept."""
-        n, d = self.rotated.shape
+        rotated, targets = self.task.rotated, self.task.targets[:, None]
+        n, d = rotated.shape
         s, _, k = z.shape
         weights = z[:, :d] * self.scale[:, :, None]
-        logits = (self.rotated @ weights.transpose(0, 1).reshape(d, s * k)).view(n, s, k) + 2 * z[:, d]
-        if self.softmax:
+        logits = (rotated @ weights.transpose(0, 1).reshape(d, s * k)).view(n, s, k) + 2 * z[:, d]
+        if self.task.softmax:
             logs = functional.log_softmax(logits, 2)
-            loss = -(logs * self.targets[:, None]).sum((0, 2)) / n
-            residual = logs.exp_() - self.targets[:, None]
+            loss = -(logs * targets).sum((0, 2)) / n
+            residual = logs.exp_() - targets
         else:
-            loss = (functional.softplus(logits) - logits * self.targets[:, None]).sum((0, 2)) / n
-            residual = logits.sigmoid_() - self.targets[:, None]
-        gradient = (self.rotated.T @ residual.view(n, s * k)).view(d, s, k).transpose(0, 1) / n
+            loss = (functional.softplus(logits) - logits * targets).sum((0, 2)) / n
+            residual = logits.sigmoid_() - targets
+        gradient = (rotated.T @ residual.view(n, s * k)).view(d, s, k).transpose(0, 1) / n
         gradient = (gradient + self.strengths[:, None, None] * weights) * self.scale[:, :, None]
         intercept = residual.mean(0)[:, None] * 2
         value = loss + self.strengths / 2 * weights.square().sum((1, 2))

@@ -61,7 +61,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
             visible + 1, shape.width, shape.hidden, shape.depth, precision=cell.precision
         )
         + activation_bytes(shape.tokens, width, 4 * width, depth, precision=cell.precision)
-        + 4 * shape.patches * shape.pixels * 4,
+        + 4 * shape.patches * shape.pixels,
     )
 
 

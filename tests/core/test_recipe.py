@@ -1,0 +1,70 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from learn_cells import TRAINED, make_cell
+
+from orch_core.errors import OrchError
+from orch_core.recipe import RECIPES, constants, recipe_of
+from orch_core.recipes.mae import kept
+
+
+def test_recipes_are_found_in_their_folder_and_every_constant_names_its_source():
+    assert {"mae@1", "moco-v3@1", "random@1", "pixels@1"} <= set(RECIPES)
+    for recipe in RECIPES.values():
+        assert all(constant.source for constant in recipe.constants.values())
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_rules_give_the_papers_constants_at_the_papers_scale(recipe):
+    # He et al. 2022, table 8; Chen et al. 2021, section 4.1: 1.5e-4 x batch / 256 at batch 4096, ViT-B and larger
+    if recipe not in {"mae@1", "moco-v3@1"}:
+        pytest.skip("another paper")
+    for width, depth in ((768, 12), (1024, 24)):
+        values = constants(make_cell(None, recipe, width=width, depth=depth, batch=4096))
+        assert values["lr"] == pytest.approx(1.5e-4 * 4096 / 256)
+
+
+def test_mae_decoder_is_the_official_one_at_vit_large():
+    values = constants(make_cell(None, width=1024, depth=24))
+    assert (values["decoder_width"], values["decoder_depth"]) == (512, 8)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (("mask_ration", 0.5), ["mask_ration", "did you mean `mask_ratio`"]),
+        (("mask_ratio", 2.0), ["mask_ratio", "0.05 to 0.95"]),
+        (("mask_ratio", True), ["mask_ratio", "expected float"]),
+        (("norm_pixels", 1), ["norm_pixels", "expected bool"]),
+        (("decoder_depth", 1.5), ["decoder_depth", "expected int"]),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_remedy(override, words):
+    with pytest.raises(OrchError) as caught:
+        constants(make_cell(None, overrides=(override,)))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_override_replaces_the_rule_and_an_integer_serves_as_a_float():
+    assert constants(make_cell(None, overrides=(("lr", 1),)))["lr"] == 1.0
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    with pytest.raises(OrchError, match="`mae@1`"):
+        recipe_of(make_cell(None, "mea@1"))
+
+
+@given(st.integers(1, 400), st.floats(0.05, 0.95))
+def test_mae_sees_the_papers_share_of_patches(patches, ratio):
+    assert kept(patches, ratio) == max(1, int(patches * (1 - ratio)))
+
+
+@given(
+    st.sampled_from(TRAINED), st.integers(8, 512).map(lambda k: 4 * k), st.integers(1, 48), st.integers(0, 12)
+)
+def test_every_rule_gives_a_value_within_its_own_range(recipe, width, depth, log_batch):
+    cell = make_cell(None, recipe, width=width, depth=depth, batch=2**log_batch)
+    for name, value in constants(cell).items():
+        constant = RECIPES[recipe].constants[name]
+        if isinstance(value, int | float):
+            assert constant.low <= value <= constant.high, name
