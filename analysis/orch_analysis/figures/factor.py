@@ -32,6 +32,7 @@ def scatter_figure(
     figure, axes = style.canvas(-(-len(names) // columns), columns, height=2.3, sharey=True)
     keys = [key for key in ("group", "task") if key in factors.columns]
     joined = slopes.join(factors, on=keys, how="left")
+    _window(axes[0], joined["slope"])
     for ax, name in zip(axes, names, strict=False):
         rows = joined.filter(pl.col(name).is_not_null(), pl.col("slope").is_not_null())
         ax.axhline(0, color=style.GREY, linewidth=0.8, zorder=1)
@@ -41,7 +42,6 @@ def scatter_figure(
             shade = style.colour(str(algorithm))
             ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=shade, elinewidth=0.8, alpha=0.25)
             ax.scatter(x, y, s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
-        _window(ax, rows)
         _scale(ax, rows[name])
         _names(ax, rows, name)
         ax.set_title(f"{LABELS.get(name, name)}", fontsize=8)
@@ -58,13 +58,12 @@ def scatter_figure(
     return figure
 
 
-def _window(ax: Axes, rows: pl.DataFrame) -> None:
-    """Slopes fill the panel; an interval that is far wider than their spread runs out of it."""
-    if rows.is_empty():
-        return
-    low, high = float(rows["slope"].min()), float(rows["slope"].max())  # type: ignore[arg-type]
-    pad = 0.5 * (high - low) or abs(high) or 0.01
-    ax.set_ylim(min(low - pad, 0), max(high + pad, 0))
+def _window(ax: Axes, slopes: pl.Series) -> None:
+    """Slopes fill the (shared) panels; an interval that is far wider than their spread runs out of them."""
+    known = slopes.drop_nulls().to_list()
+    if known:
+        pad = 0.5 * (max(known) - min(known)) or abs(known[0]) or 0.01
+        ax.set_ylim(min(*known, 0) - pad / 2, max(*known, 0) + pad / 2)
 
 
 def _names(ax: Axes, rows: pl.DataFrame, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -128,8 +129,8 @@ def correlations(
             row["group"],
             LABELS.get(row["factor"], row["factor"]),
             str(row["n"]),
-            interval(row["pearson"], row["pearson_lo"], row["pearson_hi"], 2, signed=True),
-            interval(row["spearman"], row["spearman_lo"], row["spearman_hi"], 2, signed=True),
+            _r(row, "pearson"),
+            _r(row, "spearman"),
             f"{p_value(row['p'])} ({p_value(row['p_permutation'])})",
             f"{p_value(row['p_holm'])} / {p_value(row['p_bh'])}",
             _left_out(row),
@@ -155,7 +156,16 @@ def _left_out(row: Mapping[str, float | str | None]) -> str:
     low, high = row["loo_lo"], row["loo_hi"]
     if not isinstance(low, float) or not isinstance(high, float):
         return str(row["note"] or "–")
-    return f"{number(low, 2)} to {number(high, 2)} ({row['loo_without']})"
+    return f"{_bare(number(low, 2))} to {_bare(number(high, 2))} ({row['loo_without']})"
+
+
+def _r(row: Mapping[str, Any], name: str) -> str:
+    return _bare(interval(row[name], row[f"{name}_lo"], row[f"{name}_hi"], 2, signed=True))
+
+
+def _bare(text: str) -> str:
+    """Numbers below one without their leading zero, as correlations are written."""
+    return text.replace("0.", ".")
 
 
 def factors(table: pl.DataFrame, files: tuple[str, ...]) -> Table:

@@ -88,20 +88,18 @@ def point_findings(frame: pl.DataFrame, fits: Sequence[Fit], source: Source, see
         axes[str(other)] = _slopes([_refit(frame, row, str(other)) for row in first])
     table = correlated(slopes.slope_table(first))
     factors = (
-        _factors(frame, table, fits[0].value, first[0].axis) if first and "task" in frame.columns else None
+        _factors(frame, table, fits[0].value, first[0].axis) if first and "task" in frame.columns else table
     )
-    names = (
-        telling(factors, [name for name in LABELS if name in factors.columns]) if factors is not None else []
-    )
+    names = telling(factors, [name for name in LABELS if name in factors.columns])
     return PointFindings(
         source=source,
         frame=frame,
         fits=fits,
         value=fits[0].value,
         axes=axes,
-        factors=factors if factors is not None else pl.DataFrame(),
+        factors=factors,
         names=names,
-        correlations=correlate.correlate_all(table, factors if names else table, names, seed=seed),
+        correlations=correlate.correlate_all(table, factors, names, seed=seed),
     )
 
 
@@ -199,6 +197,7 @@ def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...
         sections.append(_axes_section(found, files))
     if found.names:
         blocks: list[Block] = [
+            Text(items=tuple(words.factor_notes(found.correlations))),
             *drawn["factors"],
             displays.correlations(
                 found.correlations, files["correlations"], name="table-correlations", value=found.value

@@ -111,6 +111,7 @@ def _scaling(found: Findings, drawn: Drawn, files: Files) -> Section:
 
 def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
+        Text(items=tuple(words.factor_notes(found.correlations["auc"]))),
         *drawn["factors"],
         displays.factors(found.factors, files["factors"]),
         displays.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),

@@ -186,6 +186,28 @@ def factor_answer(correlations: pl.DataFrame) -> list[Answer]:
     return [Answer(verdict="yes" if kept.height else "unclear", claim=claim, numbers=text)]
 
 
+def factor_notes(correlations: pl.DataFrame) -> list[str]:
+    """What to keep in mind when reading the correlations that this table holds."""
+    found = ["A correlation over tasks is as good as the number of tasks: read the intervals, not the dots."]
+    if "headroom" in correlations["factor"]:
+        found.append(
+            "Headroom is partly arithmetic: a score that is nearly perfect cannot rise, so its slope in log AUC is small "
+            "whatever was pretrained. A factor that goes along with headroom inherits its correlation."
+        )
+    both = correlations.filter(
+        pl.col("factor").is_in(["classes", "classes_binary"]), pl.col("pearson").is_not_null()
+    )
+    for (group,), rows in both.group_by("group", maintain_order=True):
+        r = dict(rows.select("factor", "pearson").iter_rows())
+        if len(r) > 1:
+            found.append(
+                f"One coding choice: with a multi-label task's labels counted as classes, {group}'s r with #classes is "
+                f"{number(r['classes'], 2, signed=True)}; with that task counted as binary it is "
+                f"{number(r['classes_binary'], 2, signed=True)}."
+            )
+    return found
+
+
 def caveats(runs: pl.DataFrame, best: pl.DataFrame, n_slopes: int) -> list[str]:
     """What this study cannot show, from what it holds."""
     trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
