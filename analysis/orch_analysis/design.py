@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from orch_analysis.law import Array, Law, Values
-from orch_analysis.laws import CHINCHILLA
+from orch_analysis.laws import LAWS
 
 SPAN = 10.0  # below this ratio of largest to smallest a variable says little about its exponent
 CONFOUNDED = 0.95  # correlation of logs from which two variables cannot be told apart in practice
@@ -82,7 +82,8 @@ def expected(
         parameters[name] = _interval(
             truth.params[name], t * spread, logs=_in_logs(truth.law, name), known=n > len(free)
         )
-    weak = [name for name in free if not _tells(parameters[name])]
+    scales_of_terms = {term.coefficient for term in truth.law.terms if term.powers}
+    weak = [name for name in free if name not in scales_of_terms and not _tells(parameters[name])]
     if weak:
         warnings.append(
             f"cannot tell {', '.join(weak)}: the expected interval is wider than the value itself"
@@ -195,7 +196,7 @@ def assumed(x: Values, *, noise: float = 0.01) -> Truth:
         "beta": beta,
     }
     source = "exponents .348, .366 (arXiv:2404.10102); half of the loss irreducible in the grid's middle"
-    return Truth(law=CHINCHILLA, params=params, noise=noise, source=source)
+    return Truth(law=LAWS["chinchilla"], params=params, noise=noise, source=source)
 
 
 def slope_half_width(x: Array, noise: float, *, level: float = 0.95) -> float:

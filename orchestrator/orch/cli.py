@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -27,20 +27,37 @@ def main() -> None:
 @main.command()
 @click.argument("grid", type=FOLDER)
 @click.option("--study", type=FOLDER, help="Folder of the study; default: studies/NAME.")
+@click.option(
+    "--diff",
+    "against",
+    is_flag=False,
+    flag_value="",
+    metavar="[STUDY|PLAN]",
+    help="Only show what changes against the study's last plan, or another study or plan.",
+)
+@click.option(
+    "--pilot", type=FOLDER, help="Study whose fits say what to expect; default: published exponents."
+)
+@click.option(
+    "--target", help="Where to predict the loss: params=1e9,samples=1e8; default: 4x beyond the grid."
+)
+@click.option(
+    "--budget-gpu-hours", "gpu_hours", type=click.FloatRange(min=0, min_open=True), help="Limit in GPU-hours."
+)
+@click.option("--budget-usd", "usd", type=click.FloatRange(min=0, min_open=True), help="Limit in USD.")
 @AS_JSON
-def plan(grid: Path, study: Path | None, *, as_json: bool) -> None:
-    """Check a grid, enumerate and price its cells, and write the plan into the study.
+def plan(grid: Path, study: Path | None, *, as_json: bool, **wishes: Any) -> None:
+    """Check a grid, enumerate and price its cells, say what they will tell, and write the plan into the study.
 
     Example: orch plan experiments/demo.yaml
     """
-    from orch.plan import make_plan, summary
-    from orch.plan_text import render
+    from orch.planning import Wishes, planned
 
-    made, opened = make_plan(grid, study)
+    document, text = planned(grid, study, Wishes(**wishes))
     if as_json:
-        emit({**summary(made), "root": str(opened.root), "frame": made.frame.drop("data").to_dicts()})
+        emit(document)
     else:
-        click.echo(render(made, opened.root))
+        click.echo(text)
 
 
 @main.command()

@@ -266,17 +266,19 @@ def _hexadecimal(high: Lanes, low: Lanes) -> pl.Series:
     return pl.Series("id", text, dtype=pl.Binary).cast(pl.String)
 
 
+def first_halves(ids: pl.Series) -> Lanes:
+    """The first 64 bits of ids: enough to tell them apart in all but one of 10^7 plans of a million cells."""
+    return _half(ids, 0)
+
+
 def halves_of(ids: pl.Series) -> tuple[Lanes, Lanes]:
-    """The two 64-bit halves of ids; the inverse of their hexadecimal form."""
-    both = pl.DataFrame({"id": ids}).select(
-        pl.col("id")
-        .str.slice(start, 16)
-        .str.decode("hex")
-        .bin.reinterpret(dtype=pl.UInt64, endianness="big")
-        .alias(name)
-        for start, name in ((0, "high"), (16, "low"))
-    )
-    return both["high"].to_numpy(), both["low"].to_numpy()
+    """Both 64-bit halves of ids; the inverse of their hexadecimal form."""
+    return _half(ids, 0), _half(ids, 16)
+
+
+def _half(ids: pl.Series, start: int) -> Lanes:
+    digits = ids.str.slice(start, 16).str.decode("hex")
+    return digits.bin.reinterpret(dtype=pl.UInt64, endianness="big").to_numpy()
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:

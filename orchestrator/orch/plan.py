@@ -1,53 +1,80 @@
-"""A plan: the cells and probes of a grid, what the study already holds of them, and what the rest costs."""
+"""A plan: the cells and probes of a grid, what the study already holds of them, and what the rest costs.
+
+`plan.parquet` is the whole document: cells in rows, everything else in its metadata, sealed by the plan's hash.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from orch.enumerate import cell_of, enumerate_cells
+from orch import calibration
+from orch.enumerate import cell_of, enumerate_cells, halves_of
+from orch.holdings import with_state
+from orch.pricing import (
+    device_named,
+    hours_left,
+    logistics,
+    money,
+    resources,
+    with_classes,
+    with_hours,
+    with_micro_batches,
+)
 from orch_core.cell import Job, Probe, probe_from_json
 from orch_core.check import CheckedGrid, read_grid
-from orch_core.device import DEVICES, Device, hours
+from orch_core.device import Device
 from orch_core.errors import OrchError
 from orch_core.identity import digest
-from orch_core.load import did_you_mean
+from orch_core.images import NpzFacts
 from orch_core.record import dumps, write_atomic
 from orch_core.study import Study, create_study, open_study
 
 SCHEMA_VERSION = 1
 POINTER = ".orch"  # in the working directory: the study planned there last
+METADATA = "orch"  # key of the document in the Parquet's metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Cells (one row each, see `orch.enumerate`), the probes that every cell gets, and their cost.
 
-    The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, and
-    `hours_low`, `hours_mid`, `hours_high` on one device. `absent` names sources and tasks whose files
-    are not on this machine: such a plan is priced but cannot be launched.
+    The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, `hours_low`, `hours_mid`,
+    `hours_high` and `hours_probes` on one device, `micro_batch` and `size_class`.
+    device, rates: what hours are computed for, and whether from measured or assumed speeds
+    classes: Slurm's options by size class
+    usd_per_hour: price of a device-hour, None without one; budget: `gpu_hours` and `usd`, None without a limit
+    test_images: size of each task's test split
+    absent:  sources and tasks whose files are not on this machine: such a plan cannot be launched
     """
 
     study: str
     frame: pl.DataFrame
     probes: tuple[Probe, ...]
     device: str
+    rates: str = ""
+    classes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    usd_per_hour: float | None = None
+    budget: Mapping[str, float | None] = field(default_factory=dict)
+    test_images: Mapping[str, int] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
-        """Identity of the plan: of its cells and probes, not of their state."""
-        return digest(
-            {"cells": sorted(self.frame["id"].to_list()), "probes": [probe.id for probe in self.probes]}
-        )
+        """Identity of the plan: of its set of cells and its probes, not of their order or state."""
+        high, low = halves_of(self.frame["id"])
+        cells = [self.frame.height, int(high.sum(dtype=np.uint64)), int(low.sum(dtype=np.uint64))]
+        return digest({"cells": cells, "probes": [probe.id for probe in self.probes]})
 
     def jobs(self) -> Iterator[Job]:
         """Every row as a job, in the order of the plan, what is done included."""
@@ -58,46 +85,89 @@ class Plan:
             )
 
 
-def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
-    """Read, check, enumerate and price a grid, and write the plan into its study.
+def draft(
+    grid: Path, study: Path | None = None, *, gpu_hours: float | None = None, usd: float | None = None
+) -> tuple[Plan, Study, CheckedGrid]:
+    """Read, check, enumerate and price a grid, without writing a plan; opens or creates the study.
 
+    gpu_hours, usd: limits that take the place of the grid's budget.
     Raises GridError for a wrong grid; OrchError for a study that is another's or cannot be written.
     """
     checked = read_grid(grid)
-    frame = enumerate_cells(checked)
-    probes = _probes(checked)
-    device = _device(checked)
+    frame, probes, cluster = enumerate_cells(checked), _probes(checked), checked.grid.cluster
+    device, precision = device_named(cluster.device), checked.grid.training.precision
+    measured = calibration.load(device.name, precision)
+    frame = with_hours(
+        frame, probed=_probed(checked, probes), device=device, precision=precision, measured=measured
+    )
+    frame = with_classes(with_micro_batches(frame, device), cluster)
+    given = {"gpu_hours": gpu_hours, "usd": usd}
     root = study or Path("studies") / checked.grid.study
     opened = create_study(root.resolve(), checked.grid.study)
     plan = Plan(
         study=checked.grid.study,
-        frame=_with_state(_with_hours(frame, probes, checked, device), opened, probes),
+        frame=with_state(frame, opened, probes),
         probes=probes,
         device=device.name,
+        rates=f"measured on {measured.machine}, {measured.measured}" if measured else _assumed(device),
+        classes=resources(cluster),
+        usd_per_hour=cluster.usd_per_gpu_hour,
+        budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
+        test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
         absent=tuple(sorted(checked.absent)),
-        notes=_notes(checked),
+        notes=(*_notes(checked), *_fit_notes(frame, device)),
     )
-    _write(plan, opened, checked)
+    return plan, opened, checked
+
+
+def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
+    """Draft a plan (see `draft`) and write it into its study."""
+    plan, opened, checked = draft(grid, study)
+    write(plan, opened, checked)
     return plan, opened
 
 
 def read_plan(study: Study) -> Plan:
     """The plan written last, with the state of the study as it is now; raises OrchError where there is none."""
+    plan, _ = _read(study.root / "plan.parquet")
+    return replace(plan, frame=with_state(plan.frame, study, plan.probes))
+
+
+def open_plan(path: Path) -> tuple[Plan, Study]:
+    """A plan's own file, exactly as it was written, and the study it belongs to, whose state it is shown with.
+
+    Raises OrchError where it is no plan, was changed after it was written, or its study is gone.
+    """
+    plan, root = _read(path)
+    beside = next((parent for parent in path.resolve().parents if (parent / "study.json").exists()), root)
+    study = open_study(beside)
+    return replace(plan, frame=with_state(plan.frame, study, plan.probes)), study
+
+
+def _read(path: Path) -> tuple[Plan, Path]:
     try:
-        document = json.loads((study.root / "plan.json").read_text(encoding="utf-8"))
-        frame = pl.read_parquet(study.root / "plan.parquet")
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        message = f"{study.root} holds no readable plan: {error}"
+        document = json.loads(pl.read_parquet_metadata(path)[METADATA])
+        frame = pl.read_parquet(path)
+        probes = tuple(probe_from_json(probe) for probe in document["probes"])
+        plan = Plan(
+            **{
+                name: document[name]
+                for name in ("study", "device", "rates", "classes", "usd_per_hour", "budget", "test_images")
+            },
+            frame=frame,
+            probes=probes,
+            absent=tuple(document["absent"]),
+            notes=tuple(document["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        message = f"{path} is not a readable plan: {error}"
         raise OrchError(message, hint="run `orch plan GRID` first") from error
-    probes = tuple(probe_from_json(probe) for probe in document["probes"])
-    return Plan(
-        study=document["study"],
-        frame=_with_state(frame, study, probes),
-        probes=probes,
-        device=document["device"],
-        absent=tuple(document["absent"]),
-        notes=tuple(document["notes"]),
-    )
+    if plan.hash != document["plan"]:
+        message = f"{path} was changed after it was written: its cells hash to {plan.hash[:12]}"
+        raise OrchError(
+            message, hint=f"it was plan {document['plan'][:12]}; plan again with `orch plan GRID`"
+        )
+    return plan, Path(document["root"])
 
 
 def find_study(argument: Path | None) -> Study:
@@ -117,9 +187,9 @@ def summary(plan: Plan) -> dict[str, Any]:
     """The plan in numbers, as `orch plan --json` prints it."""
     left = plan.frame.filter(pl.col("state") != "done")
     states = dict(plan.frame.group_by("state").len().sort("state").iter_rows())
-    totals = {
-        name: float(left[name].sum()) for name in ("hours_low", "hours_mid", "hours_high", "flops_train")
-    }
+    hours = [hours_left(len(plan.probes), name) for name in ("hours_low", "hours_mid", "hours_high")]
+    flops = pl.col("flops_train").filter(pl.col("state") == "new")
+    totals = left.select(*(column.sum() for column in hours), flops.sum()).row(0, named=True)
     return {
         "schema_version": SCHEMA_VERSION,
         "study": plan.study,
@@ -129,7 +199,12 @@ def summary(plan: Plan) -> dict[str, Any]:
         "probes": plan.frame.height * len(plan.probes),
         "probes_left": int(left["probes_left"].sum() or 0),
         "device": plan.device,
+        "rates": plan.rates,
         **totals,
+        "usd_per_hour": plan.usd_per_hour,
+        "usd": money(totals["hours_mid"], plan.usd_per_hour),
+        "budget": dict(plan.budget),
+        **logistics(plan.frame),
         "memory_bytes": float(left["memory_bytes"].max() or 0),  # type: ignore[arg-type]
         "checkpoint_bytes": float(left["checkpoint_bytes"].sum() or 0),
         "tasks": [probe.task for probe in plan.probes],
@@ -141,7 +216,7 @@ def summary(plan: Plan) -> dict[str, Any]:
 def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
     probes = []
     for name in checked.grid.probes.tasks:
-        facts = checked.tasks.get(name) or checked.sources[name]
+        facts = _facts(checked, name)
         declared = checked.grid.tasks[name].kind if name in checked.grid.tasks else None
         kind = "multi-label" if facts.labels > 1 else "binary-class" if facts.classes == 2 else "multi-class"
         probes.append(
@@ -157,49 +232,44 @@ def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
     return tuple(probes)
 
 
-def _device(checked: CheckedGrid) -> Device:
-    name = checked.grid.cluster.device or "CPU"
-    if name not in DEVICES:
-        message = f"unknown device {name!r}{did_you_mean(name, DEVICES)}"
-        raise OrchError(message, hint="set cluster.device to one of them")
-    return DEVICES[name]
-
-
-def _with_hours(
-    frame: pl.DataFrame, probes: Iterable[Probe], checked: CheckedGrid, device: Device
-) -> pl.DataFrame:
-    """Device-hours of training and of one pass of the probes' images through the encoder."""
-    limit = checked.grid.probes.train_limit
-    images = 0
+def _probed(checked: CheckedGrid, probes: tuple[Probe, ...]) -> int:
+    """Images that the probes of one cell send through its encoder."""
+    limit, images = checked.grid.probes.train_limit, 0
     for probe in probes:
-        counts = (checked.tasks.get(probe.task) or checked.sources[probe.task]).counts
+        counts = _facts(checked, probe.task).counts
         train = min(limit or counts["train"], counts["train"])
         images += train + counts.get("val", 0) + counts.get("test", 0)
-    flops = pl.col("flops_train") + images * pl.col("flops_forward")
-    rates = hours(1.0, device, checked.grid.training.precision)
-    names = ("hours_low", "hours_mid", "hours_high")
-    return frame.with_columns(**{name: flops * rate for name, rate in zip(names, rates, strict=True)})
+    return images
 
 
-def _with_state(frame: pl.DataFrame, study: Study, probes: tuple[Probe, ...]) -> pl.DataFrame:
-    """Add `state` and `probes_left`, from the records that the study holds."""
-    known = {entry.name for entry in os.scandir(study.root / "cells")}
-    states, left = [], []
-    for cell in frame["id"]:
-        missing = len(probes)
-        trained = cell in known and (study.cell_folder(cell) / "record.json").exists()
-        if trained:
-            record = study.record(cell)
-            done = record is not None and record.status == "diverged"  # a result: nothing to probe
-            missing = (
-                0
-                if done
-                else sum(not (study.probe_folder(cell, probe) / "record.json").exists() for probe in probes)
+def _facts(checked: CheckedGrid, task: str) -> NpzFacts:
+    return checked.tasks.get(task) or checked.sources[task]
+
+
+def _assumed(device: Device) -> str:
+    low, mid, high = (round(100 * share) for share in device.utilisation)
+    return f"assumed: {mid}% of {device.name}'s peak ({low} to {high}%); `orch calibrate` measures it"
+
+
+def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
+    """Which batches do not fit the device's memory, and what would."""
+    trained = frame.filter(pl.col("memory_image") > 0)
+    groups = trained.filter(pl.col("micro_batch") < pl.col("batch")).group_by(
+        "recipe", "model", maintain_order=True
+    )
+    notes = []
+    for row in groups.agg(pl.col("micro_batch", "batch", "memory_image").first()).iter_rows(named=True):
+        name, micro, batch = f"{row['recipe']} {row['model']}", row["micro_batch"], row["batch"]
+        if micro:
+            notes.append(
+                f"{name}: a batch of {batch} does not fit one {device.name}; {micro} do, {batch // micro} times"
             )
-        states.append("new" if not trained else "partial" if missing else "done")
-        left.append(missing)
-    columns = [pl.Series("state", states, dtype=pl.String), pl.Series("probes_left", left, dtype=pl.Int64)]
-    return frame.with_columns(columns)
+        else:
+            gib = row["memory_image"] / 2**30
+            notes.append(
+                f"{name}: not even one image fits one {device.name} ({gib:.1f} GiB each beside the weights)"
+            )
+    return notes
 
 
 def _notes(checked: CheckedGrid) -> tuple[str, ...]:
@@ -212,7 +282,7 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
                 f"{name}: {dropped} training images are also in val or test; they are left out of pretraining"
             )
     for name in checked.grid.probes.tasks:
-        facts = checked.tasks.get(name) or checked.sources[name]
+        facts = _facts(checked, name)
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
             notes.append(
@@ -226,21 +296,31 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _write(plan: Plan, study: Study, checked: CheckedGrid) -> None:
+def write(plan: Plan, study: Study, checked: CheckedGrid) -> None:
+    """Write a plan into its study, as the plan planned last; raises OrchError where that cannot be done."""
     document = {
         **summary(plan),
+        "root": str(study.root),
         "grid": str(checked.path),
+        "classes": plan.classes,
+        "test_images": plan.test_images,
         "probes": [asdict(probe) for probe in plan.probes],
     }
+    kept = study.root / "plans" / f"{plan.hash[:12]}.parquet"
+    frame = plan.frame.drop("state", "probes_left")
     try:
-        plan.frame.drop("state", "probes_left").write_parquet(study.root / ".plan.parquet")
-        os.replace(study.root / ".plan.parquet", study.root / "plan.parquet")
+        kept.parent.mkdir(exist_ok=True)
+        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
+        metadata = {METADATA: json.dumps(document)}
+        frame.write_parquet(partial, compression="lz4", statistics=False, metadata=metadata)
+        os.replace(partial, kept)
+        shutil.copyfile(kept, partial)
+        os.replace(partial, study.root / "plan.parquet")
         write_atomic(study.root / "grid.yaml", checked.text)
         write_atomic(study.root / "plan.json", dumps(document))
     except OSError as error:
         message = f"cannot write the plan into {study.root}: {error.strerror or error}"
         raise OrchError(message, hint="free some disk, or choose a writable folder with --study") from error
-    with contextlib.suppress(
-        OSError
-    ):  # a read-only working directory only loses the default for the next command
+    # a read-only working directory only loses the default for the next command
+    with contextlib.suppress(OSError):
         write_atomic(Path(POINTER), f"{study.root}\n")

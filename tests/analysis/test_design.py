@@ -8,7 +8,7 @@ from scipy import stats
 
 from orch_analysis import design
 from orch_analysis.law import Values
-from orch_analysis.laws import CHINCHILLA, POWER
+from orch_analysis.laws import LAWS
 from orch_analysis.problem import build, params_of
 from orch_analysis.solver import solve
 
@@ -68,7 +68,7 @@ def test_a_power_law_is_a_regression_line(logs: list[float], noise: float):
     x = np.exp(np.array(sorted(logs)))
     if np.ptp(np.log(x)) < 0.5:
         return
-    truth = design.Truth(law=POWER, params={"A": 2.0, "slope": -0.3}, noise=noise, source="test")
+    truth = design.Truth(law=LAWS["power"], params={"A": 2.0, "slope": -0.3}, noise=noise, source="test")
     told = design.expected(truth, {"params": x})
     spread = np.sum((np.log(x) - np.log(x).mean()) ** 2)
     half = stats.t.ppf(0.975, len(x) - 2) * noise / np.sqrt(spread)
@@ -150,5 +150,5 @@ def test_the_assumed_law_sits_in_the_middle_of_the_grid():
     x = product(params=np.geomspace(1e6, 1e8, 3), samples=np.geomspace(1e3, 1e7, 3))
     truth = design.assumed(x)
     middle = {"params": np.array([1e7]), "samples": np.array([1e5])}
-    assert truth.law is CHINCHILLA
+    assert truth.law is LAWS["chinchilla"]
     assert truth.law.value(middle, truth.params)[0] == pytest.approx(1.0)

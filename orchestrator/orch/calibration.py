@@ -1,0 +1,107 @@
+"""Measured training speeds of a machine, kept in the user's folder; `orch plan` prefers them to assumed utilisation.
+
+A run's seconds are modelled as fixed + steps x overhead + images x (each + FLOPs / rate + bytes / bandwidth): small
+models wait for the interpreter, narrow ones for memory, wide ones for arithmetic (Williams et al. 2009, the roofline
+model). Coefficients are fitted per recipe by `orch calibrate`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orch_core.errors import OrchError
+from orch_core.record import dumps, write_atomic
+
+SCHEMA_VERSION = 1
+HELD_OUT_IMAGES = 0.4 * 8 * 512  # eight looks at 512 held-out images, forward only, as images trained on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Seconds: `fixed` a run, `step` a step, `image` an image, `flop` a FLOP, `byte` a byte of an image's activations."""
+
+    fixed: float = 0.0
+    step: float = 0.0
+    image: float = 0.0
+    flop: float = 0.0
+    byte: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Rates of training by recipe and of probing (`probe`: `image` and `flop` of a probed image), and their origin."""
+
+    device: str
+    precision: str
+    machine: str
+    measured: str
+    training: Mapping[str, Rate]
+    probe: Rate
+    error: float
+
+    def training_seconds(self) -> pl.Expr:
+        """Wall seconds of pretraining a cell, over the columns of a plan.
+
+        A recipe that was not measured takes the slowest measured one's rates.
+        """
+        run = pl.lit(0.0)
+        trained = pl.col("samples_seen") + HELD_OUT_IMAGES
+        slowest = max(self.training.values(), key=lambda rate: rate.flop + rate.byte, default=Rate())
+        for recipe, rate in [("", slowest), *self.training.items()]:
+            image = rate.image + rate.flop * pl.col("flops_train_image") + rate.byte * pl.col("memory_image")
+            seconds = rate.fixed + rate.step * pl.col("steps") + trained * image
+            run = pl.when(pl.col("recipe") == recipe).then(seconds).otherwise(run) if recipe else seconds
+        return pl.when(pl.col("samples_seen") > 0).then(run).otherwise(0.0)
+
+    def probing(self, probed: int) -> pl.Expr:
+        """Wall seconds of sending `probed` images through a cell's encoder and fitting the probes."""
+        return self.probe.fixed + probed * (self.probe.image + self.probe.flop * pl.col("flops_forward"))
+
+
+def folder() -> Path:
+    """Where calibrations are kept: `$ORCH_HOME`, or `orch` under the user's configuration folder."""
+    home = os.environ.get("ORCH_HOME")
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) if home else Path(base) / "orch"
+
+
+def _path(device: str, precision: str) -> Path:
+    return folder() / f"calibration-{device}-{precision}.json"
+
+
+def load(device: str, precision: str) -> Calibration | None:
+    """The calibration of a device, or None; raises OrchError for a damaged file."""
+    path = _path(device, precision)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return _from_json(document) if document["schema_version"] == SCHEMA_VERSION else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"cannot read the calibration {path}: {error}"
+        raise OrchError(message, hint="run `orch calibrate` again, or delete the file") from error
+
+
+def save(calibration: Calibration) -> Path:
+    """Keep a calibration; raises OrchError where the user's folder cannot be written."""
+    path = _path(calibration.device, calibration.precision)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, dumps({"schema_version": SCHEMA_VERSION, **asdict(calibration)}))
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise OrchError(message, hint="set ORCH_HOME to a writable folder") from error
+    return path
+
+
+def _from_json(document: Mapping[str, Any]) -> Calibration:
+    fields = {name: document[name] for name in ("device", "precision", "machine", "measured", "error")}
+    training = {recipe: Rate(**rate) for recipe, rate in document["training"].items()}
+    return Calibration(**fields, training=training, probe=Rate(**document["probe"]))

@@ -1,0 +1,62 @@
+"""What a study's records say about its laws: the truth that plans and suggestions are computed under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from orch_analysis import design
+from orch_analysis.design import Truth
+from orch_analysis.fit import fit
+from orch_analysis.fitted import Fit, Outcome
+from orch_analysis.laws import LAWS
+from orch_analysis.results import read_results
+from orch_core.errors import OrchError
+from orch_core.study import Study
+
+LAW = LAWS["chinchilla"]
+MAPPING: Mapping[str, str | float] = {"params": "params_encoder", "samples": "images"}
+LEAST_NOISE = 1e-4  # sd of a log loss below which a pilot of few cells is too good to be believed
+
+Group = tuple[str, str]  # recipe, mix
+
+
+def points_of(study: Study) -> dict[Group, pl.DataFrame]:
+    """Trained cells of a study by recipe and mix: `params_encoder`, `images`, `heldout_loss`, `seed` and the rest."""
+    rows = read_results(study).pretraining
+    rows = rows.filter((pl.col("images") > 0) & pl.col("heldout_loss").is_not_null())
+    groups = rows.partition_by("recipe", "mix", as_dict=True, maintain_order=True)
+    return {(str(recipe), str(mix)): frame for (recipe, mix), frame in groups.items()}
+
+
+def fit_loss(points: pl.DataFrame, *, bootstrap: int = 0) -> Fit:
+    """E + A N^-alpha + B D^-beta of the held-out loss in encoder parameters N and pretraining images D."""
+    return fit(LAW, points, value="heldout_loss", x=MAPPING, bootstrap=bootstrap)
+
+
+def truth_of(points: pl.DataFrame) -> Truth | None:
+    """The fitted law of a group with its noise, from seeds where there are any, else from residuals; None without a fit."""
+    found = fit_loss(points)
+    if found.outcome is not Outcome.OK or not all(value > 0 for value in found.estimates.values()):
+        return None
+    cells = points.select(pl.struct("params_encoder", "images", "samples_seen").rank("dense")).to_series()
+    seeds = design.pooled_noise(points["heldout_loss"].to_numpy(), cells.to_numpy())
+    noise = seeds if seeds is not None else found.sd
+    where = "seeds" if seeds is not None else "residuals"
+    return Truth(
+        law=LAW,
+        params=found.estimates,
+        noise=max(noise or 0.0, LEAST_NOISE),
+        source=f"the pilot's fit to {found.n} cells, noise of {100 * (noise or 0):.2g}% from {where}",
+    )
+
+
+def truths_of(study: Study) -> dict[Group, Truth]:
+    """The fitted law of every recipe and mix of a study; raises OrchError where none can be fitted."""
+    found = {group: truth_of(points) for group, points in points_of(study).items()}
+    truths = {group: truth for group, truth in found.items() if truth is not None}
+    if not truths:
+        message = f"{study.root} has no recipe and mix with enough trained cells for a law of size and data"
+        raise OrchError(message, hint="a pilot needs 6 or more cells, over 3 sizes and 3 data sizes")
+    return truths
