@@ -165,18 +165,17 @@ def _members(u: Floats, y: Floats, target: Floats) -> dict[str, Floats]:
     """Ln prediction of every member at `target` [m]; the first fits the whole curve, the rest its end."""
     whole = np.ones(len(u))
     members = {"power, whole curve": shapes.power_law(u, y, target, whole)[0]}
-    exponents = shapes.EXPONENTS
-    power = shapes.power_shapes(exponents, u), shapes.power_shapes(exponents, target)
-    grid = shapes.broken_grid(float(-u[0]))
-    broken = shapes.broken_shapes(grid, u), shapes.broken_shapes(grid, target)
+    broken = shapes.broken_grid(float(-u[0]))
     for tail in TAILS:
-        weights = np.exp(tail * u)
-        members[f"power, tail {tail:g}"] = shapes.power_law(u, y, target, weights)[0]
-        members[f"power averaged, tail {tail:g}"] = shapes.averaged(*power, y, weights)
-        members[f"broken, tail {tail:g}"] = shapes.averaged(*broken, y, weights)
-    grid = shapes.twice_broken(float(-u[0]))
-    twice = shapes.twice_broken_shapes(grid, u), shapes.twice_broken_shapes(grid, target)
-    members["twice broken, whole curve"] = shapes.averaged(*twice, y, whole)
+        end = u, y, target, np.exp(tail * u)
+        members[f"power, tail {tail:g}"] = shapes.power_law(*end)[0]
+        members[f"power averaged, tail {tail:g}"] = shapes.averaged(
+            shapes.power_shapes, shapes.EXPONENTS, *end
+        )
+        members[f"broken, tail {tail:g}"] = shapes.averaged(shapes.broken_shapes, broken, *end)
+    members["twice broken, whole curve"] = shapes.averaged(
+        shapes.twice_broken_shapes, shapes.twice_broken(float(-u[0])), u, y, target, whole
+    )
     recent = u >= min(-np.log(RECENT), u[-2])
     slope, level = np.polyfit(u[recent], np.log(y[recent]), 1)
     members["slope"] = level + slope * target
@@ -275,7 +274,8 @@ def _roughness(u: Floats, logs: Floats) -> float:
 def _slopes(u: Floats, logs: Floats) -> tuple[tuple[float, float], tuple[float, float]]:
     """Slope and its standard error in the first and in the second half of the range; error 0 for two points."""
     halves = []
-    for part in (u <= u[0] / 2, u >= u[0] / 2):
+    middle, slack = u[0] / 2, 1e-9 * abs(u[0])
+    for part in (u <= middle + slack, u >= middle - slack):
         x, y = u[part], logs[part]
         if len(x) < 2:
             halves.append((0.0, float("inf")))

@@ -9,6 +9,8 @@ Scales enter as `u = ln(x / x_last)`, so u <= 0 on the data and u > 0 beyond it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ Floats = NDArray[np.float64]
 # et al. 2022, whose tables give .1 to 1.5).
 EXPONENTS = np.geomspace(0.03, 2.0, 33)
 TYPICAL = 0.35  # mean of the exponents drawn for the two-break shapes
+FINEST = 3e-5  # no measurement is better than this, relatively; also keeps rounding out of the posterior
 MANY = 4096  # two-break shapes drawn; twice as many change no forecast by more than its noise
 
 
@@ -88,16 +91,16 @@ def amplitudes(shapes: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floa
     limitless = limit < 0
     limit, size = np.where(limitless, 0.0, limit), np.where(limitless, p1 / pp, size)
     rest = weights.sum() - 2 * (limit * a1 + size * p1) + limit**2 * aa + 2 * limit * size * ap + size**2 * pp
-    return limit, size, np.maximum(rest, 1e-12)
+    return limit, size, np.maximum(rest, 0.0) + FINEST**2 * weights.sum()
 
 
 def power_law(u: Floats, y: Floats, target: Floats, weights: Floats) -> tuple[Floats, float]:
     """Least squares of `E + B x^-c`: ln prediction at `target` [m], and the weighted residual sum.
 
-    The exponent's grid is refined twice around its best point, to 2e-3 of an exponent's ratio.
+    The grid of exponents is refined five times about its best point, to 1e-5 of the exponent.
     """
     exponents = EXPONENTS
-    for _ in range(3):
+    for _ in range(6):
         limit, size, residuals = amplitudes(power_shapes(exponents, u), y, weights)
         best = int(residuals.argmin())
         found = limit[best] + size[best] * np.exp(-exponents[best] * target)
@@ -107,12 +110,19 @@ def power_law(u: Floats, y: Floats, target: Floats, weights: Floats) -> tuple[Fl
     return np.log(found), rest
 
 
-def averaged(shapes: Floats, ahead: Floats, y: Floats, weights: Floats) -> Floats:
-    """Ln prediction averaged over shapes: `shapes` [k, n] on the data, `ahead` [k, m] beyond, result [m]."""
-    limit, size, residuals = amplitudes(shapes, y, weights)
+def averaged(
+    family: Callable[[Floats, Floats], Floats],
+    grid: Floats,
+    u: Floats,
+    y: Floats,
+    target: Floats,
+    weights: Floats,
+) -> Floats:
+    """Ln prediction at `target` [m] averaged over the shapes `family(grid, .)`, by what u, y [n] say of each."""
+    limit, size, residuals = amplitudes(family(grid, u), y, weights)
     shares = _posterior(residuals, weights)
     keep = shares > 1e-4
-    logs = np.log(limit[keep, None] + size[keep, None] * ahead[keep])
+    logs = np.log(limit[keep, None] + size[keep, None] * family(grid[..., keep], target))
     return np.asarray(shares[keep] @ logs / shares[keep].sum())
 
 
