@@ -37,9 +37,10 @@ def solve(
                 if samples
             ]
             if not met:
-                smallest = min(range(len(shapes)), key=lambda at: shapes[at][1])
-                why = tried[smallest][2]
-                message = f"no size can meet {budget:.3g} FLOPs with {recipe}: {shapes[smallest][0]} {why}"
+                order = sorted(range(len(shapes)), key=lambda at: shapes[at][1])
+                nearest = order[0] if "min_steps" in tried[order[0]][2] else order[-1]
+                why = f"{shapes[nearest][0]} {tried[nearest][2]}"
+                message = f"no size can meet {budget:.3g} FLOPs with {recipe}: {why}"
                 raise refuse(checked, (*block.loc, "budgets", index), message)
             rows += met
     return rows
