@@ -31,7 +31,8 @@ from orch_core.record import dumps, publish_once
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 90.0  # a silent owner on another machine is dead after six missed heartbeats
 
-RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "node_failure", "timeout"})
+RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "timeout"})
+FREE = frozenset({"preempted", "node_failure", "cancelled"})  # never the cell's fault
 How = Literal["done", "failed", "stopped", "fenced"]
 Verdict = Literal["claim", "busy", "dead", "spent"]
 
@@ -252,12 +253,11 @@ def is_spent(ends: Sequence[End], limit: int) -> bool:
     """Whether a cell with these ended attempts is beyond its retries; see `judge`."""
     without_progress = 0
     for end in ends:
-        if end.how != "failed":
-            without_progress = 0
-        elif end.cause not in RETRIED:
-            without_progress = limit
-        else:
-            without_progress = 0 if end.progress else without_progress + 1
+        if end.how != "failed" or end.cause in FREE:
+            continue
+        if end.cause not in RETRIED:
+            return True
+        without_progress = 0 if end.progress else without_progress + 1
     return without_progress >= limit
 
 

@@ -6,76 +6,49 @@ The only door to submitit, which carries a tiny entry point and strings; see `or
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import shlex
 import signal
 import sys
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from orch import attempts, freeze, journal, show, worker
+from orch import attempts, freeze, journal, show, slurm, worker
+from orch.fleets import Fleet, local_fleet, pilot_name, shares_of, slurm_fleet
 from orch.journal import Entry
-from orch.process import ONE_THREAD, Stop, signals_to
+from orch.process import ONE_THREAD, Stop, signals_to, warning_seconds
+from orch.settings import Failure, Settings, Summary, summarise
+from orch.slurm import Value
 from orch.status import Standing, stand, survey
-from orch.waiting import Fleet, Watch, wait_for
+from orch.waiting import Watch, disk_full, wait_for
 from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.record import dumps
 from orch_core.study import Study
 
-ATTEMPTS = 3  # of a cell in one launch, in a row and without progress, before it counts as failed
-REGISTER_SECONDS = 60.0  # that a worker may take to start Python and be seen
+__all__ = ["Failure", "Script", "Settings", "Summary", "launch", "preview"]
+
+MIN_MINUTES, MAX_MINUTES = (
+    10.0,
+    24 * 60.0,
+)  # of a worker's job where the user gives no time: it requeues itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Where and how a launch runs; nothing here enters a cell's identity.
+class Script:
+    """What would be submitted for one resource class."""
 
-    parallel: workers at once; 0 for one a GPU or core here, and for 32 on Slurm
-    attempts: of a cell in a row without progress before it counts as failed
-    """
-
-    cluster: Literal["local", "debug", "slurm"] = "local"
-    parallel: int = 0
-    attempts: int = ATTEMPTS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A cell, or one of its probes, that gave nothing: why, and the log's path in the study."""
-
-    cell: str
-    name: str
-    task: str
-    cause: str
-    message: str
-    log: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What a launch came to: cells by where they stand, and the failures by cause."""
-
-    token: str
-    done: int
-    failed: int
-    remaining: int
-    diverged: int = 0
-    interrupted: bool = False
-    failures: tuple[Failure, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 1 where a cell failed, else 0."""
-        return 130 if self.interrupted else int(self.failed > 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary as one JSON document."""
-        return {"schema_version": 1, **asdict(self)}
+    group: str
+    cells: int
+    workers: int
+    gpu_hours: float
+    text: str
 
 
 def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool = True) -> Summary:
@@ -83,168 +56,172 @@ def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool 
 
     Raises OrchError where nothing can be launched: a full disk, workers that cannot start, a bad Slurm option.
     """
-    entries = open_entries(study, jobs)
-    token = journal.new_token()
+    entries = open_entries(study, jobs, settings)
     if not entries:
         return Summary(token="", done=0, failed=0, remaining=0)
+    options = _slurm_options(study, entries, settings) if settings.cluster == "slurm" else {}
+    token = journal.new_token()
     try:
         snapshot = freeze.freeze(study)
-        folder = journal.begin(study, token, entries, _about(settings, snapshot))
+        about = _about(settings, snapshot, options)
+        folder = journal.begin(study, token, entries, about)
         lock = attempts.lock_file(folder / "launcher.json", dumps(asdict(attempts.me(token, "launcher"))))
     except OSError as error:
-        message = f"cannot write the study at {study.root}: {error.strerror}"
-        raise OrchError(message, hint="free some disk, or make the folder writable") from error
+        raise disk_full(study, error) from error
     stop = Stop()
     try:
         with signals_to(stop), show.live(study) as tell:
-            watch = Watch(study=study, token=token, limit=settings.attempts, stop=stop, tell=tell)
+            watch = Watch(
+                study=study,
+                token=token,
+                limit=settings.attempts,
+                stop=stop,
+                tell=tell,
+                max_seconds=3600 * settings.max_gpu_hours or math.inf,
+            )
             if settings.cluster == "debug":
-                standings = _in_process(watch, entries)
+                standings = _in_process(watch, entries, about["code"])
             else:
-                standings = _local(watch, entries, settings, snapshot, wait=wait)
+                fleet = _fleet(watch, entries, settings, snapshot, options)
+                standings = wait_for(watch, entries, fleet) if wait else _leave(watch, entries, fleet)
     finally:
         os.close(lock)
-    return summarise(study, token, standings, interrupted=bool(stop.reason))
+    return summarise(study, token, standings, stopped=stop.reason)
 
 
-def open_entries(study: Study, jobs: Sequence[Job]) -> list[Entry]:
+def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[Entry]:
     """The jobs that lack a record, longest first, so that workers end together."""
     entries = []
     for job in jobs:
-        cell = job.cell.id
+        cell, group = job.cell.id, group_of(job, settings)
         folder = study.cell_folder(cell)
         if not folder.exists():
-            entries.append(Entry(id=cell, job=job))
+            entries.append(Entry(id=cell, job=job, group=group))
             continue
         taken = attempts.numbers(folder)
         ended = [number for number in taken if attempts.end_of(folder / "attempts" / str(number))]
-        entry = Entry(id=cell, job=job, after=max(ended, default=0))
+        entry = Entry(id=cell, job=job, group=group, after=max(ended, default=0))
         if not worker.is_settled(study, entry):
             entries.append(entry)
     return sorted(entries, key=lambda entry: -entry.job.seconds)
 
 
-def summarise(study: Study, token: str, standings: Sequence[Standing], *, interrupted: bool) -> Summary:
-    """Count the standings, and read why the failed ones failed."""
-    states = [standing.state for standing in standings]
-    failed = {standing.entry.id for standing in standings if standing.state == "failed"}
-    failures = [
-        Failure(
-            cell=record.cell,
-            name=record.name,
-            task=record.task,
-            cause=record.reason.cause,
-            message=record.reason.message,
-            log=record.reason.log,
+def group_of(job: Job, settings: Settings) -> str:
+    """The resource class of a job: its model's name where that has a profile, else `default`."""
+    name = job.cell.model.name if job.cell.model else ""
+    return name if name in settings.profiles else "default"
+
+
+def preview(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Script, ...]:
+    """What a launch on Slurm would submit: the exact sbatch script of each resource class. Submits nothing."""
+    entries = open_entries(study, jobs, settings)
+    options = _slurm_options(study, entries, settings) if entries else {}
+    groups = Counter(entry.group for entry in entries)
+    shares = _shares(entries, settings)
+    return tuple(
+        Script(
+            group=group,
+            cells=count,
+            workers=shares[group],
+            gpu_hours=sum(entry.job.seconds for entry in entries if entry.group == group) / 3600,
+            text=script_text(study, "TOKEN", group, shares[group], options[group], Path("SNAPSHOT.zip")),
         )
-        for record in (study.failures() if failed else ())
-        if record.cell in failed and record.reason
-    ]
-    return Summary(
-        token=token,
-        done=states.count("done"),
-        diverged=states.count("diverged"),
-        failed=len(failed),
-        remaining=states.count("pending") + states.count("running"),
-        interrupted=interrupted,
-        failures=tuple(failures),
+        for group, count in groups.items()
     )
 
 
-def _about(settings: Settings, snapshot: Path) -> dict[str, Any]:
+def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str, Value]]) -> dict[str, Any]:
     return {
         "cluster": settings.cluster,
         "parallel": settings.parallel,
         "attempts": settings.attempts,
+        "options": options,
         "argv": sys.argv,
         "code": {**provenance.code_state(), "snapshot": f"code/{snapshot.name}"},
     }
 
 
-def _in_process(watch: Watch, entries: list[Entry]) -> list[Standing]:
+def _in_process(watch: Watch, entries: list[Entry], code: dict[str, Any]) -> list[Standing]:
     """Walk the manifest here, one cell after another, output on the terminal."""
     os.environ.update(ONE_THREAD)
-    about = journal.about(watch.study.root, watch.token)
     walk = worker.Walk(
         study=watch.study,
         token=watch.token,
         owner=attempts.me(watch.token, "debug"),
         stop=watch.stop,
         limit=watch.limit,
-        code=about["code"],
+        code=code,
         redirect=False,
     )
 
     def look() -> list[Standing]:
         return survey(watch.study, entries, token=watch.token, limit=watch.limit)
 
-    worker.walk_manifest(walk, entries, tell=lambda: watch.tell(look(), 1))
+    if worker.walk_manifest(walk, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
+        raise disk_full(watch.study)
     return look()
 
 
-def _local(
-    watch: Watch, entries: list[Entry], settings: Settings, snapshot: Path, *, wait: bool
-) -> list[Standing]:
-    """Workers on this machine, in processes that outlive this one."""
-    fleet = local_fleet(watch.study, watch.token, settings, snapshot)
-    if wait:
-        return wait_for(watch, entries, fleet)
-    fleet.spawn(max(0, min(fleet.wanted, len(entries)) - fleet.alive()))
-    return [stand(watch.study, entry) for entry in entries]
-
-
-def local_fleet(study: Study, token: str, settings: Settings, snapshot: Path) -> Fleet:
-    """Workers of this machine: those of this launch, and those that a killed launch left behind."""
-    jobs: list[Any] = []
-    logs = study.root / "logs" / token
-
-    def alive() -> int:
-        for job in jobs:
-            job.done()  # reaps the ended
-        return len(_workers(study))
-
-    def spawn(count: int) -> None:
-        # two launches at once would each start as many as there are cores
-        with attempts.exclusive(study.root / "launches" / ".spawning"):
-            for _ in range(min(count, parallel - alive())):
-                jobs.append(_submit_local(study, token, f"w{len(jobs)}", logs, snapshot))
-            _until_registered(study, token, jobs)
-
-    def stop() -> None:
-        for path in _workers(study, token):
-            owner = attempts.read_owner(path)
-            if owner:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(owner.pid, signal.SIGTERM)
-
-    def explain() -> str:
-        last = max(logs.glob("*_log.out"), key=lambda path: path.stat().st_mtime, default=None)
-        if not last:
-            return f"nothing in {logs}"
-        return f"{last} ends with:\n" + "\n".join(
-            last.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+def _fleet(
+    watch: Watch,
+    entries: list[Entry],
+    settings: Settings,
+    snapshot: Path,
+    options: Mapping[str, Mapping[str, Value]],
+) -> Fleet:
+    """Workers in processes that outlive this one, on this machine or on Slurm."""
+    study, token = watch.study, watch.token
+    if settings.cluster == "local":
+        return local_fleet(
+            study,
+            token,
+            settings,
+            lambda name: _submit_local(study, token, name, snapshot),
+            unfinished=len(entries),
         )
-
-    gpus = provenance.gpus()
-    parallel = settings.parallel or len(gpus) or provenance.hardware()["cores"]
-    return Fleet(wanted=parallel, spawn=spawn, alive=alive, stop=stop, explain=explain)
-
-
-def _workers(study: Study, token: str = "") -> list[Path]:
-    """Lock files of live workers: all of the study, or those of `token` and of launches whose launcher is gone."""
-    return [
-        path
-        for other in journal.tokens(study.root)
-        if not token or other == token or not journal.launcher_lives(study.root, other)
-        for path in journal.live_workers(study.root, other)
-    ]
+    return slurm_fleet(
+        study,
+        token,
+        settings,
+        lambda group, count: _submit_slurm(study, token, group, count, options[group], snapshot),
+        _shares(entries, settings),
+    )
 
 
-def _submit_local(study: Study, token: str, name: str, logs: Path, snapshot: Path) -> Any:
+def _leave(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Standing]:
+    """Start the workers, and do not wait for them."""
+    standings = [stand(watch.study, entry) for entry in entries]
+    fleet.keep([standing for standing in standings if standing.state == "pending"])
+    return standings
+
+
+def _shares(entries: Sequence[Entry], settings: Settings) -> Counter[str]:
+    seconds: dict[str, float] = {}
+    for entry in entries:
+        seconds[entry.group] = seconds.get(entry.group, 0.0) + entry.job.seconds
+    return shares_of(settings, Counter(entry.group for entry in entries), seconds)
+
+
+def _slurm_options(study: Study, entries: Sequence[Entry], settings: Settings) -> dict[str, dict[str, Value]]:
+    """Checked sbatch options of each resource class, with a time limit where the user gave none."""
+    shares, checked = _shares(entries, settings), {}
+    for group in shares:
+        options = settings.options_of(group)
+        slurm.check(options, study.root)
+        if "time" not in options:
+            seconds = [entry.job.seconds for entry in entries if entry.group == group]
+            share = max(*seconds, sum(seconds) / shares[group])
+            limit = slurm.partition_minutes(str(options.get("partition", "")))
+            options["time"] = int(min(limit, MAX_MINUTES, max(MIN_MINUTES, 2 * share / 60)))
+        checked[group] = options
+    return checked
+
+
+def _submit_local(study: Study, token: str, name: str, snapshot: Path) -> Any:
     import submitit
 
     gpus = provenance.gpus()
-    executor = submitit.LocalExecutor(logs, python=f"{shlex.quote(sys.executable)} -P")
+    executor = submitit.LocalExecutor(study.root / "logs" / token, python=f"{shlex.quote(sys.executable)} -P")
     executor.update_parameters(
         timeout_min=60 * 24 * 365,
         stderr_to_stdout=True,
@@ -262,15 +239,59 @@ def _submit_local(study: Study, token: str, name: str, logs: Path, snapshot: Pat
         signal.signal(signal.SIGHUP, before[1])
 
 
-def _until_registered(study: Study, token: str, jobs: Sequence[Any]) -> None:
-    """Wait until each new worker is seen alive, or has ended already."""
-    folder = journal.launch_folder(study.root, token) / "workers"
-    end = time.monotonic() + REGISTER_SECONDS
-    while time.monotonic() < end:
-        waiting = [k for k, job in enumerate(jobs) if not (folder / f"w{k}.json").exists() and not job.done()]
-        if not waiting:
-            return
-        time.sleep(0.05)
+def _submit_slurm(
+    study: Study, token: str, group: str, count: int, options: Mapping[str, Value], snapshot: Path
+) -> str:
+    """One sbatch call for an array of workers; returns its job id, or raises OrchError with sbatch's words."""
+    from submitit.core.utils import FailedJobError
+
+    executor = _slurm_executor(study, token, group, count, options, snapshot)
+    entry = functools.partial(worker.run, str(study.root.resolve()), token, "", group)
+    try:
+        jobs = executor.submit_array([entry] * count)
+    except FailedJobError as error:
+        words = " ".join(str(error).split())
+        message = f"sbatch says: {words}"
+        raise OrchError(message, hint=slurm.hint_for(words)) from error
+    return str(jobs[0].job_id).partition("_")[0]
+
+
+def script_text(
+    study: Study, token: str, group: str, count: int, options: Mapping[str, Value], snapshot: Path
+) -> str:
+    """The sbatch script that `_submit_slurm` hands to Slurm."""
+    executor = _slurm_executor(study, token, group, count, options, snapshot)
+    if count > 1:
+        executor.parameters["map_count"] = count
+    return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
+
+
+def _slurm_executor(
+    study: Study, token: str, group: str, count: int, options: Mapping[str, Value], snapshot: Path
+) -> Any:
+    import submitit
+
+    folder = study.root.resolve() / "logs" / token
+    folder.mkdir(parents=True, exist_ok=True)  # a task whose log has no folder dies without a word
+    # exec: the worker itself gets the signals of the batch script, and no shell dies before it has saved
+    executor = submitit.SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)} -P")
+    minutes = int(slurm.minutes_of(str(options["time"])))
+    passed = {name.replace("_", "-"): value for name, value in options.items() if name != "time"}
+    executor.update_parameters(
+        job_name=pilot_name(token, group),
+        time=minutes,
+        use_srun=False,
+        stderr_to_stdout=True,
+        array_parallelism=count,
+        wckey=None,
+        setup=[f"export {name}={shlex.quote(value)}" for name, value in worker_environment(snapshot).items()],
+        additional_parameters={
+            "signal": f"B:USR2@{warning_seconds(minutes)}",
+            "requeue": True,
+            **passed,
+        },
+    )
+    return executor
 
 
 @contextlib.contextmanager

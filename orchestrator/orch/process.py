@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from orch.attempts import HEARTBEAT_SECONDS
 
@@ -36,14 +35,9 @@ class Stop:
         return self.reason
 
 
-def deadline(launch: dict[str, Any]) -> float:
-    """When this worker must have saved: its Slurm job's end less a margin; never on one's own machine."""
-    minutes, margin = float(launch.get("minutes", 0.0)), float(launch.get("margin_seconds", 0.0))
-    end = os.environ.get("SLURM_JOB_END_TIME")
-    if end:
-        return float(end) - margin
-    began = float(os.environ.get("SLURM_JOB_START_TIME") or time.time())
-    return began + 60.0 * minutes - margin if minutes else math.inf
+def warning_seconds(minutes: float) -> int:
+    """How long before a Slurm job's end its worker saves: 2 minutes, or less of a short job."""
+    return int(max(10.0, min(120.0, 6.0 * minutes)))
 
 
 @contextlib.contextmanager

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 15.0  # between plain lines when nothing has been finished
 RUNNING_SHOWN = 8
-Tell = Callable[[Sequence[Standing], int], None]
+Tell = Callable[[Sequence[Standing], int, str], None]
 
 
 @contextlib.contextmanager
 def live(study: Study) -> Iterator[Tell]:
-    """A function to be called with the standings and the number of workers at every poll."""
+    """A function to be called at every poll with the standings, the number of workers, and a note on the cluster."""
     if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         yield _plain(study)
         return
@@ -31,7 +31,7 @@ def live(study: Study) -> Iterator[Tell]:
     from rich.live import Live
 
     with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as display:
-        yield lambda standings, workers: display.update(_panel(study, standings, workers))
+        yield lambda standings, workers, note: display.update(_panel(study, standings, workers, note))
 
 
 def say(text: str) -> None:
@@ -118,14 +118,14 @@ def _plain(study: Study) -> Tell:
     """Lines without control characters: when a cell ends or fails, and now and then in between."""
     last, when = "", -PLAIN_SECONDS
 
-    def tell(standings: Sequence[Standing], workers: int) -> None:
+    def tell(standings: Sequence[Standing], workers: int, note: str) -> None:
         nonlocal last, when
         states = Counter(standing.state for standing in standings)
         ended = f"{states['done']} {states['diverged']} {states['failed']}"
         if ended == last and time.monotonic() - when < PLAIN_SECONDS:
             return
         last, when = ended, time.monotonic()
-        say(summary_line(standings, workers))
+        say(summary_line(standings, workers) + (f"; {note}" if note else ""))
         for standing in standings:
             if standing.state == "running":
                 say(f"  {cell_line(study, standing)}")
@@ -133,7 +133,7 @@ def _plain(study: Study) -> Tell:
     return tell
 
 
-def _panel(study: Study, standings: Sequence[Standing], workers: int) -> Group:
+def _panel(study: Study, standings: Sequence[Standing], workers: int, note: str) -> Group:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.text import Text
@@ -143,5 +143,7 @@ def _panel(study: Study, standings: Sequence[Standing], workers: int) -> Group:
     lines = [Text(f"  {cell_line(study, standing)}", style="dim") for standing in running[:RUNNING_SHOWN]]
     if len(running) > RUNNING_SHOWN:
         lines.append(Text(f"  and {len(running) - RUNNING_SHOWN} more", style="dim"))
+    if note:
+        lines.append(Text(f"  {note}", style="dim"))
     bar = ProgressBar(total=max(len(standings), 1), completed=ended, width=60)
     return Group(bar, Text(summary_line(standings, workers)), *lines)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orch import causes
+from orch.fleets import Fleet
 from orch.journal import Entry
 from orch.process import Stop
 from orch.status import Standing, stand
@@ -16,33 +18,20 @@ from orch_core.study import Study
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0  # that workers get to save after Ctrl-C
+FUTILE_ROUNDS = 3  # of workers that come to nothing, before the launch gives up
 FINAL = frozenset({"done", "diverged", "failed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """The workers of a launch, wherever they run.
-
-    spawn: start that many more; alive: how many live (queued ones included); stop: ask them to save and end;
-    explain: what the last of them said, for when they die before they work.
-    """
-
-    wanted: int
-    spawn: Callable[[int], None]
-    alive: Callable[[], int]
-    stop: Callable[[], None]
-    explain: Callable[[], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """What a launch waits for."""
+    """What a launch waits for; `max_seconds` of device time may be spent on it."""
 
     study: Study
     token: str
     limit: int
     stop: Stop
-    tell: Callable[[Sequence[Standing], int], None]
+    tell: Callable[[Sequence[Standing], int, str], None]
+    max_seconds: float = math.inf
 
 
 def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Standing]:
@@ -51,50 +40,52 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
     Raises OrchError where the disk is full, or where workers die before they begin.
     """
     standings = {entry.id: stand(watch.study, entry) for entry in entries}
+    spent = sum(standing.seconds for standing in standings.values())
     futile, seen = 0, _mark(standings)
     while True:
         began = time.monotonic()
-        try:
-            _refresh(watch, standings)
-        except OSError as error:
-            _raise_if_full(watch, error)
-            raise
-        alive = fleet.alive()
+        _refresh(watch, standings)
         here = list(standings.values())
-        watch.tell(here, alive)
+        watch.tell(here, fleet.alive(), fleet.note())
         pending = [standing for standing in here if standing.state == "pending"]
         if any(standing.cause == "disk_full" for standing in pending):
             _end(fleet)
-            raise _full(watch.study)
+            raise disk_full(watch.study)
         if all(standing.state in FINAL for standing in here):
             return here
+        if sum(standing.seconds for standing in here) - spent > watch.max_seconds:
+            watch.stop.reason = watch.stop.reason or "budget"
         if watch.stop.wanted():
             _end(fleet)
             _refresh(watch, standings)
             return list(standings.values())
         mark = _mark(standings)
         futile, seen = (futile if mark == seen else 0), mark
-        missing = min(fleet.wanted, len(here)) - alive
-        if pending and missing > 0:
-            if futile > 2 * fleet.wanted:
+        if pending:
+            started = fleet.keep(pending)
+            futile += started
+            if started and futile > FUTILE_ROUNDS * len(pending):
+                _end(fleet)
                 message = "workers end before they begin"
                 raise OrchError(message, hint=fleet.explain())
-            starting = min(missing, len(pending))
-            fleet.spawn(starting)
-            futile += starting
         _sleep(watch.stop, max(POLL_SECONDS, 10 * (time.monotonic() - began)))
 
 
 def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:
-    """Look again at what is not final, and record the deaths of workers."""
-    for cell, old in standings.items():
-        if old.state in FINAL:
-            continue
-        now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
-        if now.dead:
-            record_death(watch.study, now.entry, now.attempt)
+    """Look again at what is not final, and record the deaths of workers; raises OrchError where that cannot be."""
+    try:
+        for cell, old in standings.items():
+            if old.state in FINAL:
+                continue
             now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
-        standings[cell] = now
+            if now.dead:
+                record_death(watch.study, now.entry, now.attempt)
+                now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
+            standings[cell] = now
+    except OSError as error:
+        if causes.is_disk_error(error, watch.study.root):
+            raise disk_full(watch.study, error) from error
+        raise
 
 
 def _mark(standings: dict[str, Standing]) -> int:
@@ -117,12 +108,8 @@ def _sleep(stop: Stop, seconds: float) -> None:
         time.sleep(min(0.1, seconds))
 
 
-def _raise_if_full(watch: Watch, error: OSError) -> None:
-    if causes.is_disk_error(error, watch.study.root):
-        raise _full(watch.study, error) from error
-
-
-def _full(study: Study, error: OSError | None = None) -> OrchError:
+def disk_full(study: Study, error: OSError | None = None) -> OrchError:
+    """What to tell the user when the study cannot be written any more."""
     what = "cannot be written" if error and error.errno in causes.UNWRITABLE else "has no space left"
     return OrchError(
         f"the file system of the study {what}: {study.root}",

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orch import attempts, causes, journal
+from orch import attempts, causes, journal, slurm
 from orch.attempts import Attempt, End, Owner
 from orch.journal import Entry
-from orch.process import Stop, deadline, heartbeat, log_to, signals_to
+from orch.process import Stop, heartbeat, log_to, signals_to, warning_seconds
 from orch_core import provenance
 from orch_core.cell import Probe
 from orch_core.record import Reason, Record, dumps, publish_once
@@ -52,10 +52,12 @@ def run(root: str, token: str, name: str, group: str = "") -> str:
     faulthandler.enable()
     study = Study(Path(root))
     launch = journal.about(study.root, token)
-    stop = Stop(deadline=deadline(launch))
     owner = attempts.me(token, name)
-    folder = journal.launch_folder(study.root, token)
-    lock = attempts.lock_file(folder / "workers" / f"{name}.json", dumps(asdict(owner)))
+    if owner.job:
+        owner = replace(owner, worker=f"{owner.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}-{owner.pid}")
+    stop = Stop(deadline=_deadline(launch, group))
+    path = journal.launch_folder(study.root, token) / "workers" / f"{owner.worker}.json"
+    lock = attempts.lock_file(path, dumps(asdict(owner)))
     try:
         with signals_to(stop):
             walk = Walk(
@@ -66,9 +68,29 @@ def run(root: str, token: str, name: str, group: str = "") -> str:
                 limit=launch["attempts"],
                 code=launch["code"],
             )
-            return walk_manifest(walk, journal.manifest(study.root, token, group))
+            why = walk_manifest(walk, journal.manifest(study.root, token, group))
+            if why == "deadline" and not journal.is_cancelled(study.root, token):
+                _come_back(stop)
+            return why
     finally:
         os.close(lock)
+
+
+def _deadline(launch: dict[str, Any], group: str) -> float:
+    """When a worker must have saved: its Slurm job's end, less a margin; never on one's own machine."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or launch["cluster"] != "slurm":
+        return math.inf
+    minutes = slurm.minutes_of(str(launch["options"][group]["time"]))
+    left = min(slurm.seconds_left(job), 60.0 * minutes)
+    return time.time() + left - warning_seconds(minutes)
+
+
+def _come_back(stop: Stop) -> None:
+    """Have Slurm run this job again; while its controller is down, try until the time limit ends this process."""
+    job = os.environ["SLURM_JOB_ID"]
+    while stop.reason != "signal" and not slurm.requeue(job):
+        time.sleep(5.0)
 
 
 def walk_manifest(walk: Walk, entries: list[Entry], *, tell: Callable[[], None] = lambda: None) -> str:
@@ -125,9 +147,11 @@ def _take(walk: Walk, entry: Entry) -> Attempt | None:
     return attempts.claim(folder, walk.owner, newest + 1)
 
 
-def record_death(study: Study, entry: Entry, number: int, cause: str = "killed", message: str = "") -> None:
+def record_death(study: Study, entry: Entry, number: int) -> None:
     """Record that an attempt's process died without a word."""
     folder = study.cell_folder(entry.id)
+    owner = attempts.owner_of(folder / "attempts" / str(number))
+    cause, message = slurm.cause_of_death(owner.job if owner else "")
     end = attempts.bury(folder, number, cause, message)
     if end and not (folder / "record.json").exists():
         record = _failed(entry, end, Path("cells") / entry.id / "attempts" / str(number) / "log.txt")

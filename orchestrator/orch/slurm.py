@@ -1,0 +1,227 @@
+"""Slurm's own commands, asked sparingly and believed with care: its state is a hint, the study is the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orch_core.errors import OrchError
+
+COMMAND_SECONDS = 60.0
+TERMINAL = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+        "REVOKED",
+    ]
+)
+"""squeue's words for what is over; a PREEMPTED or NODE_FAIL job comes back as PENDING where it is requeued."""
+DEATHS = {
+    "NODE_FAIL": ("node_failure", "its node failed"),
+    "BOOT_FAIL": ("node_failure", "its node failed to boot"),
+    "PREEMPTED": ("preempted", "preempted before it could save"),
+    "REQUEUED": ("preempted", "requeued before it could save"),
+    "TIMEOUT": ("timeout", "it reached its time limit before it could save"),
+    "OUT_OF_MEMORY": ("out_of_memory", "killed by Slurm: out of memory"),
+    "CANCELLED": ("cancelled", "cancelled before it could save"),
+}
+MEMORY_LOCAL = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+Value = str | int | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pilot:
+    """A worker as squeue shows it: its job (`12_3`, or `12_[4-9]` for tasks not split yet) and how many tasks it is."""
+
+    job: str
+    tasks: int
+    state: str
+    reason: str
+    name: str
+    node: str
+
+
+def run(*command: str, seconds: float = COMMAND_SECONDS) -> str:
+    """Output of a Slurm command; raises OrchError with its own words where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except FileNotFoundError as error:
+        message = f"there is no Slurm on this machine: `{command[0]}` is not on PATH"
+        raise OrchError(message, hint="log in to the cluster's login node, or use --cluster local") from error
+    except subprocess.TimeoutExpired as error:
+        message = f"`{' '.join(command)}` did not answer within {seconds:.0f} s"
+        raise OrchError(message, hint="the controller may be down: `scontrol ping`") from error
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip()
+        message = f"`{command[0]}` says: {words}"
+        raise OrchError(message, hint=hint_for(words))
+    return done.stdout
+
+
+def hint_for(words: str) -> str:
+    """What to do about an error of Slurm."""
+    lower = words.lower()
+    for part, hint in (
+        ("partition", "`sinfo` lists the partitions"),
+        ("account", "`sacctmgr show associations user=$USER` lists your accounts"),
+        ("qos", "`sacctmgr show qos` lists the qualities of service"),
+        ("node configuration", "`sinfo -o '%N %c %m %G'` shows what the nodes have"),
+        ("time", "`sinfo -o '%P %l'` shows the partitions' time limits; give minutes or D-HH:MM:SS"),
+        ("option", "options are sbatch's long names: `man sbatch`"),
+        ("contact", "the controller may be down: `scontrol ping`"),
+        ("socket", "the controller may be down: `scontrol ping`"),
+    ):
+        if part in lower:
+            return hint
+    return "see `man sbatch`"
+
+
+def queue(prefixes: Iterable[str] = ("orch-",)) -> list[Pilot]:
+    """Workers of the calling user, from one squeue call; raises OrchError where Slurm does not answer."""
+    text = run("squeue", "--me", "--noheader", "--format", "%i|%T|%r|%j|%N", seconds=30)
+    found, wanted = [], tuple(prefixes)
+    for line in text.splitlines():
+        job, state, reason, name, node = line.split("|", 4)
+        if name.startswith(wanted) and state not in TERMINAL:
+            found.append(
+                Pilot(job=job, tasks=count_tasks(job), state=state, reason=reason, name=name, node=node)
+            )
+    return found
+
+
+def count_tasks(job: str) -> int:
+    """How many array tasks a line of squeue stands for: `7_[0-3,8%2]` is five."""
+    ranges = re.search(r"_\[([\d,\-:]+)", job)
+    if not ranges:
+        return 1
+    total = 0
+    for part in ranges.group(1).split(","):
+        first, _, last = part.partition("-")
+        last, _, step = last.partition(":")
+        total += (int(last) - int(first)) // int(step or 1) + 1 if last else 1
+    return total
+
+
+def start_now(pilots: Sequence[Pilot]) -> None:
+    """Spare requeued jobs the two minutes that Slurm lets them wait for the old credential to expire."""
+    waiting = [pilot.job for pilot in pilots if pilot.state == "PENDING" and pilot.reason == "BeginTime"]
+    for job in waiting:
+        with contextlib.suppress(OrchError):  # it starts by itself, later
+            run("scontrol", "update", f"JobId={job}", "StartTime=now", seconds=15)
+
+
+def cause_of_death(job: str) -> tuple[str, str]:
+    """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` where it does not."""
+    if job and shutil.which("sacct"):
+        with contextlib.suppress(OrchError):
+            rows = run("sacct", "-X", "-n", "-P", "--duplicates", "-j", job, "-o", "State,End", seconds=15)
+            for line in reversed(rows.splitlines()):
+                state = line.split("|")[0].split(" ")[0]
+                if state in DEATHS:
+                    return DEATHS[state]
+    return "killed", ""
+
+
+def seconds_left(job: str) -> float:
+    """Seconds until a job's time limit; infinite where there is none or Slurm does not answer."""
+    with contextlib.suppress(OrchError, ValueError):
+        return 60.0 * minutes_of(
+            run("squeue", "-h", "-j", job, "-o", "%L", seconds=15).split()[0], exact=True
+        )
+    return math.inf
+
+
+def minutes_of(text: str | int, *, exact: bool = False) -> float:
+    """Minutes of Slurm's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`; infinite for UNLIMITED.
+
+    Raises ValueError for anything else. Without `exact`, rounded up to whole minutes as sbatch does.
+    """
+    words = str(text).strip()
+    if words.upper() in {"UNLIMITED", "INFINITE"}:
+        return math.inf
+    days, dash, clock = words.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = (0, *parts) if len(parts) == 2 else tuple(parts)
+    total = (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60
+    return total if exact else math.ceil(total)
+
+
+def requeue(job: str) -> bool:
+    """Ask Slurm to run this job again; False where it does not answer or refuses."""
+    try:
+        run("scontrol", "requeue", job, seconds=30)
+    except OrchError:
+        return False
+    return True
+
+
+def check(options: Mapping[str, Value], root: Path) -> None:
+    """Say what is wrong with the options before anything is submitted, in sbatch's own words.
+
+    Raises OrchError for an unknown partition, account, qos or option, for more than a node has, for a
+    time limit above the partition's, without Slurm, and for a study that lies in one machine's memory.
+    """
+    run("scontrol", "ping", seconds=30)
+    flags = [flag(name, value) for name, value in options.items()]
+    script = "#!/bin/sh\n:\n"
+    done = subprocess.run(
+        ["sbatch", "--test-only", *flags],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if done.returncode:
+        words = " ".join(done.stderr.split()).removeprefix("sbatch: ")
+        message = f"sbatch refuses these options ({' '.join(flags)}): {words}"
+        raise OrchError(message, hint=hint_for(words))
+    limit = partition_minutes(str(options.get("partition", "")))
+    if "time" in options and minutes_of(str(options["time"])) > limit:
+        message = f"time {options['time']} is above the partition's limit of {limit:.0f} minutes"
+        raise OrchError(message, hint="the job would wait for ever: ask for less, or use another partition")
+    kind = run("stat", "-f", "-c", "%T", str(root)).strip()
+    if kind in MEMORY_LOCAL:
+        message = f"the study lies in the memory of this machine ({kind}): {root}"
+        raise OrchError(message, hint="put it on a file system that the nodes see")
+
+
+def partition_minutes(partition: str) -> float:
+    """The time limit of a partition, or of the default one, in minutes."""
+    text = run("scontrol", "show", "partition", "--oneliner", *([partition] if partition else []))
+    limits = [
+        minutes_of(found.group(1))
+        for line in text.splitlines()
+        if (partition or " Default=YES" in line) and (found := re.search(r"MaxTime=(\S+)", line))
+    ]
+    return min(limits, default=math.inf)
+
+
+def max_array_size() -> int:
+    """The cluster's MaxArraySize: one above the largest task number."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", run("scontrol", "show", "config"))
+    return int(found.group(1)) if found else 1001
+
+
+def flag(name: str, value: Value) -> str:
+    """An option as sbatch takes it: `--name=value`, or `--name` for True."""
+    long = name.replace("_", "-")
+    return f"--{long}" if value is True else f"--{long}={value}"
