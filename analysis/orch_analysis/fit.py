@@ -26,6 +26,7 @@ EFFICIENT = (
 )
 EASY = 0.9  # share of agreeing starts above which a replicate needs only one
 NOTHING = 1e-6  # a term that changes the law by less, in its link, is not there
+LEAST = 1e-5  # smallest automatic delta: exact data have no noise to scale it to
 STARTS = 16  # independent global searches behind the certificate of the point fit
 
 
@@ -295,7 +296,7 @@ def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution,
         for _ in range(3):
             found = solve(problem, problem.target, rows, delta, starts=4, seed=request.seed)
             residuals = predict(problem, found.theta)[0] - problem.target
-            delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), 1e-7)
+            delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), LEAST)
     return solve(problem, problem.target, rows, delta, starts=STARTS, seed=request.seed), delta
 
 

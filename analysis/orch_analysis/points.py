@@ -49,9 +49,9 @@ def usable(
     extras = {name: _numbers(table, name) for name in extra}
     reasons: list[str | None] = [None] * height
     for name in law.x:
-        _mark(reasons, ~np.isfinite(columns[name]), f"{name} is missing, NaN or infinite")
+        _mark(reasons, ~np.isfinite(columns[name]), f"{name} is missing, not a number or infinite")
         _mark(reasons, columns[name] <= 0, f"{name} is not positive")
-    _mark(reasons, ~np.isfinite(y), f"{value} is missing, NaN or infinite")
+    _mark(reasons, ~np.isfinite(y), f"{value} is missing, not a number or infinite")
     _mark(reasons, ~np.isfinite(to_link(link, y)), f"{value} {_outside(link)}")
     for name in extra:
         _mark(

@@ -146,12 +146,16 @@ def huber(residuals: Array, weights: Array, delta: float) -> Array:
 
 
 def derivatives(
-    problem: Problem, theta: Array, target: Array, weights: Array, delta: float
+    problem: Problem, theta: Array, target: Array, weights: Array, delta: float, *, exact: bool = True
 ) -> tuple[Array, ...]:
-    """Objective (fits,), gradient (fits, p) and Hessian (fits, p, p) at coordinates (fits, p)."""
+    """Objective (fits,), gradient (fits, p) and Hessian (fits, p, p) at coordinates (fits, p).
+
+    With exact=False, laws without analytic derivatives get the Gauss-Newton Hessian and forward differences.
+    """
     if problem.terms is not None:
         return _exact(problem.terms, theta, target, weights, delta)
-    return _differences(problem, theta, target, weights, delta)
+    with np.errstate(all="ignore"):
+        return _differences(problem, theta, target, weights, delta, exact=exact)
 
 
 def _exact(terms: Terms, theta: Array, target: Array, weights: Array, delta: float) -> tuple[Array, ...]:
@@ -186,7 +190,7 @@ def _exact(terms: Terms, theta: Array, target: Array, weights: Array, delta: flo
 
 
 def _differences(
-    problem: Problem, theta: Array, target: Array, weights: Array, delta: float
+    problem: Problem, theta: Array, target: Array, weights: Array, delta: float, *, exact: bool
 ) -> tuple[Array, ...]:
     """The same by differences of the law itself, for laws given only as a function.
 
@@ -199,17 +203,20 @@ def _differences(
     clipped = np.clip(residuals, -delta, delta)
     pull = weights * clipped
     objective = np.einsum("ij,ij->i", pull, residuals - 0.5 * clipped)
-    jacobian = np.empty((p, fits, problem.y.size))
-    ahead, hessian = np.empty((p, fits)), np.empty((fits, p, p))
-    for k in range(p):
-        up, down = predict(problem, _moved(theta, steps, k)), predict(problem, _moved(theta, -steps, k))
-        jacobian[k] = (up - down) / (2.0 * steps[:, k, None])
-        ahead[k] = np.einsum("ij,ij->i", pull, up - centre)
-        hessian[:, k, k] = np.einsum("ij,ij->i", pull, up - 2.0 * centre + down) / steps[:, k] ** 2
-    for j in range(p):
-        for k in range(j):
-            both = np.einsum("ij,ij->i", pull, predict(problem, _moved(theta, steps, j, k)) - centre)
-            hessian[:, j, k] = hessian[:, k, j] = (both - ahead[j] - ahead[k]) / (steps[:, j] * steps[:, k])
+    ups = np.stack([predict(problem, _moved(theta, steps, k)) - centre for k in range(p)])
+    hessian = np.zeros((fits, p, p))
+    if exact:
+        downs = np.stack([predict(problem, _moved(theta, -steps, k)) - centre for k in range(p)])
+        jacobian = (ups - downs) / (2.0 * steps.T[:, :, None])
+        ahead = np.einsum("ij,kij->ik", pull, ups)
+        np.einsum("ikk->ik", hessian)[:] = np.einsum("ij,kij->ik", pull, ups + downs) / steps**2
+        for j in range(p):
+            for k in range(j):
+                both = np.einsum("ij,ij->i", pull, predict(problem, _moved(theta, steps, j, k)) - centre)
+                mixed = (both - ahead[:, j] - ahead[:, k]) / (steps[:, j] * steps[:, k])
+                hessian[:, j, k] = hessian[:, k, j] = mixed
+    else:
+        jacobian = ups / steps.T[:, :, None]
     gradient = np.einsum("ij,kij->ik", pull, jacobian)
     inside = jacobian * (weights * (clipped == residuals))
     return objective, gradient, hessian + np.einsum("kij,lij->ikl", inside, jacobian, optimize=True)

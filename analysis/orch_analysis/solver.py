@@ -18,7 +18,8 @@ from orch_analysis.search import search
 
 AGREEMENT = 1e-8  # starts agree when their objectives differ by less, relative to the best
 CHUNK = 30_000  # fits x points worked on together: a few arrays of this size stay in the cache
-MAX_STEPS = 300
+INFINITE = float("inf")
+MAX_STEPS = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,13 @@ def solve(
     targets = np.broadcast_to(target, weights.shape)
     theta = search(problem, targets, weights, starts, seed).reshape(fits * starts, -1)
     rows = np.repeat(np.arange(fits), starts)
-    for stage, tolerance in _stages(problem, theta[::starts], targets, delta):
-        theta, objective = minimise(problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance)
+    theta, objective = minimise(
+        problem, theta, targets, weights, INFINITE, rows=rows, tolerance=1e-3, exact=False
+    )
+    for stage, tolerance, exact in _stages(problem, theta[::starts], targets, delta):
+        theta, objective = minimise(
+            problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance, exact=exact
+        )
     by_fit = objective.reshape(fits, starts)
     best = by_fit.argmin(axis=1)
     lowest = by_fit.min(axis=1)
@@ -58,14 +64,12 @@ def solve(
     return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
 
 
-def _stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float]]:
-    """Deltas from wide to the one asked for, with the tolerance of each; wide ones are nearly least squares."""
-    if not np.isfinite(delta):
-        return [(delta, 1e-12)]
+def _stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
+    """Deltas from wide to the one asked for, each with its tolerance and whether it needs the exact Hessian."""
     some = slice(0, 50)
     spread = float(np.nanmedian(np.abs(predict(problem, theta[some]) - target[some])))
-    wide = [delta * factor for factor in (30.0, 10.0, 3.0) if delta * factor < 10.0 * spread]
-    return [(stage, 1e-3) for stage in wide] + [(delta, 1e-12)]
+    wide = [delta * factor for factor in (10.0, 3.0) if delta * factor < 3.0 * spread]
+    return [(stage, 1e-3, False) for stage in wide] + [(delta, 1e-12, True)]
 
 
 def minimise(
@@ -78,11 +82,13 @@ def minimise(
     rows: NDArray[np.intp] | None = None,
     held: NDArray[np.bool_] | None = None,
     tolerance: float = 1e-12,
+    exact: bool = True,
 ) -> tuple[Array, Array]:
     """Local minima from the coordinates `theta` (starts, p): coordinates and objectives.
 
     `rows` says which row of `target` and `weights` belongs to each start; `held` (starts, p) marks coordinates that
     stay where they are (a profile). Stops a row when a full Newton step would gain less than `tolerance` of it.
+    `exact` asks for the exact Hessian, which laws without analytic derivatives pay for.
     """
     rows = np.arange(theta.shape[0]) if rows is None else rows
     held = np.zeros(theta.shape, dtype=bool) if held is None else held
@@ -91,7 +97,14 @@ def minimise(
     for first in range(0, theta.shape[0], size):
         part = slice(first, first + size)
         out[part], objective[part] = _newton(
-            problem, theta[part], target[rows[part]], weights[rows[part]], delta, held[part], tolerance
+            problem,
+            theta[part],
+            target[rows[part]],
+            weights[rows[part]],
+            delta,
+            held[part],
+            tolerance,
+            exact=exact,
         )
     return out, objective
 
@@ -104,11 +117,13 @@ def _newton(
     delta: float,
     held: NDArray[np.bool_],
     tolerance: float,
+    *,
+    exact: bool,
 ) -> tuple[Array, Array]:
     theta = np.clip(theta, problem.lower, problem.upper)
     final, reached = theta.copy(), np.full(theta.shape[0], np.inf)
     live = np.arange(theta.shape[0])
-    state = derivatives(problem, theta, target, weights, delta)
+    state = derivatives(problem, theta, target, weights, delta, exact=exact)
     damping = np.full(theta.shape[0], 1e-3)
     for _ in range(MAX_STEPS):
         step, predicted, decrement = _step(problem, theta, state, damping, held)
@@ -123,8 +138,9 @@ def _newton(
             target, weights, held = target[going], weights[going], held[going]
             state = tuple(part[going] for part in state)
         trial = np.clip(theta + step, problem.lower, problem.upper)
-        new = derivatives(problem, trial, target, weights, delta)
-        gain = state[0] - np.where(np.isfinite(new[0]), new[0], np.inf)
+        new = derivatives(problem, trial, target, weights, delta, exact=exact)
+        usable = np.isfinite(new[0]) & np.isfinite(new[1]).all(axis=1) & np.isfinite(new[2]).all(axis=(1, 2))
+        gain = state[0] - np.where(usable, new[0], np.inf)
         better = gain > 0
         good = better & (gain > 0.75 * predicted)
         poor = ~better | (gain < 0.25 * predicted)
@@ -151,7 +167,7 @@ def _step(
     scaled = np.where(free[:, :, None] & free[:, None, :], hessian, 0.0) / (
         size[:, :, None] * size[:, None, :]
     )
-    scaled = np.nan_to_num(scaled, nan=0.0, posinf=1e6, neginf=-1e6)
+    scaled = np.clip(np.nan_to_num(scaled), -1e6, 1e6)
     np.einsum("ikk->ik", scaled)[pinned] = 1.0
     curvature, directions = np.linalg.eigh(scaled)
     along = np.einsum("ikl,ik->il", directions, slope / size)
