@@ -257,14 +257,14 @@ def _ledger(study: Study, documents: Sequence[Mapping[str, Any]], plan: Mapping[
     rows += [_left_out(record.to_json()) for record in study.failures()]
     known = {(document["cell"], document["task"]) for document in documents}
     known |= {(row["cell"], row["task"]) for row in rows}
-    lost = {
-        row["cell"] for row in rows if not row["task"]
-    }  # their probes are not missing for a reason of their own
-    rows += [
-        {"cell": cell, "name": name, "task": task, "cause": "missing", "message": "no record yet", "log": ""}
-        for cell, name, task in (_planned(study.root, plan) if plan else _begun(study))
-        if (cell, task) not in known and cell not in lost
-    ]
+    lost = {row["cell"] for row in rows if not row["task"]}
+    for cell, name, task in _planned(study.root, plan) if plan else _begun(study):
+        if (cell, task) not in known and cell not in lost:
+            message = "no record yet" if task else "no record yet, and none of its probes"
+            rows.append(
+                {"cell": cell, "name": name, "task": task, "cause": "missing", "message": message, "log": ""}
+            )
+            lost |= set() if task else {cell}  # a cell that is not there counts once, not once per probe
     return pl.DataFrame(rows, schema=dict(LEDGER))
 
 

@@ -19,11 +19,13 @@ from orch_analysis.results import CONTROLS, Results
 AXES: Mapping[str, str] = {
     "params_encoder": "encoder parameters",
     "images": "pretraining images",
+    "samples_seen": "samples seen",
     "flops_train": "training FLOPs",
 }
 HELD: Mapping[str, tuple[str, ...]] = {
     "params_encoder": ("images", "samples_seen"),
     "images": ("params_encoder", "samples_seen"),
+    "samples_seen": ("params_encoder", "images"),
     "flops_train": (),
 }
 LEVELS = 3  # distinct values of an axis below which a slope is not a law
@@ -68,6 +70,30 @@ def pretraining_slopes(results: Results) -> list[Slope]:
     """Held-out loss against every axis, per algorithm and mix."""
     runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS))
     return _slopes(runs, ("heldout_loss",), AXES, ("algorithm", "mix"))
+
+
+def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> list[fitting.Fit]:
+    """The held-out loss as E + A/N^alpha + B/D^beta per algorithm and mix, where sizes and data both have 3 values.
+
+    N is encoder parameters; D is samples seen where those vary, else the number of pretraining images.
+    """
+    runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS), pl.col("heldout_loss") > 0)
+    found = []
+    for (algorithm, mix), part in runs.sort("algorithm", "mix").group_by(
+        "algorithm", "mix", maintain_order=True
+    ):
+        names = ("images",) if tied(part) else ("samples_seen", "images")
+        data = [name for name in names if part[name].n_unique() >= LEVELS]
+        if not data or part["params_encoder"].n_unique() < LEVELS:
+            continue
+        found.append(
+            fitting.fit(
+                "chinchilla", part, value="heldout_loss", x={"params": "params_encoder", "samples": data[0]},
+                bootstrap=bootstrap, seed=seed,
+                group={"algorithm": str(algorithm), "mix": str(mix or ""), "value": "heldout_loss"},
+            )
+        )  # fmt: skip
+    return found
 
 
 def probe_slopes(results: Results) -> list[Slope]:
@@ -139,12 +165,17 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
     ]  # untrained controls have none
     sound = pl.all_horizontal((pl.col(name).fill_null(0) > 0) for name in (value, axis, *others))
     usable = part.filter(sound)
-    if usable[axis].n_unique() < LEVELS:
+    if usable[axis].n_unique() < LEVELS or (axis == "samples_seen" and tied(usable)):
         return []
     held = held_fixed(usable, axis, others)
     fit = partial_fit(part, sound, value=value, axis=axis, held=held, group={**group, "value": value})
     labels = {key: group.get(key, "") for key in ("algorithm", "mix", "task")}
     return [Slope(**labels, value=value, axis=axis, held=held, fit=fit)]
+
+
+def tied(table: pl.DataFrame) -> bool:
+    """True where the number of images decides the samples seen: the two are then one axis, `images`."""
+    return table.select("images", "samples_seen").unique().height == table["images"].n_unique()
 
 
 def held_fixed(table: pl.DataFrame, axis: str, others: Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ ESCAPES = {
 class Table:
     """A table for the page. `words` says which columns hold text (left-aligned); `files` are its data on disk.
 
-    strong: indices of rows to print in bold; folded: shown only when the reader opens it.
+    strong: indices of rows to print in bold; folded: shown only when the reader opens it; trailing: the last column is
+    text as well.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Table:
     files: tuple[str, ...] = ()
     strong: frozenset[int] = frozenset()
     folded: bool = False
+    trailing: bool = False
 
 
 def save(frame: pl.DataFrame, folder: Path, name: str) -> tuple[str, ...]:

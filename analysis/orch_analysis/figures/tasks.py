@@ -73,7 +73,11 @@ def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
     shifts = dict(zip(series, _spread(len(series), 0.28), strict=True))
     marks = _marks(series)
     figure, axes = style.canvas(
-        1, len(panels), height=0.9 + 0.32 * len(tasks) * max(1, len(series) / 2.5), sharey=True
+        1,
+        len(panels),
+        height=0.9 + 0.32 * len(tasks) * max(1, len(series) / 2.5),
+        sharey=True,
+        width=min(style.WIDTH, 1.4 + 2.4 * len(panels)),
     )
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         ax.axvline(0, color=style.GREY, linewidth=1, zorder=1)

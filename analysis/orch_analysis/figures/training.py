@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHADE = {"params_encoder": "images", "images": "params_encoder", "flops_train": "params_encoder"}
+SHADE = {"params_encoder": "images"}  # every other axis: the encoder's size
 LINES = {
     "params_encoder": "a line per number of images",
     "images": "a line per encoder size",
-    "flops_train": "lines and shades as in the middle",
+    "samples_seen": "a line per encoder size",
+    "flops_train": "a line per encoder size",
 }
 HEIGHT = 2.15
 
@@ -33,7 +34,8 @@ def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
     """
     groups = sorted({(row.algorithm, row.mix) for row in slopes})
     axes_names = [axis for axis in AXES if any(row.axis == axis for row in slopes)]
-    figure, axes = style.canvas(len(groups), len(axes_names), height=HEIGHT)
+    width = min(style.WIDTH, 0.7 + 2.3 * len(axes_names))
+    figure, axes = style.canvas(len(groups), len(axes_names), height=HEIGHT, width=width)
     for i, (algorithm, mix) in enumerate(groups):
         part = runs.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
         for j, axis in enumerate(axes_names):
@@ -64,7 +66,7 @@ def _points(ax: Axes, part: pl.DataFrame, algorithm: str, axis: str) -> list[tup
 
     Returns the lines' right ends with their names.
     """
-    shade = SHADE[axis]
+    shade = SHADE.get(axis, "params_encoder")
     levels = part[shade].drop_nulls().unique().sort().to_list()
     ends = []
     for level, tone in zip(levels, style.shades(algorithm, len(levels)), strict=True):
@@ -106,7 +108,9 @@ def curves_figure(curves: pl.DataFrame) -> Figure:
     """Held-out loss during training against the FLOPs spent, a panel per algorithm, with the lower envelope."""
     table = curves.filter(pl.col("heldout_loss").is_not_null(), pl.col("flops_spent") > 0)
     algorithms = table["algorithm"].unique().sort().to_list()
-    figure, axes = style.canvas(1, len(algorithms), height=2.9)
+    figure, axes = style.canvas(
+        1, len(algorithms), height=2.9, width=min(style.WIDTH, 0.4 + 3.5 * len(algorithms))
+    )
     for ax, algorithm in zip(axes, algorithms, strict=True):
         part = table.filter(pl.col("algorithm") == algorithm)
         sizes = part["params_encoder"].unique().sort().to_list()

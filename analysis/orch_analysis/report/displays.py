@@ -10,6 +10,7 @@ import polars as pl
 from orch_analysis.correlate import worth
 from orch_analysis.factors import LABELS, WORDS
 from orch_analysis.fit import Fit
+from orch_analysis.frontier import Frontier
 from orch_analysis.slopes import AXES, VALUES, Slope
 from orch_analysis.tables import Table, count, interval, number, p_value, plural, power, significant
 
@@ -35,15 +36,57 @@ def slopes(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
 def loss_laws(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
     """The held-out loss's slopes, a row per algorithm and mix, a column per axis."""
     groups = sorted({(row.algorithm, row.mix) for row in rows})
+    axes = [axis for axis in AXES if any(row.axis == axis for row in rows)]
     body = [
-        (*group, *(_cell(rows, axis=axis, algorithm=group[0], mix=group[1]) for axis in AXES))
+        (*group, *(_cell(rows, n=True, axis=axis, algorithm=group[0], mix=group[1]) for axis in axes))
         for group in groups
     ]
     given = sorted({f"{AXES[row.axis]} at fixed {_given(row)}" for row in rows if row.held})
     return Table(
         name="table-loss", title="Laws of the held-out loss.", files=files, rows=tuple(body), words=2,
         note=f"{RULE}{' Slopes in ' + '; '.join(given) + '.' if given else ''}",
-        head=("algorithm", "mix", *(f"in {word}" for word in AXES.values())),
+        head=("algorithm", "mix", *(f"in {AXES[axis]}" for axis in axes)),
+    )  # fmt: skip
+
+
+def joint_laws(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
+    """The joint law of size and data, with what the points do not determine."""
+    body = [
+        (
+            row.group["algorithm"],
+            row.group["mix"],
+            *(_estimate(row, name) for name in ("E", "A", "alpha", "B", "beta")),
+            str(row.n),
+            "ok" if row.outcome == "ok" else row.message,
+        )
+        for row in rows
+    ]
+    data = AXES[str(rows[0].x["samples"])] if rows else ""
+    return Table(
+        name="table-joint", title="A joint law of size and data.", files=files, rows=tuple(body), words=2, trailing=True,
+        note=f"loss = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022), N encoder parameters, D {data}; Huber loss on "
+        "log residuals, 95% bootstrap intervals.",
+        head=("algorithm", "mix", "E", "A", "alpha", "B", "beta", "n", "outcome"),
+    )  # fmt: skip
+
+
+def frontiers(found: Mapping[str, Frontier]) -> Table:
+    """Exponents of the compute-optimal size and data, or why there are none."""
+    body = []
+    for algorithm, one in found.items():
+        known = one.outcome == "ok"
+        exponents = (
+            (interval(one.a, *one.a_interval), interval(one.b, *one.b_interval)) if known else ("–", "–")
+        )
+        span = f"{power(one.low)} to {power(one.high)}" if known else "–"
+        body.append(
+            (algorithm, *exponents, span, ("; ".join(one.warnings) or "ok") if known else one.message)
+        )
+    return Table(
+        name="table-frontier", title="Compute-optimal size.", rows=tuple(body), words=1, trailing=True,
+        note="Exponents of the best encoder size N* and of the samples seen D* in training FLOPs, from the lower envelope of "
+        "the training curves (approach 1 of Hoffmann et al. 2022); intervals resample runs.",
+        head=("algorithm", "N* exponent [95%]", "D* exponent [95%]", "FLOPs", "outcome"),
     )  # fmt: skip
 
 
@@ -296,3 +339,24 @@ def _share(row: Slope) -> str:
     explained = row.slope**2 * line.spread
     residual = sum(value**2 for value in row.fit.residuals)
     return number(explained / (explained + residual), 2)
+
+
+def fit_table(fits: Sequence[Fit]) -> pl.DataFrame:
+    """One row per fit and parameter: group, law, estimate, interval, n, rows left out, outcome."""
+    rows = [
+        {
+            **{f"group_{key}": value for key, value in fit.group.items()},
+            "law": fit.law.name,
+            "parameter": name,
+            "estimate": fit.estimates.get(name),
+            "lo": fit.intervals.get(name, (None, None))[0],
+            "hi": fit.intervals.get(name, (None, None))[1],
+            "n": fit.n,
+            "left_out": len(fit.dropped),
+            "outcome": str(fit.outcome),
+        }
+        for fit in fits
+        for name in fit.law.params
+    ]
+    types = {"estimate": pl.Float64, "lo": pl.Float64, "hi": pl.Float64}
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis import correlate, factors, results, slopes, tables
+from orch_analysis import correlate, factors, frontier, results, slopes, tables
+from orch_analysis.fit import Fit
+from orch_analysis.frontier import Frontier
 from orch_analysis.report import words
 from orch_analysis.results import Results
 from orch_analysis.slopes import Slope
@@ -41,13 +43,15 @@ class Findings:
     best: pl.DataFrame
     mixes: Mapping[str, str]
     loss: Sequence[Slope]
+    joint: Sequence[Fit]
+    frontiers: Mapping[str, Frontier]
     probes: Sequence[Slope]
     factors: pl.DataFrame
     grouped: pl.DataFrame
     correlations: Mapping[str, pl.DataFrame]
 
 
-def findings(study: Study, *, seed: int = 0) -> Findings:
+def findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Findings:
     """Tables, slopes, factors and correlations of a study; raises OrchError where no cell is finished."""
     found = results.read_results(study)
     if found.pretraining.is_empty():
@@ -60,17 +64,20 @@ def findings(study: Study, *, seed: int = 0) -> Findings:
     scored = slopes.with_controls(found.probes)
     mixes = words.main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
+    curves = results.read_curves(study, found.pretraining)
     described = factors.task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
     grouped = _grouped(described, scored, mixes)
     return Findings(
         study=study,
         results=found,
-        curves=results.read_curves(study, found.pretraining),
+        curves=curves,
         cells=results.grid_cells(study, found),
         scored=scored,
         best=best_cells(scored, mixes),
         mixes=mixes,
         loss=slopes.pretraining_slopes(found),
+        joint=slopes.joint_laws(found, bootstrap=bootstrap, seed=seed),
+        frontiers=_frontiers(curves, mixes, seed),
         probes=probes,
         factors=described,
         grouped=grouped,
@@ -78,6 +85,22 @@ def findings(study: Study, *, seed: int = 0) -> Findings:
             value: _correlations(probes, grouped, mixes, value, seed) for value in ("auc", "error_ratio")
         },
     )
+
+
+def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dict[str, Frontier]:
+    """The compute-optimal size from the envelope of each algorithm's curves, where it has three sizes."""
+    found = {}
+    for algorithm, mix in mixes.items():
+        part = curves.filter(
+            pl.col("algorithm") == algorithm,
+            pl.col("mix") == mix,
+            pl.col("heldout_loss") > 0,
+            pl.col("flops_spent") > 0,
+        )
+        if part["params_encoder"].n_unique() >= slopes.LEVELS:
+            columns = (part[name].to_numpy() for name in ("params_encoder", "flops_spent", "heldout_loss"))
+            found[algorithm] = frontier.envelope(part["cell"].to_list(), *columns, seed=seed)
+    return found
 
 
 def best_cells(scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:

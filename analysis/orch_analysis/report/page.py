@@ -68,4 +68,9 @@ def render(page: Page) -> str:
     )
     kinds = {Text: "text", Picture: "picture", Table: "table"}
     template = environment.get_template("page.html")
-    return template.render(page=page, kind=lambda block: kinds[type(block)], markup=Markup)
+    return template.render(page=page, shown=_shown, kind=lambda block: kinds[type(block)], markup=Markup)
+
+
+def _shown(block: Block) -> bool:
+    """False for a table without rows: what is not there is said in words, not by an empty frame."""
+    return not isinstance(block, Table) or bool(block.rows)

@@ -117,9 +117,9 @@ def _forest(found: Findings, folder: Path) -> list[Picture]:
     if not panels:
         return []
     caption = (
-        "Exponents of 1 − AUC with 95% t intervals; filled where zero is outside, negative is better. Middle: of the error "
-        "divided by that of the untrained encoder of the same size, so what size alone gives is taken off. An interval "
-        "much wider than the others runs out of its panel."
+        "Exponents of 1 − AUC with 95% t intervals; filled where zero is outside, negative is better. Net of the control: of "
+        "the error divided by that of the untrained encoder of the same size, so what size alone gives is taken off. An "
+        "interval much wider than the others runs out of its panel."
     )
     return [
         style.save(

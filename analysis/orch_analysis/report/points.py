@@ -155,32 +155,11 @@ def _constant(frame: pl.DataFrame, name: str) -> bool:
 def _save(found: PointFindings, folder: Path) -> dict[str, tuple[str, ...]]:
     frames = {
         "points": found.frame,
-        "fits": fit_table(found.fits),
+        "fits": displays.fit_table(found.fits),
         "slopes": slopes.slope_table([row for rows in found.axes.values() for row in rows]),
         "correlations": found.correlations,
     }
     return {name: tables.save(frame, folder, name) for name, frame in frames.items() if frame.height}
-
-
-def fit_table(fits: Sequence[Fit]) -> pl.DataFrame:
-    """One row per fit and parameter: group, law, estimate, interval, n, rows left out, outcome."""
-    rows = [
-        {
-            **{f"group_{key}": value for key, value in fit.group.items()},
-            "law": fit.law.name,
-            "parameter": name,
-            "estimate": fit.estimates.get(name),
-            "lo": fit.intervals.get(name, (None, None))[0],
-            "hi": fit.intervals.get(name, (None, None))[1],
-            "n": fit.n,
-            "left_out": len(fit.dropped),
-            "outcome": str(fit.outcome),
-        }
-        for fit in fits
-        for name in fit.law.params
-    ]
-    types = {"estimate": pl.Float64, "lo": pl.Float64, "hi": pl.Float64}
-    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)
 
 
 def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...]]) -> Page:

@@ -27,6 +27,7 @@ def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
         *words.gain_answers(found.best),
         *words.net_answers(found.probes, found.mixes),
         *words.factor_answer(found.correlations["auc"]),
+        *words.missing_answer(found.results.ledger),
     ]
     return Page(
         title=f"Does scaling pay? The study “{found.study.name}”",
@@ -79,7 +80,9 @@ def _pretraining(found: Findings, drawn: Drawn, files: Files) -> Section:
         Text(paragraphs=text),
         *drawn["loss"],
         displays.loss_laws(found.loss, files["slopes"]),
+        displays.joint_laws(found.joint, files["joint"]),
         *drawn["curves"],
+        displays.frontiers(found.frontiers),
     ]
     return Section(id="pretraining", title="Pretraining loss", blocks=blocks)
 

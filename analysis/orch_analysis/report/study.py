@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from orch_analysis import slopes, tables
+from orch_analysis.report.displays import fit_table
 from orch_analysis.report.findings import Findings, findings
 from orch_analysis.report.page import render
 from orch_core.errors import OrchError
@@ -14,9 +15,10 @@ from orch_core.record import write_atomic
 from orch_core.study import open_study
 
 
-def fit_study(root: Path, out: Path | None = None, *, seed: int = 0) -> Path:
+def fit_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, seed: int = 0) -> Path:
     """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
 
+    bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
     Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex} and laws.json. The same records give the
     same bytes. Raises OrchError where there is no study, nothing is finished, or the folder cannot be written.
     """
@@ -24,7 +26,7 @@ def fit_study(root: Path, out: Path | None = None, *, seed: int = 0) -> Path:
     from orch_analysis.report.sections import study_page
 
     study = open_study(root)
-    found = findings(study, seed=seed)
+    found = findings(study, bootstrap=bootstrap, seed=seed)
     folder = out or study.root / "report"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,7 @@ def _save_tables(found: Findings, folder: Path) -> dict[str, tuple[str, ...]]:
         "pretraining": found.results.pretraining,
         "scores": found.scored,
         "slopes": slopes.slope_table([*found.loss, *found.probes]),
+        "joint": fit_table(found.joint),
         "factors": found.grouped,
         "correlations": pl.concat(
             [frame.with_columns(value=pl.lit(value)) for value, frame in found.correlations.items()]

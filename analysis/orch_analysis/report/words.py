@@ -10,7 +10,7 @@ from orch_analysis.correlate import worth
 from orch_analysis.factors import LABELS
 from orch_analysis.report.page import Answer
 from orch_analysis.results import CONTROLS
-from orch_analysis.slopes import Slope
+from orch_analysis.slopes import Slope, tied
 from orch_analysis.tables import interval, listed, number, plural
 
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report says what so little can show
@@ -186,6 +186,17 @@ def factor_answer(correlations: pl.DataFrame) -> list[Answer]:
     return [Answer(verdict="yes" if kept.height else "unclear", claim=claim, numbers=text)]
 
 
+def missing_answer(ledger: pl.DataFrame) -> list[Answer]:
+    """What the first screen says of results that are not there."""
+    if ledger.is_empty():
+        return []
+    counts = ledger["cause"].value_counts(sort=True).iter_rows()
+    causes = listed([f"{count} {cause.replace('_', ' ')}" for cause, count in counts])
+    claim = f"{plural(ledger.height, 'result')} of the plan {'is' if ledger.height == 1 else 'are'} not here: {causes}."
+    text = "None enters a fit or a figure; the ledger below names each. `orch launch` runs what is missing."
+    return [Answer(verdict="aside", claim=claim, numbers=text)]
+
+
 def factor_notes(correlations: pl.DataFrame) -> list[str]:
     """What to keep in mind when reading the correlations that this table holds."""
     found = ["A correlation over tasks is as good as the number of tasks: read the intervals, not the dots."]
@@ -232,6 +243,11 @@ def caveats(runs: pl.DataFrame, best: pl.DataFrame, n_slopes: int) -> list[str]:
             f"Every run sees {trained['samples_seen'][0]:,.0f} samples. More images therefore mean fewer repetitions of "
             "each, not longer training, and training FLOPs differ between runs by encoder size only."
         )
+    elif trained["samples_seen"].n_unique() > 1 and tied(trained):
+        found.append(
+            "Samples seen grow with the number of images: what more images give and what longer training gives cannot be "
+            "told apart."
+        )
     if "random" not in runs["algorithm"].to_list():
         found.append(
             "No untrained control ran: what size alone gives is not separated from what pretraining gives."
@@ -244,7 +260,7 @@ def caveats(runs: pl.DataFrame, best: pl.DataFrame, n_slopes: int) -> list[str]:
             "the seed, and both probes of a gain saw the same test images, so the gain's interval is on the wide side."
         ),
         (
-            f"{n_slopes} slopes are printed, each with its own 95% interval: about {round(0.05 * n_slopes)} would exclude zero "
+            f"{n_slopes} slopes are printed, each with its own 95% interval: about {number(0.05 * n_slopes, 1)} would exclude zero "
             "if all were zero."
         ),
         "A power law has no floor. None of these slopes should be carried far beyond the sizes that were run.",
