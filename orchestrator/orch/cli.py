@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from orch.console import Commands, emit, say
+from orch.console import Commands, Exit, emit, say
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 Where = Literal["local", "debug", "slurm"]
@@ -152,3 +152,24 @@ def demo() -> None:
     from orch.demo import run_demo
 
     raise SystemExit(run_demo(Path("studies") / "demo-grid"))
+
+
+@main.command()
+@click.argument("study", type=FOLDER, required=False)
+@AS_JSON
+def doctor(study: Path | None, *, as_json: bool) -> None:
+    """Check this machine, and STUDY if given: Python, torch, timm, Slurm, disk, MLflow.
+
+    Example: orch doctor studies/demo
+    """
+    from orch.doctor import checks
+
+    found = checks(study)
+    if as_json:
+        emit({"checks": [asdict(check) for check in found]})
+    else:
+        for check in found:
+            click.echo(f"{check.status:8} {check.name:10} {check.message}")
+            if check.remedy:
+                click.echo(f"{'':19} -> {check.remedy}")
+    raise SystemExit(Exit.FAILED_CELLS if any(check.status == "error" for check in found) else Exit.OK)
