@@ -53,11 +53,11 @@ def plan(grid: Path, study: Path | None, *, as_json: bool, **wishes: Any) -> Non
     """
     from orch.planning import Wishes, planned
 
-    document, text = planned(grid, study, Wishes(**wishes))
+    made = planned(grid, study, Wishes(**wishes))
     if as_json:
-        emit(document)
+        emit(made.to_json())
     else:
-        click.echo(text)
+        click.echo(made.text)
 
 
 @main.command()

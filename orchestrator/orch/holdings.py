@@ -21,11 +21,11 @@ def with_state(frame: pl.DataFrame, study: Study, probes: tuple[Probe, ...]) -> 
     trained = [cell for cell in there if (study.cell_folder(cell) / "record.json").exists()]
     held = pl.DataFrame(
         {"id": trained, "_left": [_left(study, cell, probes) for cell in trained]},
-        schema={"id": pl.String, "_left": pl.Int64},
+        schema={"id": pl.String, "_left": pl.Int32},
     )
     if held.is_empty():
         return frame.with_columns(
-            state=pl.lit("new", pl.Categorical), probes_left=pl.lit(len(probes), pl.Int64)
+            state=pl.lit("new", pl.Categorical), probes_left=pl.lit(len(probes), pl.Int32)
         )
     frame = frame.join(held, on="id", how="left", maintain_order="left")
     left = pl.col("_left")

@@ -72,8 +72,10 @@ class Plan:
     @property
     def hash(self) -> str:
         """Identity of the plan: of its set of cells and its probes, not of their order or state."""
-        high, low = halves_of(self.frame["id"])
-        cells = [self.frame.height, int(high.sum(dtype=np.uint64)), int(low.sum(dtype=np.uint64))]
+        sums = np.zeros(2, dtype=np.uint64)
+        for part in self.frame.select("id").iter_slices(500_000):
+            sums += np.array([half.sum() for half in halves_of(part["id"])], dtype=np.uint64)
+        cells = [self.frame.height, *map(int, sums)]
         return digest({"cells": cells, "probes": [probe.id for probe in self.probes]})
 
     def jobs(self) -> Iterator[Job]:
@@ -123,7 +125,7 @@ def draft(
 def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
     """Draft a plan (see `draft`) and write it into its study."""
     plan, opened, checked = draft(grid, study)
-    write(plan, opened, checked)
+    write(plan, opened, checked, summary(plan))
     return plan, opened
 
 
@@ -296,17 +298,17 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def write(plan: Plan, study: Study, checked: CheckedGrid) -> None:
-    """Write a plan into its study, as the plan planned last; raises OrchError where that cannot be done."""
+def write(plan: Plan, study: Study, checked: CheckedGrid, numbers: Mapping[str, Any]) -> None:
+    """Write a plan with its summary into its study, as the plan planned last; raises OrchError where it cannot."""
     document = {
-        **summary(plan),
+        **numbers,
         "root": str(study.root),
         "grid": str(checked.path),
         "classes": plan.classes,
         "test_images": plan.test_images,
         "probes": [asdict(probe) for probe in plan.probes],
     }
-    kept = study.root / "plans" / f"{plan.hash[:12]}.parquet"
+    kept = study.root / "plans" / f"{numbers['plan'][:12]}.parquet"
     frame = plan.frame.drop("state", "probes_left")
     try:
         kept.parent.mkdir(exist_ok=True)

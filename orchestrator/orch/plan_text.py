@@ -10,7 +10,7 @@ import polars as pl
 
 from orch.console import duration, quantity
 from orch.diff import Diff
-from orch.plan import Plan, summary
+from orch.plan import Plan
 from orch.pricing import hours_left
 from orch.tell import Told
 
@@ -18,9 +18,10 @@ MOST_GROUPS = 12  # recipes x mixes that the terminal shows
 SHOWN = 20  # cells of each kind that a diff shows
 
 
-def render(plan: Plan, root: Path, told: Sequence[Told], beyond: Sequence[str] = ()) -> str:
+def render(
+    plan: Plan, numbers: Mapping[str, Any], root: Path, told: Sequence[Told], beyond: Sequence[str] = ()
+) -> str:
     """What is to run, what exists, what it costs, what it will tell, what is beyond the budget, and what to type next."""
-    numbers = summary(plan)
     states = numbers["states"]
     counts = (
         f"{plan.study}: {numbers['cells']:,} cells, {states['done']:,} done, {states['partial']:,} to probe, "
@@ -31,7 +32,7 @@ def render(plan: Plan, root: Path, told: Sequence[Told], beyond: Sequence[str] =
     if plan.absent:
         lines.append(f"note: not on this machine, so it cannot be launched here: {', '.join(plan.absent)}")
     left = states["new"] + states["partial"]
-    lines += ["", f"plan {plan.hash[:12]} written to {root}"]
+    lines += ["", f"plan {numbers['plan'][:12]} written to {root}"]
     lines.append("next: orch launch --cluster local (or slurm)" if left else "next: orch fit-laws")
     return "\n".join(lines)
 

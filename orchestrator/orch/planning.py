@@ -37,8 +37,21 @@ class Wishes:
     usd: float | None = None
 
 
-def planned(grid: Path, study: Path | None, wishes: Wishes) -> tuple[dict[str, Any], str]:
-    """The plan of a grid as one JSON document and as text; raises OrchError or GridError for what is wrong with it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan as a document and as text; `frame` has its cells."""
+
+    document: dict[str, Any]
+    text: str
+    frame: pl.DataFrame
+
+    def to_json(self) -> dict[str, Any]:
+        """The document with every cell."""
+        return {**self.document, "frame": self.frame.drop("data").to_dicts()}
+
+
+def planned(grid: Path, study: Path | None, wishes: Wishes) -> Planned:
+    """The plan of a grid, or what it would change; raises OrchError or GridError for what is wrong with it."""
     plan, opened, checked = draft(grid, study, gpu_hours=wishes.gpu_hours, usd=wishes.usd)
     if wishes.against is not None:
         return _compared(plan, opened, wishes.against)
@@ -49,18 +62,19 @@ def planned(grid: Path, study: Path | None, wishes: Wishes) -> tuple[dict[str, A
 
         truths = truths_of(find_study(wishes.pilot))
     told = tell(plan, target=target, truths=truths)
-    write(plan, opened, checked)
+    numbers = summary(plan)
+    write(plan, opened, checked, numbers)
     beyond = (
         assess(plan, opened, limits_of(plan)).refused if any(plan.budget.values()) else plan.frame.clear()
     )
     document = {
-        **summary(plan),
+        **numbers,
         "root": str(opened.root),
         "tells": [one.to_json() for one in told],
         "beyond_budget": beyond["id"].to_list(),
-        "frame": plan.frame.drop("data").to_dicts(),
     }
-    return document, render(plan, opened.root, told, _beyond(beyond))
+    text = render(plan, numbers, opened.root, told, _beyond(beyond))
+    return Planned(document=document, text=text, frame=plan.frame)
 
 
 def _beyond(refused: pl.DataFrame) -> list[str]:
@@ -71,11 +85,11 @@ def _beyond(refused: pl.DataFrame) -> list[str]:
     return [f"beyond the budget, so that `orch launch` refuses: {refused.height:,} cells: {named}{more}"]
 
 
-def _compared(plan: Plan, opened: Study, against: str) -> tuple[dict[str, Any], str]:
+def _compared(plan: Plan, opened: Study, against: str) -> Planned:
     old, name = _other(opened, against)
     changes = diff(old, plan.frame)
     document = {**summary(plan), "root": str(opened.root), "against": name, "diff": _rows(changes)}
-    return document, render_diff(changes, name)
+    return Planned(document=document, text=render_diff(changes, name), frame=plan.frame)
 
 
 def _other(opened: Study, against: str) -> tuple[pl.DataFrame, str]:

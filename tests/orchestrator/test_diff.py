@@ -111,14 +111,16 @@ def test_orch_plan_diff_compares_with_the_studys_plan_and_writes_nothing(tmp_pat
     plan, study = make_plan(tmp_path / "grid.yaml")
     kept = (study.root / "plan.parquet").read_bytes()
     frame_of(tmp_path, batch=32, seeds=[0, 7])
-    document, text = planned(tmp_path / "grid.yaml", None, Wishes(against=""))
+    made = planned(tmp_path / "grid.yaml", None, Wishes(against=""))
+    document, text = made.document, made.text
     # 8 mae cells of seed 0 change; of seed 1 they go, of seed 7 they come; controls do not depend on the batch
     assert document["diff"]["counts"] == {"create": 8 + 2, "keep": 2, "drop": 8 + 2, "changed": 8}
     assert {row["reason"] for row in document["diff"]["changed"]} == {"batch 64 -> 32"}
     assert "batch 64 -> 32" in text
     assert (study.root / "plan.parquet").read_bytes() == kept
     (archived,) = (study.root / "plans").iterdir()
-    again, _ = planned(tmp_path / "grid.yaml", None, Wishes(against=str(archived)))
+    made = planned(tmp_path / "grid.yaml", None, Wishes(against=str(archived)))
+    again, _ = made.document, made.text
     assert again["diff"] == document["diff"]
     assert plan.hash[:12] == archived.stem
 

@@ -1,0 +1,118 @@
+"""What a plan says it will tell: against a regression in numpy, and warnings for grids that cannot tell."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from orch.plan import Plan, draft
+from orch.planning import Wishes, planned, read_target
+from orch.tell import tell
+from orch_analysis import design
+from orch_core.errors import OrchError
+
+GRID = """\
+study: telling
+sources:
+  ct: {path: ct.npz, modality: ct, images: 40000000}
+tasks:
+  many: {path: many.npz, kind: multi-class, classes: 4, train: 100, val: 10, test: 20000}
+  few:  {path: few.npz,  kind: binary-class, classes: 2, train: 100, val: 10, test: 156}
+mixes:
+  all: [ct]
+axes:
+  model: [ViT-Ti, ViT-S, ViT-B, ViT-L]
+  algorithm: [mae@1, random@1]
+  images: {log_space: [2e5, 2e7, 5]}
+  mix: all
+  seed: [0, 1]
+  resolution: 224
+  patch: 16
+  samples_seen: 50000000
+training:
+  batch: 2048
+probes:
+  tasks: [many, few]
+"""
+
+
+def plan_of(tmp_path: Path, *changes: tuple[str, str]) -> Plan:
+    text = GRID
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "grid.yaml").write_text(text)
+    return draft(tmp_path / "grid.yaml")[0]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_slope_of_a_task_is_as_wide_as_a_regression_says(tmp_path: Path):
+    plan = plan_of(tmp_path)
+    (told,) = tell(plan)
+    rows = plan.frame.filter(pl.col("algorithm") == "mae")
+    x = np.stack(
+        [np.ones(rows.height), *(np.log(rows[name].to_numpy()) for name in ("params_encoder", "images"))]
+    ).T
+    inverse = np.linalg.inv(x.T @ x)
+    noise = design.auc_standard_error(0.9, 78, 78) / 0.1  # half of 156 images positive
+    t = stats.t.ppf(0.975, rows.height - 3)
+    for half, variance in zip(told.slopes["few"], np.diag(inverse)[1:], strict=True):
+        assert half == pytest.approx(t * noise * np.sqrt(variance), rel=1e-3)
+    assert told.slopes["many"][0] < told.slopes["few"][0] / 5
+
+
+def test_controls_tell_nothing_and_the_default_target_lies_beyond_the_grid(tmp_path: Path):
+    (told,) = tell(plan_of(tmp_path))
+    assert (told.recipe, told.mix, told.cells) == ("mae@1", "all", 40)
+    assert told.target["samples"] == pytest.approx(8e7)
+    assert told.target["params"] == pytest.approx(4 * 303.1e6, rel=1e-3)
+    assert told.loss.prediction is not None
+    assert told.loss.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[ViT-Ti, ViT-S, ViT-B, ViT-L]", "[ViT-S]", "one params only"),
+        ("images: {log_space: [2e5, 2e7, 5]}", "images: 200000", "one samples only"),
+        ("images: {log_space: [2e5, 2e7, 5]}", "images: {log_space: [2e5, 4e5, 5]}", "samples spans only 2x"),
+        ("samples_seen: 50000000", "epochs: 10", "data size and samples seen move together"),
+        (
+            "training:",
+            (
+                "exclude:\n  - model == 'ViT-Ti' and images != 200000\n  - model == 'ViT-S' and images != 632456\n"
+                "  - model == 'ViT-B' and images != 2000000\n  - model == 'ViT-L' and images < 6000000\ntraining:"
+            ),
+            "confounded",
+        ),
+    ],
+)
+def test_a_grid_that_cannot_tell_says_why(tmp_path: Path, old: str, new: str, words: str):
+    (told,) = tell(plan_of(tmp_path, (old, new)))
+    assert any(words in warning for warning in told.loss.warnings), told.loss.warnings
+
+
+def test_the_plans_text_and_document_carry_it(tmp_path: Path):
+    plan_of(tmp_path, ("[ViT-Ti, ViT-S, ViT-B, ViT-L]", "[ViT-S]"))
+    made = planned(tmp_path / "grid.yaml", None, Wishes(target="params=1e9,samples=1e8"))
+    document, text = made.document, made.text
+    (told,) = document["tells"]
+    assert told["target"] == {"params": 1e9, "samples": 1e8}
+    assert told["parameters"]["alpha"]["hi"] is None
+    assert told["parameters"]["beta"]["hi"] > told["parameters"]["beta"]["value"]
+    assert "warning: mae@1 all: one params only" in text
+    assert "cannot tell" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "params=1", "params=1,samples=-2", "params=a,samples=2", "params=1;samples=2"]
+)
+def test_a_target_that_is_none_is_refused(text: str):
+    with pytest.raises(OrchError, match="cannot read the target"):
+        read_target(text)
