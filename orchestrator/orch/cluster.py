@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,7 @@ def _fleet(
         token,
         settings,
         lambda group, count: _submit_slurm(study, token, group, count, options[group], snapshot),
+        functools.partial(_adopt, study),
         _shares(entries, settings),
     )
 
@@ -246,14 +247,30 @@ def _submit_slurm(
     from submitit.core.utils import FailedJobError
 
     executor = _slurm_executor(study, token, group, count, options, snapshot)
-    entry = functools.partial(worker.run, str(study.root.resolve()), token, "", group)
     try:
-        jobs = executor.submit_array([entry] * count)
+        jobs = executor.submit_array([_entry(study, token, group)] * count)
     except FailedJobError as error:
         words = " ".join(str(error).split())
         message = f"sbatch says: {words}"
         raise OrchError(message, hint=slurm.hint_for(words)) from error
     return str(jobs[0].job_id).partition("_")[0]
+
+
+def _entry(study: Study, token: str, group: str) -> Callable[[], str]:
+    return functools.partial(worker.run, str(study.root.resolve()), token, "", group)
+
+
+def _adopt(study: Study, token: str, group: str, job: str, count: int) -> None:
+    """Give the tasks of an orphaned array what they wait for: submitit writes it after sbatch has returned."""
+    from submitit.core.utils import DelayedSubmission
+
+    logs = study.root.resolve() / "logs" / token
+    names = [f"{job}_{task}" for task in range(count)] if count > 1 else [job]
+    for name in names:
+        draft, target = logs / f".{name}.pkl", logs / f"{name}_submitted.pkl"
+        if not target.exists():
+            DelayedSubmission(_entry(study, token, group)).dump(draft)
+            draft.rename(target)
 
 
 def script_text(

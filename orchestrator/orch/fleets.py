@@ -113,6 +113,7 @@ class _Queue:
 
     root: Path
     kick: bool
+    adopt: Callable[[str, str, str, int], None]
     seen: list[Pilot]
     asked: float = -QUEUE_SECONDS
     trouble: str = ""
@@ -128,17 +129,34 @@ class _Queue:
             self.asked = time.monotonic()
             if self.kick:
                 slurm.start_now(self.seen)
+            self._adopt_orphans()
         return self.seen
+
+    def _adopt_orphans(self) -> None:
+        """Take over arrays whose submitter was killed between its intent and the end of the submission."""
+        for intent in journal.open_intents(self.root) if self.seen else ():
+            pilots = [pilot for pilot in self.seen if pilot.name == intent["name"]]
+            if pilots:
+                job = pilots[0].job.partition("_")[0]
+                self.adopt(intent["token"], intent["group"], job, intent["workers"])
+                journal.write(self.root, "adopted", intent["token"], name=intent["name"], job=job)
 
 
 def slurm_fleet(
-    study: Study, token: str, settings: Settings, submit: Callable[[str, int], str], shares: Counter[str]
+    study: Study,
+    token: str,
+    settings: Settings,
+    submit: Callable[[str, int], str],
+    adopt: Callable[[str, str, str, int], None],
+    shares: Counter[str],
 ) -> Fleet:
     """Workers on Slurm; `shares` says how many each resource class gets.
 
+    submit: (class, workers) to the job id of an array; adopt: completes an array that was submitted
+    without this program's knowledge: (token, class, job, workers).
     Where Slurm does not answer nothing is started, and the study alone says how things stand.
     """
-    queue = _Queue(root=study.root, kick="begin" not in settings.options, seen=[])
+    queue = _Queue(root=study.root, kick="begin" not in settings.options, adopt=adopt, seen=[])
     not_before = 0.0  # the next try after a submit limit
 
     def keep(pending: Sequence[Standing]) -> int:
@@ -218,21 +236,22 @@ def _submit_within_limits(
     The intent is durable before sbatch is called, and the array carries the token in its name: a
     submitter killed in between leaves an array that the next launch finds and counts.
     """
+    name = pilot_name(token, group)
     started, size = 0, min(count, slurm.max_array_size() - 1)
     while started < count:
         size = min(size, count - started)
-        journal.write(study.root, "intent", token, name=pilot_name(token, group), workers=size)
+        journal.write(study.root, "intent", token, name=name, group=group, workers=size)
         try:
             job = submit(group, size)
         except OrchError as error:
-            journal.write(study.root, "refused", token, name=pilot_name(token, group), words=error.message)
+            journal.write(study.root, "refused", token, name=name, words=error.message)
             if not LIMIT_WORDS.search(error.message):
                 raise
             if size == 1:
                 return started
             size = max(1, size // 2)
             continue
-        journal.write(study.root, "submitted", token, name=pilot_name(token, group), job=job, workers=size)
+        journal.write(study.root, "submitted", token, name=name, job=job, workers=size)
         started += size
     return started
 

@@ -139,3 +139,14 @@ def events(root: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             continue
+
+
+def open_intents(root: Path) -> list[dict[str, Any]]:
+    """Intents whose outcome the journal does not know: their submitter was killed, or is at it just now."""
+    waiting: dict[str, dict[str, Any]] = {}
+    for event in events(root):
+        if event["event"] == "intent":
+            waiting[event["name"]] = event
+        else:
+            waiting.pop(event.get("name", ""), None)
+    return [event for event in waiting.values() if not launcher_lives(root, event["token"])]

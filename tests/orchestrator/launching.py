@@ -9,10 +9,11 @@ import argparse
 import hashlib
 import json
 import sys
+import time
 import types
 from pathlib import Path
 
-from orch import cluster, freeze
+from orch import attempts, cluster, freeze, journal
 from orch_core.cell import Cell, Job, Probe
 from orch_core.errors import OrchError
 from orch_core.study import Study, create_study
@@ -147,6 +148,55 @@ def use_fake_learn() -> None:
 def audit(study: Study, job: Job) -> list[dict]:
     path = study.cell_folder(job.cell.id) / "audit.ndjson"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def until(condition, seconds: float = 60.0):
+    """Wait for a condition, and return what it gave."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s for {condition}")
+
+
+def workers(root: Path) -> list[attempts.Owner]:
+    return [
+        owner
+        for token in journal.tokens(root)
+        for path in journal.live_workers(root, token)
+        if (owner := attempts.read_owner(path))
+    ]
+
+
+def steps_seen(study: Study, jobs: list[Job]) -> int:
+    return sum(1 for job in jobs for _ in _rows(study.cell_folder(job.cell.id) / "metrics.ndjson"))
+
+
+def _rows(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def check_complete(study: Study, jobs: list[Job]) -> None:
+    """Every record is there, equals the undisturbed result, and was made by exactly one attempt."""
+    for job in jobs:
+        record = study.record(job.cell.id)
+        assert record is not None
+        assert record.status == "done"
+        assert record.values["heldout_loss"] == expected_loss(job.cell)
+        lines = audit(study, job)
+        assert sum("end" in line for line in lines) == 1
+        probed = [line["probe"] for line in lines if "probe" in line]
+        assert sorted(probed) == sorted(probe.task for probe in job.probes)
+        assert all(study.probe_record(job.cell.id, probe) for probe in job.probes)
+    assert len(list(study.root.glob("cells/*/record.json"))) == len(jobs)
+
+
+def finish(process, code: int = 0, seconds: float = 90.0) -> dict:
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == code, err
+    return json.loads(out) if out else {}
 
 
 def main() -> int:

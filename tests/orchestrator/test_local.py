@@ -1,78 +1,28 @@
 """Launching on one machine, with everything killed that can be: nothing is lost, and nothing done twice."""
 
-import json
 import os
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+
 from orch import attempts, journal
-from orch_core.study import Study, open_study
-
-
-def until(condition, seconds: float = 60.0):
-    """Wait for a condition, and return what it gave."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"waited {seconds} s for {condition}")
-
-
-def workers(root: Path) -> list[attempts.Owner]:
-    return [
-        owner
-        for token in journal.tokens(root)
-        for path in journal.live_workers(root, token)
-        if (owner := attempts.read_owner(path))
-    ]
-
-
-def steps_seen(launching, study: Study, jobs) -> int:
-    return sum(1 for job in jobs for _ in _rows(study.cell_folder(job.cell.id) / "metrics.ndjson"))
-
-
-def _rows(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def check_complete(launching, study: Study, jobs) -> None:
-    """Every record is there, equals the undisturbed result, and was made by exactly one attempt."""
-    for job in jobs:
-        record = study.record(job.cell.id)
-        assert record is not None
-        assert record.status == "done"
-        assert record.values["heldout_loss"] == launching.expected_loss(job.cell)
-        audit = launching.audit(study, job)
-        assert sum("end" in line for line in audit) == 1
-        probed = [line["probe"] for line in audit if "probe" in line]
-        assert sorted(probed) == sorted(probe.task for probe in job.probes)
-        assert all(study.probe_record(job.cell.id, probe) for probe in job.probes)
-    assert len(list(study.root.glob("cells/*/record.json"))) == len(jobs)
-
-
-def finish(process, code: int = 0, seconds: float = 90.0) -> dict:
-    out, err = process.communicate(timeout=seconds)
-    assert process.returncode == code, err
-    return json.loads(out) if out else {}
+from orch_core.study import open_study
 
 
 def test_two_workers_share_the_cells_and_a_second_launch_has_nothing_to_do(launching, start, tmp_path):
-    summary = finish(start(tmp_path, "--cells", 5, "--pause", 0.01))
+    summary = launching.finish(start(tmp_path, "--cells", 5, "--pause", 0.01))
     study, jobs = open_study(tmp_path), launching.jobs(5, pause=0.01)
-    check_complete(launching, study, jobs)
+    launching.check_complete(study, jobs)
     assert (summary["done"], summary["failed"], summary["remaining"]) == (5, 0, 0)
     record = study.record(jobs[0].cell.id)
     assert record.provenance["config"]["id"] == jobs[0].cell.id
     assert record.values["threads"] == "1"
     assert (tmp_path / record.provenance["log"]).read_text().startswith("training ok-s0")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*")}
-    assert finish(start(tmp_path, "--cells", 5, "--pause", 0.01))["done"] == 0
+    assert launching.finish(start(tmp_path, "--cells", 5, "--pause", 0.01))["done"] == 0
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*")}
 
 
@@ -80,27 +30,27 @@ def test_a_launcher_killed_in_the_middle_loses_nothing(launching, start, tmp_pat
     arguments = (tmp_path, "--cells", 6, "--pause", 0.05)
     jobs = launching.jobs(6, pause=0.05)
     first = start(*arguments)
-    study = until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
-    until(lambda: steps_seen(launching, study, jobs) > 15)
+    study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    launching.until(lambda: launching.steps_seen(study, jobs) > 15)
     os.kill(first.pid, signal.SIGKILL)
-    orphans = {owner.pid for owner in workers(tmp_path)}
+    orphans = {owner.pid for owner in launching.workers(tmp_path)}
     assert len(orphans) == 2
     second = start(*arguments)
-    until(lambda: len(journal.tokens(tmp_path)) == 2 or second.poll() is not None)
-    assert {owner.pid for owner in workers(tmp_path)} <= orphans  # adopted, not joined by two more
-    finish(second)
-    check_complete(launching, study, jobs)
+    launching.until(lambda: len(journal.tokens(tmp_path)) == 2 or second.poll() is not None)
+    assert {owner.pid for owner in launching.workers(tmp_path)} <= orphans  # adopted, not joined by two more
+    launching.finish(second)
+    launching.check_complete(study, jobs)
 
 
 def test_a_worker_killed_in_the_middle_is_noticed_and_its_cell_resumed(launching, start, tmp_path):
     jobs = launching.jobs(3, pause=0.05)
     launch = start(tmp_path, "--cells", 3, "--pause", 0.05)
-    study = until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
-    until(lambda: steps_seen(launching, study, jobs) > 14)
-    victim = workers(tmp_path)[0]
+    study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    launching.until(lambda: launching.steps_seen(study, jobs) > 14)
+    victim = launching.workers(tmp_path)[0]
     os.kill(victim.pid, signal.SIGKILL)
-    finish(launch)
-    check_complete(launching, study, jobs)
+    launching.finish(launch)
+    launching.check_complete(study, jobs)
     killed = [
         attempts.end_of(path.parent)
         for path in tmp_path.glob("cells/*/attempts/*/owner.json")
@@ -115,18 +65,18 @@ def test_a_worker_killed_in_the_middle_is_noticed_and_its_cell_resumed(launching
 def test_ctrl_c_saves_and_says_how_to_go_on(launching, start, tmp_path):
     jobs = launching.jobs(4, pause=0.1)
     launch = start(tmp_path, "--cells", 4, "--pause", 0.1)
-    study = until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
-    until(lambda: steps_seen(launching, study, jobs) > 6)
+    study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    launching.until(lambda: launching.steps_seen(study, jobs) > 6)
     os.killpg(launch.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    summary = finish(launch, 130)
+    summary = launching.finish(launch, 130)
     assert summary["interrupted"]
-    assert workers(tmp_path) == []
+    assert launching.workers(tmp_path) == []
     lines = [line for job in jobs for line in launching.audit(study, job)]
     stops = sorted(line["stopped"] for line in lines if "stopped" in line)
     assert stops
     assert not list(study.failures())
-    finish(start(tmp_path, "--cells", 4, "--pause", 0.1))
-    check_complete(launching, study, jobs)
+    launching.finish(start(tmp_path, "--cells", 4, "--pause", 0.1))
+    launching.check_complete(study, jobs)
     lines = [line for job in jobs for line in launching.audit(study, job)]
     assert sorted(line["begin"] for line in lines if line.get("begin")) == [stop for stop in stops if stop]
 
@@ -134,13 +84,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(launching, start, tmp_path):
 def test_launches_at_once_do_nothing_twice(launching, start, tmp_path):
     launches = [start(tmp_path, "--cells", 6, "--pause", 0.02) for _ in range(3)]
     for launch in launches:
-        finish(launch)
-    check_complete(launching, open_study(tmp_path), launching.jobs(6, pause=0.02))
+        launching.finish(launch)
+    launching.check_complete(open_study(tmp_path), launching.jobs(6, pause=0.02))
 
 
 def test_a_cell_that_is_killed_once_is_tried_again(launching, start, tmp_path):
-    finish(start(tmp_path, "--recipe", "once@1", "--cells", 2))
-    check_complete(launching, open_study(tmp_path), launching.jobs(2, "once@1"))
+    launching.finish(start(tmp_path, "--recipe", "once@1", "--cells", 2))
+    launching.check_complete(open_study(tmp_path), launching.jobs(2, "once@1"))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +103,9 @@ def test_a_cell_that_is_killed_once_is_tried_again(launching, start, tmp_path):
     ],
 )
 def test_a_failed_cell_leaves_a_record_with_cause_and_log(launching, start, tmp_path, recipe, cause, tries):
-    summary = finish(start(tmp_path, "--recipe", recipe, "--cells", 1, "--settings", '{"parallel": 1}'), 1)
+    summary = launching.finish(
+        start(tmp_path, "--recipe", recipe, "--cells", 1, "--settings", '{"parallel": 1}'), 1
+    )
     (failure,) = summary["failures"]
     (record,) = open_study(tmp_path).failures()
     assert failure["cause"] == record.reason.cause == cause
@@ -169,17 +121,19 @@ def test_a_failed_cell_leaves_a_record_with_cause_and_log(launching, start, tmp_
 
 
 def test_three_identical_tracebacks_stop_their_class_and_no_other(launching, start, tmp_path):
-    summary = finish(start(tmp_path, "--recipe", "bug@1", "--cells", 9, "--settings", '{"parallel": 1}'), 1)
+    summary = launching.finish(
+        start(tmp_path, "--recipe", "bug@1", "--cells", 9, "--settings", '{"parallel": 1}'), 1
+    )
     assert summary["failed"] == 9
     assert len(summary["failures"]) == 3
     assert len(list(tmp_path.glob("cells/*"))) == 3
-    finish(start(tmp_path, "--cells", 2))
+    launching.finish(start(tmp_path, "--cells", 2))
     check_complete_for = launching.jobs(2)
     assert all(open_study(tmp_path).record(job.cell.id) for job in check_complete_for)
 
 
 def test_a_broken_probe_fails_alone(launching, start, tmp_path):
-    summary = finish(start(tmp_path, "--cells", 1, "--tasks", "a,broken,c"), 1)
+    summary = launching.finish(start(tmp_path, "--cells", 1, "--tasks", "a,broken,c"), 1)
     study = open_study(tmp_path)
     (job,) = launching.jobs(1, tasks=("a", "broken", "c"))
     assert [bool(study.probe_record(job.cell.id, probe)) for probe in job.probes] == [True, False, True]
@@ -189,7 +143,7 @@ def test_a_broken_probe_fails_alone(launching, start, tmp_path):
 
 
 def test_a_diverged_cell_is_a_result_without_probes(launching, start, tmp_path):
-    summary = finish(start(tmp_path, "--recipe", "diverge@1", "--cells", 1))
+    summary = launching.finish(start(tmp_path, "--recipe", "diverge@1", "--cells", 1))
     assert (summary["diverged"], summary["remaining"]) == (1, 0)
     (record,) = open_study(tmp_path).records()
     assert (record.status, record.reason.cause) == ("diverged", "diverged")
@@ -203,7 +157,7 @@ def test_workers_run_the_code_that_was_launched_and_nothing_of_the_working_direc
     for name in ("random", "numpy", "orch"):
         (here / f"{name}.py").write_text("raise SystemExit('imported from the working directory')")
     monkeypatch.chdir(here)
-    finish(start(tmp_path / "study", "--cells", 1))
+    launching.finish(start(tmp_path / "study", "--cells", 1))
     study = open_study(tmp_path / "study")
     (record,) = [record for record in study.records() if not record.task]
     assert (study.root / record.provenance["code"]["snapshot"]).exists()
@@ -214,7 +168,9 @@ def small_disk(tmp_path):
     """A file system of 16 MiB; needs root to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
     yield folder
@@ -223,17 +179,17 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_stops_the_launch_with_a_remedy_and_the_next_one_completes(launching, start, small_disk):
     root = small_disk / "study"
-    finish(start(root, "--cells", 2))
+    launching.finish(start(root, "--cells", 2))
     launch = start(root, "--recipe", "big@1", "--cells", 2)
     _, talk = launch.communicate(timeout=90)
     assert launch.returncode == 2, talk
     assert "no space left" in talk
     assert "make room" in talk
     assert "Traceback" not in talk
-    check_complete(launching, open_study(root), launching.jobs(2))
+    launching.check_complete(open_study(root), launching.jobs(2))
     subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
-    finish(start(root, "--recipe", "big@1", "--cells", 2))
-    check_complete(launching, open_study(root), [*launching.jobs(2), *launching.jobs(2, "big@1")])
+    launching.finish(start(root, "--recipe", "big@1", "--cells", 2))
+    launching.check_complete(open_study(root), [*launching.jobs(2), *launching.jobs(2, "big@1")])
 
 
 def test_a_study_that_becomes_read_only_stops_the_launch_and_keeps_what_is_there(launching, start):
@@ -244,8 +200,10 @@ def test_a_study_that_becomes_read_only_stops_the_launch_and_keeps_what_is_there
         mortal = ("setpriv", "--bounding-set", "-dac_override") if os.geteuid() == 0 else ()
         jobs = launching.jobs(4, pause=0.1)
         launch = start(home / "study", "--cells", 4, "--pause", 0.1, prefix=mortal)
-        study = until(lambda: (home / "study" / "study.json").exists() and open_study(home / "study"))
-        until(lambda: steps_seen(launching, study, jobs) > 12)
+        study = launching.until(
+            lambda: (home / "study" / "study.json").exists() and open_study(home / "study")
+        )
+        launching.until(lambda: launching.steps_seen(study, jobs) > 12)
         folders = [path for path in [study.root, *study.root.glob("**/*")] if path.is_dir()]
         for folder in folders:
             folder.chmod(0o555)
@@ -255,6 +213,6 @@ def test_a_study_that_becomes_read_only_stops_the_launch_and_keeps_what_is_there
         assert launch.returncode == 2, talk
         assert "cannot be written" in talk
         assert "Traceback" not in talk
-        assert workers(study.root) == []
-        finish(start(home / "study", "--cells", 4, "--pause", 0.1, prefix=mortal))
-        check_complete(launching, study, jobs)
+        assert launching.workers(study.root) == []
+        launching.finish(start(home / "study", "--cells", 4, "--pause", 0.1, prefix=mortal))
+        launching.check_complete(study, jobs)

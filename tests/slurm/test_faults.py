@@ -1,0 +1,218 @@
+"""The fault matrix on a real Slurm: whatever breaks, every cell ends done, exactly once, with the undisturbed result."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from orch import attempts, journal, slurm
+from orch_core.study import open_study
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
+
+
+def settings(**more) -> str:
+    return json.dumps({"cluster": "slurm", "parallel": 2, **more})
+
+
+@pytest.fixture
+def launch(launching, start, tmp_path):
+    """Launch stand-in cells on Slurm, and wait until some steps are done."""
+
+    def launch(cells: int = 4, pause: float = 0.2, *, steps: int = 0, **more):
+        jobs = launching.jobs(cells, pause=pause)
+        process = start(tmp_path, "--cells", cells, "--pause", pause, "--settings", settings(**more))
+        study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+        launching.until(lambda: launching.steps_seen(study, jobs) >= steps or process.poll() is not None)
+        return process, study, jobs
+
+    return launch
+
+
+def call(*command: object) -> str:
+    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+
+
+def cluster(*command: object) -> None:
+    script = Path(__file__).with_name("cluster")
+    subprocess.run([script, *map(str, command)], check=True, capture_output=True, timeout=300)
+
+
+def arrays_of(root) -> set[str]:
+    """Array jobs that accounting knows of a study's launches."""
+    rows = [row.split("|") for row in call("sacct", "-nPX", "-o", "JobID,JobName").splitlines()]
+    return {job.split("_")[0] for job, name in rows for token in journal.tokens(root) if token in name}
+
+
+def lines(launching, study, jobs) -> list[dict]:
+    return [line for job in jobs for line in launching.audit(study, job)]
+
+
+def test_slurm_gives_the_same_records_as_one_machine_to_the_bit(launching, launch, start, tmp_path):
+    process, study, jobs = launch(cells=5, pause=0.01)
+    summary = launching.finish(process)
+    assert (summary["done"], summary["failed"], summary["remaining"]) == (5, 0, 0)
+    launching.check_complete(study, jobs)
+    local = tmp_path / "local"
+    launching.finish(start(local, "--cells", 5, "--pause", 0.01))
+    here, there = (
+        {(r.cell, r.task): r.values for r in open_study(root).records()} for root in (local, tmp_path)
+    )
+    assert here == there
+    assert len(here) == 15
+    record = study.record(jobs[0].cell.id)
+    assert record.provenance["job"].split("_")[0].isdigit()
+    assert record.provenance["node"].startswith("gpu")
+
+
+def test_preemption_loses_no_step_and_the_cells_run_again_at_once(launching, launch):
+    process, study, jobs = launch(cells=2, pause=1.0, steps=4)
+    rival = call(
+        "sbatch", "--parsable", "-p", "urgent", "-N4", "--exclusive", "-t1", "-o/dev/null", "--wrap=sleep 8"
+    )
+    launching.until(lambda: sum("stopped" in line for line in lines(launching, study, jobs)) == 2)
+    launching.until(lambda: rival.strip() not in call("squeue", "-h", "-o%i"))
+    freed = time.time()
+    launching.until(lambda: sum(line.get("begin", 0) > 0 for line in lines(launching, study, jobs)) == 2)
+    assert time.time() - freed < 15
+    launching.finish(process)
+    launching.check_complete(study, jobs)
+    for job in jobs:
+        audit = launching.audit(study, job)
+        stops = [line["stopped"] for line in audit if "stopped" in line]
+        assert [line["begin"] for line in audit if "begin" in line] == [0, *stops]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_submitter_killed_around_sbatch_leaves_one_array(launching, start, tmp_path, moment):
+    path = tmp_path / "bin"
+    path.mkdir()
+    fake = path / "sbatch"
+    # only the real submission: `--test-only` checks options
+    call_through = (
+        f'real() {{ {shutil.which("sbatch")} "$@"; }}\ncase "$1" in --test-only) real "$@"; exit;; esac\n'
+    )
+    action = {"before": "kill -9 $PPID; exit 1", "after": 'real "$@" >/dev/null; kill -9 $PPID'}[moment]
+    fake.write_text(f"#!/bin/bash\n{call_through}{action}\n")
+    fake.chmod(0o755)
+    root = tmp_path / "study"
+    first = start(root, "--cells", 3, "--settings", settings(), PATH=f"{path}:{os.environ['PATH']}")
+    first.wait(timeout=60)
+    assert first.returncode == -signal.SIGKILL
+    assert [event["event"] for event in journal.events(root)] == ["intent"]
+    launching.finish(start(root, "--cells", 3, "--settings", settings()))
+    launching.check_complete(open_study(root), launching.jobs(3))
+    assert len(launching.until(lambda: arrays_of(root))) == 1
+
+
+def test_submitters_killed_at_random_moments_lose_nothing(launching, start, tmp_path):
+    generator = random.Random(0)
+    arguments = (tmp_path, "--cells", 12, "--pause", 0.05, "--settings", settings(parallel=4))
+    for _ in range(10):
+        process = start(*arguments)
+        time.sleep(generator.uniform(0.2, 1.5))
+        process.kill()
+    launching.finish(start(*arguments), seconds=180)
+    launching.check_complete(open_study(tmp_path), launching.jobs(12, pause=0.05))
+
+
+def test_eight_launches_at_once_do_nothing_twice(launching, start, tmp_path):
+    processes = [start(tmp_path, "--cells", 6, "--pause", 0.05, "--settings", settings()) for _ in range(8)]
+    for process in processes:
+        launching.finish(process, seconds=180)
+    launching.check_complete(open_study(tmp_path), launching.jobs(6, pause=0.05))
+
+
+@pytest.mark.parametrize("what", ["task", "array"])
+def test_scancel_behind_our_back(launching, launch, what):
+    process, study, jobs = launch(steps=6)
+    pilots = slurm.queue()
+    job = pilots[0].job if what == "task" else pilots[0].job.split("_")[0]
+    call("scancel", job)
+    launching.finish(process)
+    launching.check_complete(study, jobs)
+
+
+def test_a_worker_killed(launching, launch):
+    process, study, jobs = launch(steps=14)
+    os.kill(launching.workers(study.root)[0].pid, signal.SIGKILL)
+    launching.finish(process)
+    launching.check_complete(study, jobs)
+
+
+def test_a_time_limit_is_met_by_saving_and_coming_back(launching, launch):
+    process, study, jobs = launch(cells=2, pause=4.0, options={"time": 1})
+    launching.finish(process, seconds=300)
+    launching.check_complete(study, jobs)
+    stops = [line["stopped"] for line in lines(launching, study, jobs) if "stopped" in line]
+    assert len(stops) >= 2
+    assert sorted(stops) == sorted(
+        line["begin"] for line in lines(launching, study, jobs) if line.get("begin")
+    )
+    ends = [attempts.end_of(path.parent) for path in study.root.glob("cells/*/attempts/*/end.json")]
+    assert {end.cause for end in ends if end.how == "stopped"} == {"deadline"}
+
+
+def test_a_dead_slurmd_and_its_zombie_do_nothing_twice(launching, launch):
+    process, study, jobs = launch(cells=3, pause=1.5, steps=3)
+    node = launching.workers(study.root)[0].node
+    cluster("kill", node[-1])
+    launching.until(lambda: "NODE_FAIL" in call("sacct", "-nPX", "--duplicates", "-o", "State"), 120)
+    cluster("revive", node[-1])
+    launching.finish(process, seconds=240)
+    launching.check_complete(study, jobs)
+
+
+def test_a_controller_that_is_down_delays_and_breaks_nothing(launching, launch):
+    process, study, jobs = launch(cells=6, steps=10)
+    cluster("ctld", "stop")
+    os.kill(launching.workers(study.root)[0].pid, signal.SIGTERM)
+    time.sleep(20)
+    cluster("ctld", "start")
+    launching.finish(process, seconds=180)
+    launching.check_complete(study, jobs)
+
+
+def test_without_accounting(launching, launch):
+    cluster("dbd", "stop")
+    process, study, jobs = launch(steps=14)
+    os.kill(launching.workers(study.root)[0].pid, signal.SIGKILL)
+    launching.finish(process)
+    launching.check_complete(study, jobs)
+
+
+def test_suspended_and_resumed(launching, launch):
+    process, study, jobs = launch(steps=6)
+    job = slurm.queue()[0].job
+    call("scontrol", "suspend", job)
+    time.sleep(8)
+    call("scontrol", "resume", job)
+    launching.finish(process)
+    launching.check_complete(study, jobs)
+
+
+def test_a_finished_job_that_is_requeued_finds_nothing_to_do(launching, launch):
+    process, study, _ = launch(cells=2, pause=0.01)
+    launching.finish(process)
+    before = {path: path.stat().st_mtime_ns for path in study.root.glob("cells/**/*")}
+    job = next(event["job"] for event in journal.events(study.root) if event["event"] == "submitted")
+    call("scontrol", "requeue", f"{job}_0")
+    call("scontrol", "update", f"JobId={job}_0", "StartTime=now")
+    launching.until(lambda: len(list((study.root / "launches").glob("*/workers/*.json"))) == 3)
+    launching.until(lambda: not slurm.queue())
+    assert before == {path: path.stat().st_mtime_ns for path in study.root.glob("cells/**/*")}
+
+
+def test_job_ids_that_begin_anew_confuse_nobody(launching, launch, start):
+    process, study, _ = launch(cells=2, pause=0.01)
+    launching.finish(process)
+    cluster("wipe")
+    more = launching.jobs(4, pause=0.01)
+    launching.finish(start(study.root, "--cells", 4, "--pause", 0.01, "--settings", settings()))
+    launching.check_complete(study, more)
