@@ -153,7 +153,10 @@ def _fit(request: Request, rows: Usable, *, outcome: Outcome, message: str, **fo
         link=request.link, level=request.level, n=rows.y.size, dropped=rows.dropped, outcome=outcome,
         message=message, bootstrap=request.bootstrap, seed=request.seed,
         ranges={k: (float(v.min()), float(v.max())) for k, v in rows.x.items()} if rows.y.size else {},
-        settings={"weights": request.weights, "stderr": request.stderr, "cluster": request.cluster},
+        settings={
+            "weights": request.weights, "stderr": request.stderr, "cluster": request.cluster,
+            "delta": "auto" if request.delta is None else request.delta, "interval": request.interval,
+        },
         **(blank | found),  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ class Law:
     the parameters in which `f` is affine: the global search solves them in closed form. `starts(x, y)` gives
     candidate values of the remaining parameters, one array per name, all of one length; without it the search
     covers the bounds. `terms` is set when `f` is a sum of power-law terms, whose derivatives are then exact.
-    A bound of infinity above zero means "any positive number" and is searched in its logarithm.
+    `file` is the path of a user's law. A bound of infinity above zero means "any positive number" and is searched in its logarithm.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Law:
     starts: Callable[[Values, Array], Values] | None = None
     terms: tuple[Term, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
+    file: str = ""
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -165,7 +166,7 @@ def load(path: str | Path) -> Law:
         raise OrchError(
             msg, hint="from orch_analysis.law import Law; LAW = Law(name=..., formula=..., f=...)"
         )
-    return check(found)
+    return replace(check(found), file=str(file.resolve()))
 
 
 def check(law: Law) -> Law:

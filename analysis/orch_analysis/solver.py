@@ -20,13 +20,14 @@ AGREEMENT = 1e-8  # starts agree when their objectives differ by less, relative 
 CHUNK = 30_000  # fits x points worked on together: a few arrays of this size stay in the cache
 INFINITE = float("inf")
 MAX_STEPS = 150
+NEAR = 1.05  # other minima within 5% of the best are worth knowing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """Best coordinates (fits, p), their objective (fits,), and the share of starts that reached it (fits,).
 
-    `minima` (up to 4, p) are the distinct best end points of the starts of the first fit.
+    `minima` (up to 8, p) are the distinct end points of the starts of the first fit within 5% of its best.
     """
 
     theta: Array
@@ -60,7 +61,8 @@ def solve(
     agree = by_fit - lowest[:, None] <= AGREEMENT * lowest[:, None] + 1e-28
     chosen = theta.reshape(fits, starts, -1)[np.arange(fits), best]
     first, heights = theta[:starts], by_fit[0]
-    distinct = np.unique(np.round(heights / max(lowest[0], 1e-300), 8), return_index=True)[1][:4]
+    relative = np.round(heights / max(lowest[0], 1e-300), 8)
+    distinct = [at for at in np.unique(relative, return_index=True)[1] if relative[at] <= NEAR][:8]
     return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
 
 

@@ -1,0 +1,125 @@
+"""Points to fit: CSV, Parquet or a frame in, usable rows and a list of those left out with their reasons out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from orch_analysis.fitted import Dropped
+from orch_analysis.points import ROW, require
+from orch_core.errors import OrchError
+
+SEPARATORS = (",", ";", "\t")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """A table of points: `frame` has the rows that could be read, `dropped` those that could not.
+
+    Rows are numbered by their line in a CSV file (the header is line 1) and by position from 1 otherwise. `sha256` is
+    that of the file's bytes, or of the frame as CSV; `source` names where it came from.
+    """
+
+    frame: pl.DataFrame
+    dropped: tuple[Dropped, ...]
+    sha256: str
+    source: str
+
+
+def read_points(
+    source: str | Path | pl.DataFrame, *, mapping: Mapping[str, str | float], name: str = "table"
+) -> Points:
+    """Read a table and check that the columns named in `mapping` exist; numbers there hold for all rows.
+
+    Leaves out rows of a CSV file with another number of fields than the header, and exact duplicates of an earlier
+    row. Values that are missing, not numbers or out of range are left out later, by the fit that needs them. Raises
+    OrchError for a file that is missing, empty or of another kind, and for unknown columns.
+    """
+    if isinstance(source, pl.DataFrame):
+        digest = hashlib.sha256(source.write_csv().encode()).hexdigest()
+        points = _numbered(source, range(1, source.height + 1), (), digest, name)
+    else:
+        points = _from_file(Path(source))
+    for column in mapping.values():
+        if isinstance(column, str):
+            require(points.frame, column)
+    return points
+
+
+def _from_file(path: Path) -> Points:
+    if not path.is_file():
+        msg = f"no such file: {path}"
+        raise OrchError(msg, hint="give a CSV or Parquet file of points, one row per run")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if path.suffix.lower() in {".parquet", ".pq"}:
+        try:
+            frame = pl.read_parquet(data)
+        except Exception as error:
+            msg = f"{path} cannot be read as Parquet: {error}"
+            raise OrchError(msg, hint="check that the file is complete") from error
+        return _numbered(frame, range(1, frame.height + 1), (), digest, str(path))
+    return _from_csv(data.decode("utf-8-sig", errors="replace"), digest, str(path))
+
+
+def _from_csv(text: str, digest: str, source: str) -> Points:
+    """Line by line, so that one broken line (an open quote, a lost field) costs that line and no other."""
+    lines = text.splitlines()
+    head = next((i for i, line in enumerate(lines) if line.strip()), None)
+    if head is None:
+        msg = f"{source} is empty"
+        raise OrchError(msg, hint="the first line names the columns, every other line is a point")
+    separator = max(SEPARATORS, key=lines[head].count)
+    names = [field.strip() for field in _fields(lines[head], separator)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"{source}: column {', '.join(map(repr, twice))} is there twice"
+        raise OrchError(msg, hint="rename one of them in the header line")
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    dropped: list[Dropped] = []
+    for number, line in enumerate(lines[head + 1 :], start=head + 2):
+        if not line.strip():
+            continue
+        fields = _fields(line, separator)
+        if len(fields) == len(names):
+            rows.append([field.strip() for field in fields])
+            numbers.append(number)
+        else:
+            reason = f"broken line: {len(fields)} fields where the header has {len(names)}"
+            dropped.append(Dropped(row=number, reason=reason))
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    frame = pl.DataFrame({name: _typed(name, column) for name, column in columns.items()})
+    return _numbered(frame, numbers, tuple(dropped), digest, source)
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True))
+    except (csv.Error, StopIteration):
+        return []
+
+
+def _typed(name: str, column: list[str]) -> pl.Series:
+    """Numbers where all filled fields are numbers, text otherwise; empty fields are missing."""
+    series = pl.Series(name, [field or None for field in column], dtype=pl.String)
+    numbers = series.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == series.null_count() else series
+
+
+def _numbered(
+    frame: pl.DataFrame, numbers: range | list[int], dropped: tuple[Dropped, ...], digest: str, source: str
+) -> Points:
+    """Add the row numbers, and leave out exact duplicates of an earlier row."""
+    if not frame.width:
+        return Points(frame=frame, dropped=dropped, sha256=digest, source=source)
+    numbered = frame.with_columns(pl.Series(ROW, list(numbers), dtype=pl.Int64))
+    kept = numbered.unique(subset=frame.columns, keep="first", maintain_order=True)
+    repeats = sorted(set(numbered[ROW].to_list()) - set(kept[ROW].to_list()))
+    same = tuple(Dropped(row=row, reason="duplicate of an earlier row") for row in repeats)
+    return Points(frame=kept, dropped=(*dropped, *same), sha256=digest, source=source)
