@@ -10,15 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orch_analysis.fitted import Identifiability
 from orch_analysis.law import Array
 from orch_analysis.problem import Problem
-from orch_analysis.solver import minimise
+from orch_analysis.solver import minimise, stages
 
 NEARLY = 0.002  # objectives this close, relative to the optimum, are as good for any practical purpose
 WIDE = 20.0  # a 95% range wider than this factor determines no positive parameter
-REACH = np.array([0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.6, 1.0, 1.6, 2.5, 4.0, 7.0, 12.0, 20.0])
+REACH = np.array([0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.75, 1.0, 1.3, 1.6, 1.9, 2.3, 3.0, 4.0, 6.0, 10.0, 20.0])
 SIDES = np.array([-1.0, 1.0])
 
 
@@ -43,17 +44,7 @@ class Valley:
         for k in range(p):
             starts[:, k, :, :, k] = held_at[:, k, :, None]
             held[:, k, :, :, k] = True
-        flat = starts.reshape(-1, p)
-        reached = minimise(
-            self.problem,
-            flat,
-            self.problem.target[None],
-            self.weights[None],
-            self.delta,
-            rows=np.zeros(len(flat), dtype=np.intp),
-            held=held.reshape(-1, p),
-            tolerance=1e-5,
-        )[1]
+        reached = self._minimise(starts.reshape(-1, p), held.reshape(-1, p))
         return np.asarray(reached.reshape(*reach.shape, m).min(axis=-1) / max(self.objective, 1e-300) - 1.0)
 
     def ends(self, rises: Array, limit: float, *, refine: int) -> Array:
@@ -74,17 +65,32 @@ class Valley:
 
     def _known(self, limit: float) -> Array:
         """How far (p, 2) the other minima lie that are below `limit` themselves."""
-        level = minimise(
-            self.problem,
-            self.minima,
-            self.problem.target[None],
-            self.weights[None],
-            self.delta,
-            rows=np.zeros(len(self.minima), dtype=np.intp),
-        )[1]
+        level = self._minimise(self.minima, np.zeros(self.minima.shape, dtype=bool))
         near = self.minima[level <= (1.0 + limit) * self.objective]
         away = (near - self.theta)[:, :, None] * SIDES / self._scale()[:, None]
         return np.asarray(np.max(away, axis=0, initial=0.0))
+
+    def _minimise(self, starts: Array, held: NDArray[np.bool_]) -> Array:
+        """Objectives reached from `starts`, by way of wider deltas: small ones have many minima."""
+        rows, target, weights = (
+            np.zeros(len(starts), dtype=np.intp),
+            self.problem.target[None],
+            self.weights[None],
+        )
+        reached = np.zeros(len(starts))
+        for delta, tolerance, exact in stages(self.problem, self.theta[None], target, self.delta):
+            starts, reached = minimise(
+                self.problem,
+                starts,
+                target,
+                weights,
+                delta,
+                rows=rows,
+                held=held,
+                tolerance=max(tolerance, 1e-5),
+                exact=exact,
+            )
+        return reached
 
     def _scale(self) -> Array:
         return np.where(self.problem.logs, 1.0, np.maximum(np.abs(self.theta), 0.05))

@@ -51,7 +51,7 @@ def solve(
     theta, objective = minimise(
         problem, theta, targets, weights, INFINITE, rows=rows, tolerance=1e-3, exact=False
     )
-    for stage, tolerance, exact in _stages(problem, theta[::starts], targets, delta):
+    for stage, tolerance, exact in stages(problem, theta[::starts], targets, delta):
         theta, objective = minimise(
             problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance, exact=exact
         )
@@ -66,7 +66,7 @@ def solve(
     return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
 
 
-def _stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
+def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
     """Deltas from wide to the one asked for, each with its tolerance and whether it needs the exact Hessian."""
     some = slice(0, 50)
     spread = float(np.nanmedian(np.abs(predict(problem, theta[some]) - target[some])))
