@@ -1,0 +1,158 @@
+"""Choice of form: names the truth, sees only what it is given, and predicts by the average whatever it names."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from orch_analysis import choose, extrapolate, joint
+from orch_analysis.fit import fit
+from orch_core.errors import OrchError
+
+X = np.geomspace(1e5, 6.4e6, 13)
+
+
+def points(y, x=X):
+    return pl.DataFrame({"N": x, "err": y})
+
+
+def auto(y, x=X, **options):
+    return choose.auto(points(y, x), value="err", x={"params": "N"}, bootstrap=50, **options)
+
+
+def noisy(y, noise=0.003, seed=0):
+    return y * np.exp(noise * np.random.default_rng(seed).standard_normal(len(y)))
+
+
+def test_names_the_law_that_made_the_points():
+    assert auto(noisy(20 * X**-0.4)).law == "power"
+    offset = auto(noisy(0.2 + 200 * X**-0.6))
+    assert offset.law == "power_offset"
+    assert offset.fit.estimates["E"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_constant_wins_where_there_is_no_trend():
+    found = auto(noisy(np.full(13, 0.4), 0.03, seed=4))
+    assert found.law == "constant"
+    assert "no trend" in found.message
+    assert found.fit.estimates["level"] == pytest.approx(0.4, rel=0.03)
+
+
+def test_rolling_origin_and_aicc_are_what_a_few_lines_of_numpy_give():
+    y = noisy(20 * X**-0.4, 0.02)
+    found = {score.form: score for score in auto(y).scores}
+    logs, values, errors = np.log(X), np.log(y), []
+    for cut in (2, 4, 8):
+        small = X[-1] / cut * (1 + 1e-9) >= X
+        line = np.polyfit(logs[small], values[small], 1)
+        errors.append(np.mean((np.polyval(line, logs[~small]) - values[~small]) ** 2))
+    assert found["power"].error == pytest.approx(np.sqrt(np.mean(errors)), rel=1e-6)
+    rest = values - np.polyval(np.polyfit(logs, values, 1), logs)
+    n, k = 13, 3
+    aicc = n * np.log(rest @ rest / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    assert found["power"].aicc == pytest.approx(aicc, rel=1e-6)
+
+
+def test_prediction_is_the_average_with_a_band_that_only_widens():
+    y = noisy(0.2 + 200 * X**-0.6, 0.01)
+    found = auto(y)
+    plain = extrapolate.forecast(X, y, [2e7])
+    got = found.predict(params=2e7)
+    assert got.value == pytest.approx(plain.value[0], rel=1e-12)
+    assert got.extrapolation == pytest.approx(2e7 / 6.4e6)
+    assert np.log(got.hi / got.lo) >= np.log(plain.hi[0] / plain.lo[0]) * (1 - 1e-9)
+    assert found.widening >= 1
+
+
+def test_a_curve_that_surprised_its_own_past_gets_a_wider_band():
+    broken = np.where(X[8] > X, 1.0, (X / X[8]) ** -0.8) * (1 - 0.01 * np.arange(13))
+    found = auto(broken)
+    assert found.coverage < 0.9
+    assert found.widening > 1.2
+
+
+def test_written_and_read_back_it_predicts_the_same_bits():
+    found = auto(noisy(0.2 + 200 * X**-0.6, 0.01))
+    again = choose.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)), found.fit)
+    assert again.predict(params=2e7) == found.predict(params=2e7)
+    assert again.to_dict() == found.to_dict()
+
+
+def test_ceiling_turns_accuracy_into_errors_and_back():
+    error = noisy(0.2 + 200 * X**-0.6, 0.01)
+    found, plain = auto(1 - error, ceiling=1.0), auto(error)
+    assert found.law == plain.law
+    assert found.predict(params=2e7).value == pytest.approx(1 - plain.predict(params=2e7).value, rel=1e-9)
+    assert any("ceiling" in warning for warning in auto(1 - error).warnings)
+
+
+def test_bad_rows_and_few_points_are_outcomes():
+    y = noisy(20 * X**-0.4)
+    y[2], y[5] = np.nan, -1.0
+    found = auto(y)
+    assert len(found.fit.dropped) == 2
+    assert len(found.y) == 11
+    few = auto(20 * X[:3] ** -0.4, X[:3])
+    assert "unchecked" in few.message
+    assert few.origins == 0
+    none = auto(np.full(13, np.nan))
+    assert str(none.fit.outcome) == "no_data"
+    with pytest.raises(OrchError, match="no forecast"):
+        none.predict(params=1e8)
+    with pytest.raises(OrchError, match="one variable"):
+        choose.auto(points(y), value="err", x={"loss": "N", "samples": "err"})
+    with pytest.raises(OrchError, match="no column"):
+        choose.auto(points(y), value="eror", x={"params": "N"})
+    with pytest.raises(OrchError, match="params is missing"):
+        found.predict(samples=3.0)
+
+
+def bent(n, d):
+    """A loss whose data exponent grows with D: no Chinchilla law, but close to one anywhere."""
+    return 1.7 + 400 / n**0.34 + 60 * (d / 1e6) ** -(0.20 + 0.012 * np.log(d / 1e6)) / 30
+
+
+def runs(rng, largest, count):
+    compute = np.exp(rng.uniform(np.log(6e15), np.log(largest), count))
+    n = np.sqrt(compute / 120) * np.exp(rng.normal(0, 0.8, count))
+    return n, compute / 6 / n
+
+
+def test_joint_forecast_of_a_misspecified_truth_beats_the_usual_huber_fit():
+    ratios = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        n, d = runs(rng, 1e20, 90)
+        table = pl.DataFrame({"N": n, "D": d, "loss": bent(n, d) * np.exp(0.002 * rng.standard_normal(90))})
+        ahead = [(4e9, 8e10), (8e9, 1.6e11)]
+        truth = np.log([bent(*pair) for pair in ahead])
+        x = {"params": "N", "samples": "D"}
+        found = joint.forecast(table, value="loss", x=x, at=ahead, bootstrap=50)
+        usual = fit("chinchilla", table, value="loss", x=x, delta=1e-3, bootstrap=0)
+        fixed = np.log([usual.predict(params=a, samples=b).value for a, b in ahead])
+        ratios.append(np.linalg.norm(np.log(found.value) - truth) / np.linalg.norm(fixed - truth))
+    assert np.median(ratios) < 0.5
+
+
+def test_joint_forecast_is_exact_on_an_exact_law_and_reports_failures():
+    rng = np.random.default_rng(0)
+    n, d = runs(rng, 1e20, 60)
+    x = {"params": "N", "samples": "D"}
+    table = pl.DataFrame({"N": n, "D": d, "loss": 1.8 + 480 / n**0.35 + 2100 / d**0.37})
+    found = joint.forecast(table, value="loss", x=x, at=[(5e9, 1e11)], bootstrap=0)
+    assert found.value[0] == pytest.approx(1.8 + 480 / 5e9**0.35 + 2100 / 1e11**0.37, rel=1e-4)
+    few = joint.forecast(table.head(4), value="loss", x=x, at=[(5e9, 1e11)])
+    assert few.outcome == "too_few_points"
+    assert np.isnan(few.value[0])
+
+
+def test_auto_of_two_variables_names_chinchilla_and_predicts_by_the_tails():
+    rng = np.random.default_rng(2)
+    n, d = runs(rng, 1e20, 60)
+    loss = (1.8 + 480 / n**0.35 + 2100 / d**0.37) * np.exp(0.002 * rng.standard_normal(60))
+    table = pl.DataFrame({"N": n, "D": d, "loss": loss})
+    found = choose.auto(table, value="loss", x={"params": "N", "samples": "D"}, bootstrap=50)
+    assert found.law == "chinchilla"
+    got = found.predict(params=5e9, samples=1e11)
+    assert got.lo < 1.8 + 480 / 5e9**0.35 + 2100 / 1e11**0.37 < got.hi
