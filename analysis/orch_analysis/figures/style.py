@@ -134,7 +134,7 @@ def shades(algorithm: str, count: int) -> list[str]:
     return [mpl.colors.to_hex(one) for one in palette[3:]]
 
 
-def size_axis(axes: Axes, values: Iterable[float], *, gap: float = 0.15, powers: bool = False) -> None:
+def size_axis(axes: Axes, values: Iterable[float], *, gap: float = 0.2, powers: bool = False) -> None:
     """A logarithmic x axis of counts: ticks at the values themselves where they fit, else at powers of ten.
 
     gap: smallest distance of two ticks as a share of the span; powers: powers of ten only, as FLOPs are written.

@@ -65,6 +65,41 @@ def gain_figure(table: pl.DataFrame) -> Figure:
     return figure
 
 
+def mix_figure(rows: pl.DataFrame) -> Figure:
+    """AUC with 95% intervals per mix, a panel per task, algorithms side by side; grey: the untrained encoder.
+
+    rows: one per algorithm, task and mix, with auc, auc_lo, auc_hi and control.
+    """
+    tasks = rows["task"].unique().sort().to_list()
+    mixes = rows["mix"].unique().sort().to_list()
+    algorithms = rows["algorithm"].unique().sort().to_list()
+    shifts = dict(zip(algorithms, _spread(len(algorithms), 0.12), strict=True))
+    figure, axes = panels(len(tasks))
+    for ax, task in zip(axes, tasks, strict=False):
+        here = rows.filter(pl.col("task") == task)
+        for row in here.iter_rows(named=True):
+            x, shade = mixes.index(row["mix"]) + shifts[row["algorithm"]], style.colour(row["algorithm"])
+            ax.plot((x, x), (row["auc_lo"], row["auc_hi"]), color=shade, linewidth=1.1)
+            ax.scatter([x], [row["auc"]], s=20, color=shade, edgecolor="white", linewidth=0.5, zorder=3)
+        if here["control"].count():
+            ax.axhline(
+                here["control"].drop_nulls()[0], color=style.GREY, linewidth=1, linestyle="--", zorder=1
+            )
+        long = sum(map(len, mixes)) + 2 * len(mixes) > 20
+        ax.set_xticks(range(len(mixes)), mixes, rotation=60 if long else 0, ha="right" if long else "center")
+        if long:
+            ax.tick_params(axis="x", pad=1)
+        ax.set_xlim(-0.5, len(mixes) - 0.5)
+        ax.set_title(task)
+    label(axes, len(tasks), "test AUC", "")
+    handles = [
+        Line2D([], [], color=style.colour(name), marker="o", markersize=4, label=name) for name in algorithms
+    ]
+    handles.append(Line2D([], [], color=style.GREY, linestyle="--", label="random control"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
 def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
     """Slopes with 95% intervals, a panel per title, tasks sorted by the size of their mean slope in the first; filled: not zero."""
     first = next(iter(panels.values()))

@@ -15,6 +15,7 @@ from orch_analysis.slopes import AXES, VALUES, Slope
 from orch_analysis.tables import Table, count, interval, number, p_value, plural, power, significant
 
 SHOWN = 60  # rows of a table on the page; the files hold all
+NOTHING = 1e-6  # an estimate on its bound of zero
 RULE = "Slopes are d log(value) / d log(axis) with 95% t intervals."
 
 
@@ -55,9 +56,9 @@ def joint_laws(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
         (
             row.group["algorithm"],
             row.group["mix"],
-            *(_estimate(row, name) for name in ("E", "A", "alpha", "B", "beta")),
+            *(_brief(row, name) for name in ("E", "alpha", "beta")),
             str(row.n),
-            "ok" if row.outcome == "ok" else row.message,
+            "all of it" if row.outcome == "ok" else row.message,
         )
         for row in rows
     ]
@@ -66,7 +67,7 @@ def joint_laws(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
         name="table-joint", title="A joint law of size and data.", files=files, rows=tuple(body), words=2, trailing=True,
         note=f"loss = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022), N encoder parameters, D {data}; Huber loss on "
         "log residuals, 95% bootstrap intervals.",
-        head=("algorithm", "mix", "E", "A", "alpha", "B", "beta", "n", "outcome"),
+        head=("algorithm", "mix", "E [95%]", "alpha [95%]", "beta [95%]", "n", "what the points determine"),
     )  # fmt: skip
 
 
@@ -302,6 +303,14 @@ def _estimate(row: Fit, name: str) -> str:
     if name == "slope" or (0.001 <= abs(value) < 1):
         return interval(value, low, high, 4, signed=name == "slope")
     return f"{significant(value)} [{significant(low)}, {significant(high)}]"
+
+
+def _brief(row: Fit, name: str) -> str:
+    value, ends = row.estimates.get(name), row.intervals.get(name)
+    if value is None:
+        return "–"
+    words = [significant(one if abs(one) > NOTHING else 0.0) for one in (value, *(ends or ()))]
+    return f"{words[0]} [{words[1]}, {words[2]}]" if ends else words[0]
 
 
 def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Table:

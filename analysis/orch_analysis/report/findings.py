@@ -12,7 +12,7 @@ from orch_analysis import correlate, factors, frontier, results, slopes, tables
 from orch_analysis.fit import Fit
 from orch_analysis.frontier import Frontier
 from orch_analysis.report import words
-from orch_analysis.results import Results
+from orch_analysis.results import CONTROLS, Results
 from orch_analysis.slopes import Slope
 from orch_core.errors import OrchError
 from orch_core.study import Study
@@ -41,6 +41,7 @@ class Findings:
     cells: pl.DataFrame
     scored: pl.DataFrame
     best: pl.DataFrame
+    mixed: pl.DataFrame
     mixes: Mapping[str, str]
     loss: Sequence[Slope]
     joint: Sequence[Fit]
@@ -74,6 +75,7 @@ def findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Findings:
         cells=results.grid_cells(study, found),
         scored=scored,
         best=best_cells(scored, mixes),
+        mixed=mix_rows(scored),
         mixes=mixes,
         loss=slopes.pretraining_slopes(found),
         joint=slopes.joint_laws(found, bootstrap=bootstrap, seed=seed),
@@ -112,6 +114,22 @@ def best_cells(scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:
         rows = rows.filter(pl.col(size) == pl.col(size).max().over(key))
     numbers = [name for name, kind in rows.schema.items() if kind.is_numeric() and name not in key]
     return rows.group_by(*key, "mix", "model").agg(pl.col(numbers).mean()).sort("task", "algorithm")
+
+
+def mix_rows(scored: pl.DataFrame) -> pl.DataFrame:
+    """Scores that compare mixes: one encoder and one number of images with which two or more mixes were run.
+
+    Of such pairs the one with most mixes, then the largest; mean over seeds. Empty where no pair has two mixes.
+    """
+    rows = scored.filter(~pl.col("algorithm").is_in(CONTROLS))
+    pairs = rows.group_by("model", "params_encoder", "images").agg(mixes=pl.col("mix").n_unique())
+    pairs = (
+        pairs.filter(pl.col("mixes") > 1).sort("mixes", "images", "params_encoder", descending=True).head(1)
+    )
+    key = ["algorithm", "task", "mix", "model"]
+    numbers = [name for name, kind in rows.schema.items() if kind.is_numeric()]
+    chosen = rows.join(pairs.select("model", "images"), on=["model", "images"], how="semi")
+    return chosen.group_by(key).agg(pl.col(numbers).mean()).sort("task", "algorithm", "mix")
 
 
 def _grouped(described: pl.DataFrame, scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:

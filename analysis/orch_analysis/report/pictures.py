@@ -11,13 +11,15 @@ import polars as pl
 from orch_analysis import slopes
 from orch_analysis.figures import Picture, coverage, factor, points, style, tasks, training
 from orch_analysis.report.findings import Findings, telling
-from orch_analysis.tables import plural
+from orch_analysis.results import CONTROLS
+from orch_analysis.tables import count, plural
 
 if TYPE_CHECKING:
     from orch_analysis.report.points import PointFindings
 
 Drawn: TypeAlias = Mapping[str, Sequence[Picture]]
 DRAWN = ("n_total", "classes", "classes_binary", "gzip_rgb", "dbi_pixels", "headroom")
+MIXES = 3  # mixes that a panel of scores can hold
 ROWS = 6  # algorithm-mix rows of the loss figure
 
 
@@ -29,6 +31,7 @@ def of_study(found: Findings, folder: Path) -> Drawn:
             "curves": _curves(found, folder),
             "scores": _scores(found, folder),
             "gain": _gain(found, folder),
+            "mixes": _mixes(found, folder),
             "forest": _forest(found, folder),
             "factors": _factors(found, folder),
             "coverage": _coverage(found, folder),
@@ -56,17 +59,46 @@ def _loss(found: Findings, folder: Path) -> list[Picture]:
 
 
 def _curves(found: Findings, folder: Path) -> list[Picture]:
-    table = found.curves.filter(pl.col("heldout_loss").is_not_null(), pl.col("flops_spent") > 0)
+    main = pl.col("mix").eq(pl.col("algorithm").replace_strict(found.mixes, default=""))
+    table = found.curves.filter(main, pl.col("heldout_loss").is_not_null(), pl.col("flops_spent") > 0)
     if table.is_empty():
         return []
+    mixes = ", ".join(f"{algorithm} on {mix}" for algorithm, mix in found.mixes.items())
     caption = (
-        f"{plural(table['cell'].n_unique(), 'run')}; a line each, darker for a larger encoder. Dashed: the lowest loss that "
-        "any run reached with as many FLOPs or fewer."
+        f"{plural(table['cell'].n_unique(), 'run')} ({mixes}); a line each, darker for a larger encoder. Dashed: the lowest "
+        "loss that any run reached with as many FLOPs or fewer."
     )
     return [
         style.save(
             training.curves_figure(table), folder, "curves", title="Training curves and their envelope.",
             caption=caption, alt="Held-out loss during training against the FLOPs spent, a line per run.",
+        )
+    ]  # fmt: skip
+
+
+def _few_mixes(found: Findings) -> pl.DataFrame:
+    """All scores, or those of each algorithm's main mix where more mixes would cover each other."""
+    trained = ~pl.col("algorithm").is_in(CONTROLS)
+    if found.scored.filter(trained)["mix"].n_unique() <= MIXES:
+        return found.scored
+    return found.scored.filter(
+        ~trained | pl.col("mix").eq(pl.col("algorithm").replace_strict(found.mixes, default=""))
+    )
+
+
+def _mixes(found: Findings, folder: Path) -> list[Picture]:
+    rows = found.mixed
+    if rows.is_empty():
+        return []
+    images, model = count(rows["images"][0]), rows["model"][0]
+    caption = (
+        f"{model} on {images} images of each mix, the largest pair that every mix shown was run with. Bars: 95% bootstrap "
+        "intervals over test images; grey: the untrained encoder of the same size."
+    )
+    return [
+        style.save(
+            tasks.mix_figure(rows), folder, "mixes", title="What the pretraining mix does.", caption=caption,
+            alt="Test AUC per task and pretraining mix, with intervals.",
         )
     ]  # fmt: skip
 
@@ -81,7 +113,7 @@ def _scores(found: Findings, folder: Path) -> list[Picture]:
     )
     return [
         style.save(
-            tasks.score_figure(found.scored), folder, "scores", title="Test AUC against encoder size, with its floors.",
+            tasks.score_figure(_few_mixes(found)), folder, "scores", title="Test AUC against encoder size, with its floors.",
             caption=caption, alt="Small multiples of AUC against encoder parameters, one per task.",
         )
     ]  # fmt: skip
@@ -96,7 +128,7 @@ def _gain(found: Findings, folder: Path) -> list[Picture]:
     caption = "At the largest number of images of each mix. Bars: 95%, both test errors in quadrature. Zero: pretraining gave nothing."
     return [
         style.save(
-            tasks.gain_figure(found.scored), folder, "gain",
+            tasks.gain_figure(_few_mixes(found)), folder, "gain",
             title="What pretraining adds to an untrained encoder of the same size.", caption=caption,
             alt="Gain in AUC over the random control against encoder parameters, one panel per task.",
         )

@@ -98,6 +98,7 @@ def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
         Text(paragraphs=text),
         *drawn["scores"],
         *drawn["gain"],
+        *drawn["mixes"],
         displays.scores(found.best, files["scores"]),
     ]
     return Section(id="tasks", title="Tasks against their floors", blocks=blocks)

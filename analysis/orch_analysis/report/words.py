@@ -14,6 +14,7 @@ from orch_analysis.slopes import Slope, tied
 from orch_analysis.tables import interval, listed, number, plural
 
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report says what so little can show
+NAMED = 6  # tasks up to which the first screen gives every number
 NAMES: Mapping[str, str] = {
     "mae": "MAE",
     "moco-v3": "MoCo v3",
@@ -109,12 +110,14 @@ def gain_answers(best: pl.DataFrame) -> list[Answer]:
 
 
 def _gain_numbers(known: pl.DataFrame) -> str:
+    """Every task's gain, or the two ends where there are many."""
     parts = [
         f"{row['task']} {interval(row['gain'], row['gain_lo'], row['gain_hi'], signed=True)}"
         for row in known.sort("gain", descending=True).iter_rows(named=True)
     ]
+    gains = "; ".join(parts) if len(parts) <= NAMED else f"from {parts[0]} to {parts[-1]}"
     row = known.row(0, named=True)
-    text = f"Gain in AUC of {row['model']} on {row['images']:,.0f} images: {'; '.join(parts)}."
+    text = f"Gain in AUC of {row['model']} on {row['images']:,.0f} images: {gains}."
     pixels = known.filter(pl.col("gain_pixels").is_not_null())
     if pixels.height:
         above = pixels.filter(pl.col("gain_pixels_lo") > 0).height
