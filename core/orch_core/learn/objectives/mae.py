@@ -56,7 +56,7 @@ class Mae(nn.Module):
         target = pick(patches, masked)
         if self.norm_pixels:
             target = normalised(target)
-        loss: Tensor = (predicted.float() - target).square().mean()
+        loss: Tensor = (predicted.to(target.dtype) - target).square().mean()
         return loss
 
 

@@ -60,7 +60,7 @@ class MocoV3(nn.Module):
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """InfoNCE of unit vectors, times 2 x temperature (algorithm 1 and its note): query i belongs to key i."""
-    queries, keys = functional.normalize(queries.float(), dim=1), functional.normalize(keys.float(), dim=1)
+    queries, keys = functional.normalize(queries, dim=1), functional.normalize(keys, dim=1)
     labels = torch.arange(len(queries), device=queries.device)
     return functional.cross_entropy(queries @ keys.T / temperature, labels) * (2 * temperature)
 

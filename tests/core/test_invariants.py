@@ -1,0 +1,158 @@
+"""What must hold of each algorithm whatever its weights (Chen et al. 2021; He et al. 2022)."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from learn_cells import TRAINED, make_cell
+from test_objectives import objective_and_inputs
+from torch import nn
+
+from orch_core.learn.encoders import build_encoder, encode, patchify, positions
+from orch_core.learn.objectives import build_objective
+from orch_core.learn.objectives.mae import normalised
+from orch_core.learn.objectives.moco_v3 import momentum_at
+from orch_core.learn.schedule import build_optimiser, learning_rate_at
+from orch_core.recipe import constants
+
+
+def test_mae_encoder_does_not_depend_on_masked_pixels_and_does_on_visible_ones():
+    objective, (images, seen, masked) = objective_and_inputs("mae@1")
+    images.requires_grad_()
+    encode(objective.encoder, patchify(images, 7), seen).square().sum().backward()
+    gradient = patchify(images.grad, 7).abs().sum(2)
+    assert (gradient.gather(1, masked) == 0).all()
+    assert (gradient.gather(1, seen) > 0).all()
+
+
+def test_mae_masks_the_papers_share_of_every_image():
+    _, (_, seen, masked) = objective_and_inputs("mae@1")
+    assert seen.shape[1] == 16 // 4
+    assert (torch.cat([seen, masked], 1).sort(1).values == torch.arange(16)).all()
+    assert len({tuple(row.tolist()) for row in seen}) > 1
+
+
+def test_mae_target_ignores_brightness_and_contrast_of_a_masked_patch():
+    objective, (images, seen, masked) = objective_and_inputs("mae@1")
+    before = objective.module(images, seen, masked)
+    changed = images.clone()
+    for row, index in enumerate(masked[:, 0].tolist()):
+        top, left = 7 * (index // 4), 7 * (index % 4)
+        changed[row, :, top : top + 7, left : left + 7] = (
+            3 * changed[row, :, top : top + 7, left : left + 7] + 5
+        )
+    torch.testing.assert_close(objective.module(changed, seen, masked), before, rtol=1e-4, atol=0)
+
+
+def test_mae_normalises_with_the_unbiased_variance():
+    patches = np.random.default_rng(0).normal(size=(2, 3, 49))
+    expected = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(
+        patches.var(-1, ddof=1, keepdims=True) + 1e-6
+    )
+    np.testing.assert_allclose(normalised(torch.from_numpy(patches)).numpy(), expected, rtol=1e-12)
+
+
+def test_mae_loss_does_not_depend_on_the_order_of_tokens():
+    objective, (images, seen, masked) = objective_and_inputs("mae@1")
+    torch.testing.assert_close(
+        objective.module(images, seen.flip(1), masked.roll(3, 1)), objective.module(images, seen, masked)
+    )
+
+
+def test_encoding_all_patches_is_timms_own_forward_pass():
+    encoder = build_encoder(make_cell(None, width=64, depth=2, heads=2, patch=4, channels=3))
+    images = torch.rand(3, 3, 28, 28)
+    torch.testing.assert_close(encode(encoder, patchify(images, 4)), encoder.forward_features(images))
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_every_layer_norm_has_the_official_epsilon(recipe):
+    module = build_objective(make_cell(None, recipe)).module
+    assert {part.eps for part in module.modules() if isinstance(part, nn.LayerNorm)} == {1e-6}
+
+
+def test_positions_of_neighbours_are_closer_than_of_strangers():
+    grid = positions(64, 5)[0, 1:].reshape(5, 5, 64)
+    near, far = (grid[2, 2] - grid[2, 3]).norm(), (grid[2, 2] - grid[0, 0]).norm()
+    assert near < far
+    assert (positions(64, 5)[0, 0] == 0).all()
+
+
+def test_moco_is_symmetric_in_its_views():
+    objective, (first, second) = objective_and_inputs("moco-v3@1")
+    torch.testing.assert_close(objective.module(first, second), objective.module(second, first))
+
+
+def test_moco_loss_of_useless_features_is_the_logarithm_of_the_batch():
+    objective, (first, second) = objective_and_inputs("moco-v3@1")
+    with torch.no_grad():
+        for parameter in objective.module.predictor[0].parameters():
+            parameter.zero_()
+        objective.module.predictor[3].weight.zero_()
+    n, tau = len(first), objective.module.temperature
+    # all queries are one vector, so each key is as likely as the mean over keys: at least log n, and close to it
+    loss = objective.module(first, second).item() / (2 * tau)
+    assert loss == pytest.approx(2 * math.log(n), rel=1e-6)
+
+
+def test_moco_teacher_is_the_closed_form_average_of_past_students():
+    objective, _ = objective_and_inputs("moco-v3@1")
+    module = objective.module
+    student = [*module.encoder.parameters(), *module.projector.parameters()]
+    teacher = [*module.teacher_encoder.parameters(), *module.teacher_projector.parameters()]
+    expected = [t.clone() for t in teacher]
+    rng, momenta = np.random.default_rng(0), [0.9, 0.99, 0.5]
+    for momentum in momenta:
+        with torch.no_grad():
+            for parameter in student:
+                if parameter.requires_grad:
+                    parameter += torch.from_numpy(rng.standard_normal(parameter.shape))
+        module.update_teacher(momentum)
+        expected = [
+            momentum * e + (1 - momentum) * s.detach() for e, s in zip(expected, student, strict=True)
+        ]
+    for got, wanted in zip(teacher, expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_moco_teacher_moves_before_its_keys_are_taken():
+    objective, inputs = objective_and_inputs("moco-v3@1")
+    before = objective.module(*inputs).item()
+    objective.before_step(0.0)
+    after = objective.module(*inputs).item()
+    assert before != after
+
+
+def test_moco_momentum_runs_from_its_start_to_one():
+    assert momentum_at(0, 0.99) == pytest.approx(0.99)
+    assert momentum_at(1, 0.99) == 1
+    assert momentum_at(0.5, 0.99) == pytest.approx(0.995)
+
+
+def test_moco_patch_embedding_is_frozen_and_counted_as_the_papers():
+    objective, _ = objective_and_inputs("moco-v3@1")
+    assert not any(p.requires_grad for p in objective.encoder.patch_embed.parameters())
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_biases_and_norms_do_not_decay_and_every_trained_parameter_is_optimised(recipe):
+    cell = make_cell(None, recipe)
+    module = build_objective(cell).module
+    groups = build_optimiser(module, constants(cell)).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    optimised = {id(p) for group in groups for p in group["params"]}
+    for name, parameter in module.named_parameters():
+        assert (id(parameter) in optimised) == parameter.requires_grad, name
+        if parameter.requires_grad:
+            assert (id(parameter) in decayed) == (parameter.ndim > 1), name
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    values = {"lr": 1.0, "warmup": 0.1}
+    rates = [learning_rate_at(step, 100, values) for step in range(101)]
+    assert rates[9] == rates[10] == 1.0
+    assert all(b > a for a, b in pairwise(rates[:10]))
+    assert all(b < a for a, b in pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
