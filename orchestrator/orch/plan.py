@@ -187,19 +187,26 @@ def find_study(argument: Path | None) -> Study:
 
 def summary(plan: Plan) -> dict[str, Any]:
     """The plan in numbers, as `orch plan --json` prints it."""
-    left = plan.frame.filter(pl.col("state") != "done")
-    states = dict(plan.frame.group_by("state").len().sort("state").iter_rows())
+    kinds = ("new", "partial", "done")
+    states = plan.frame.select((pl.col("state") == kind).sum().alias(kind) for kind in kinds).row(
+        0, named=True
+    )
+    open_, new = pl.col("state") != "done", pl.col("state") == "new"
     hours = [hours_left(len(plan.probes), name) for name in ("hours_low", "hours_mid", "hours_high")]
-    flops = pl.col("flops_train").filter(pl.col("state") == "new")
-    totals = left.select(*(column.sum() for column in hours), flops.sum()).row(0, named=True)
+    totals = plan.frame.select(
+        *(column.filter(open_).sum() for column in hours),
+        pl.col("flops_train").filter(new).sum(),
+        pl.col("probes_left").filter(open_).sum(),
+        pl.col("memory_bytes").filter(open_).max().fill_null(0.0),
+        pl.col("checkpoint_bytes").filter(open_).sum(),
+    ).row(0, named=True)
     return {
         "schema_version": SCHEMA_VERSION,
         "study": plan.study,
         "plan": plan.hash,
         "cells": plan.frame.height,
-        "states": {state: states.get(state, 0) for state in ("new", "partial", "done")},
+        "states": states,
         "probes": plan.frame.height * len(plan.probes),
-        "probes_left": int(left["probes_left"].sum() or 0),
         "device": plan.device,
         "rates": plan.rates,
         **totals,
@@ -207,8 +214,6 @@ def summary(plan: Plan) -> dict[str, Any]:
         "usd": money(totals["hours_mid"], plan.usd_per_hour),
         "budget": dict(plan.budget),
         **logistics(plan.frame),
-        "memory_bytes": float(left["memory_bytes"].max() or 0),  # type: ignore[arg-type]
-        "checkpoint_bytes": float(left["checkpoint_bytes"].sum() or 0),
         "tasks": [probe.task for probe in plan.probes],
         "absent": list(plan.absent),
         "notes": list(plan.notes),

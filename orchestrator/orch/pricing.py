@@ -102,7 +102,8 @@ def money(hours_of_devices: float, price: float | None) -> float | None:
 
 def logistics(frame: pl.DataFrame) -> Mapping[str, int]:
     """Sbatch calls (one array per size class) and files that what is left will make."""
-    left = frame.filter(pl.col("state") != "done")
-    new, probes = int((left["state"] == "new").sum()), int(left["probes_left"].sum() or 0)
-    calls = left["size_class"].n_unique() if left.height else 0
-    return {"sbatch_calls": calls, "files": FILES_PER_CELL * new + FILES_PER_PROBE * probes}
+    open_, new = pl.col("state") != "done", pl.col("state") == "new"
+    calls, cells, probes = frame.select(
+        pl.col("size_class").filter(open_).n_unique(), new.sum().alias("new"), pl.col("probes_left").sum()
+    ).row(0)
+    return {"sbatch_calls": calls, "files": FILES_PER_CELL * cells + FILES_PER_PROBE * probes}
