@@ -77,8 +77,8 @@ def fit(
 
     `x` maps each variable of the law to a column, or to a number that holds for all rows; by default columns carry
     the variables' names. loss "huber" and "l2" act on residuals in the law's link (relative errors for "log"),
-    "mse" on the value itself; "auto" is least squares for a single power law, where t intervals are exact, and
-    Huber otherwise. delta "auto" is 1.345 times the noise's robust standard deviation. `weights` and `stderr` name
+    "mse" on the value itself; "auto" is least squares for a single power law, where t intervals are exact, else what
+    the law was published with, Huber as a rule; a given delta asks for Huber. delta "auto" is 1.345 times the noise's robust standard deviation. `weights` and `stderr` name
     columns: weights multiply the loss of a row, standard errors (of the value) replace resampling by draws from
     known noise. `cluster` names the column of units resampled as a whole (a run, a seed).
 
@@ -129,7 +129,8 @@ def _request(
         msg = f"level must be between 0 and 1 and bootstrap not negative, got {level} and {bootstrap}"
         raise OrchError(msg, hint="level=0.95, bootstrap=1000")
     if loss == "auto":
-        loss = "l2" if law.exactly_loglinear and delta == "auto" else "huber"
+        own = "l2" if law.exactly_loglinear else law.loss
+        loss = own if delta == "auto" else "huber"
     return Request(
         law=law, value=value, x={name: mapping[name] for name in law.x}, loss=loss,
         link="linear" if loss == "mse" else law.link, delta=None if delta == "auto" else float(delta),

@@ -47,7 +47,8 @@ class Law:
     the parameters in which `f` is affine: the global search solves them in closed form. `starts(x, y)` gives
     candidate values of the remaining parameters, one array per name, all of one length; without it the search
     covers the bounds. `terms` is set when `f` is a sum of power-law terms, whose derivatives are then exact.
-    `file` is the path of a user's law. A bound of infinity above zero means "any positive number" and is searched in its logarithm.
+    `loss` is what "auto" means for it: that of
+    its publication. `file` is the path of a user's law. A bound of infinity above zero means "any positive number" and is searched in its logarithm.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Law:
     starts: Callable[[Values, Array], Values] | None = None
     terms: tuple[Term, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
+    loss: Literal["huber", "mse"] = "huber"
     file: str = ""
 
     @property

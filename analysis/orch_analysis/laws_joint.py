@@ -29,6 +29,7 @@ GADRE = powers(
     ),
     formula="loss = E + a / params^eta + b / (sqrt(6) * samples)^eta",
     units={"E": "loss", "a": "loss at params = 1", "b": "loss at sqrt(6) samples = 1", "eta": "1"},
+    loss="mse",
     source="Gadre et al. 2024 (arXiv:2403.08540), eq. 4, with C = 6 N D and M = D / N written out in N and D",
 )
 

@@ -54,6 +54,7 @@ GADRE_ERROR = Law(
     units={"eps": "error at high loss", "k": "error", "gamma": "1 / loss"},
     link="linear",
     linear=("eps", "k"),
+    loss="mse",
     starts=lambda x, _y: {"gamma": np.geomspace(0.02, 50.0, 200) / max(float(np.ptp(x["loss"])), 1e-9)},
     source="Gadre et al. 2024 (arXiv:2403.08540), eq. 5",
 )
