@@ -1,8 +1,8 @@
 """laws.json: every fit of a table, with what is needed to trust it, repeat it and predict from it.
 
 `laws.schema.json` beside this module is the JSON Schema of the file, with a description of every key; its version is
-`schema_version`. The bootstrap draws behind the bands lie in `draws.npz`, the provenance cards in `card-<n>.json` and
-`card-<n>.md`, all in the same folder.
+`schema_version`. The bootstrap draws behind the bands lie in `draws.npz`, the provenance cards in `cards/card-<n>.json`
+and `cards/card-<n>.md`, in the same folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orch_analysis.choose import Choice
 
 SCHEMA_VERSION = 1
-FILE, DRAWS = "laws.json", "draws.npz"
+FILE, DRAWS, CARDS = "laws.json", "draws.npz", "cards"
 
 
 def fit_points(
@@ -104,16 +104,16 @@ def write(found: Iterable[Fit | Choice], out_dir: str | Path, provenance: Mappin
     `provenance` goes into every card; see `card.make`.
     """
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARDS).mkdir(parents=True, exist_ok=True)
     entries, draws = [], {}
     for number, item in enumerate(found):
         one, choice = (item, None) if isinstance(item, Fit) else (item.fit, item.to_dict())
         card = cards.make(one, provenance)
         page = cards.markdown(card, one)
-        (folder / f"card-{number}.md").write_text(page, encoding="utf-8")
-        (folder / f"card-{number}.json").write_text(_json(card), encoding="utf-8")
+        (folder / CARDS / f"card-{number}.md").write_text(page, encoding="utf-8")
+        (folder / CARDS / f"card-{number}.json").write_text(_json(card), encoding="utf-8")
         draws[str(number)] = one.draws
-        entries.append(_entry(one) | {"card": f"card-{number}.json", "choice": choice})
+        entries.append(_entry(one) | {"card": f"{CARDS}/card-{number}.json", "choice": choice})
     np.savez_compressed(folder / DRAWS, **draws)  # type: ignore[arg-type]
     path = folder / FILE
     path.write_text(_json({"schema_version": SCHEMA_VERSION, "fits": entries}), encoding="utf-8")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from orch_analysis import fit as fitting
 from orch_analysis.results import CONTROLS, Results
@@ -36,6 +37,7 @@ VALUES: Mapping[str, str] = {
     "error_ratio": "1 - AUC over the control's",
 }
 Z95 = 1.959964
+Draws = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> lis
             fitting.fit(
                 "chinchilla", part, value="heldout_loss", x={"params": "params_encoder", "samples": data[0]},
                 bootstrap=bootstrap, seed=seed,
-                group={"algorithm": str(algorithm), "mix": str(mix or ""), "value": "heldout_loss"},
+                group={"algorithm": str(algorithm), "mix": str(mix or "")},
             )
         )  # fmt: skip
     return found
@@ -113,18 +115,49 @@ def with_controls(probes: pl.DataFrame) -> pl.DataFrame:
 
     error = 1 - auc; control, control_se: mean AUC and standard error of the untrained encoders of the same shape on
     the task; pixels, pixels_se: the raw-pixel probe; gain = auc - control with gain_lo, gain_hi (95%), the same for
-    gain_pixels; error_ratio = (1 - auc) / (1 - control). Standard errors are of the test set and are added in
-    quadrature, as if the two probes had been scored on different images: on the same images the gain's is smaller.
+    gain_pixels; error_ratio = (1 - auc) / (1 - control). A gain's interval is the paired bootstrap's, over resamples of
+    the test images that both probes share; where the resampled AUCs are not there, standard errors are added in
+    quadrature, which is wider.
     """
     key = ["model", "resolution", "patch", "task"]
     table = probes.with_columns(error=1 - pl.col("auc"), se=_standard_error())
     control = _floor(table, "random", key, "control")
     pixels = _floor(table, "pixels", ["resolution", "task"], "pixels")
     joined = table.join(control, on=key, how="left").join(pixels, on=["resolution", "task"], how="left")
-    return joined.with_columns(
+    measured = joined.with_columns(
         *_gain("gain", "control"),
         *_gain("gain_pixels", "pixels"),
         error_ratio=(1 - pl.col("auc")) / (1 - pl.col("control")),
+    )
+    draws = {path: _draws(path) for path in measured["draws"].unique()}
+    paired = _paired(measured, "gain", "control_draws", draws)
+    return _paired(paired, "gain_pixels", "pixels_draws", draws).drop("control_draws", "pixels_draws")
+
+
+def _draws(path: str | None) -> Draws | None:
+    try:
+        return np.load(path).astype(np.float64) if path else None
+    except (OSError, ValueError):
+        return None
+
+
+def _paired(
+    table: pl.DataFrame, name: str, floor: str, draws: Mapping[str | None, Draws | None]
+) -> pl.DataFrame:
+    """Put the paired bootstrap's interval of a gain where both probes kept their resampled AUCs."""
+    ends: list[tuple[float, float]] = []
+    rows = table.select("draws", floor, f"{name}_lo", f"{name}_hi").iter_rows()
+    for own_path, floor_paths, low, high in rows:
+        own, floors = draws.get(own_path), [draws.get(path) for path in floor_paths or ()]
+        kept = [one for one in floors if one is not None]
+        if own is None or not kept or len(kept) < len(floors):
+            ends.append((low, high))
+            continue
+        low, high = np.percentile(own - np.mean(kept, axis=0), (2.5, 97.5))
+        ends.append((float(low), float(high)))
+    return table.with_columns(
+        pl.Series(f"{name}_{side}", [end[index] for end in ends], dtype=pl.Float64)
+        for index, side in enumerate(("lo", "hi"))
     )
 
 
@@ -136,7 +169,9 @@ def _floor(table: pl.DataFrame, algorithm: str, key: Sequence[str], name: str) -
     """Mean over seeds; the standard error is that of the test set, which more seeds do not shrink."""
     rows = table.filter(pl.col("algorithm") == algorithm)
     return rows.group_by(key, maintain_order=True).agg(
-        pl.col("auc").mean().alias(name), pl.col("se").mean().alias(f"{name}_se")
+        pl.col("auc").mean().alias(name),
+        pl.col("se").mean().alias(f"{name}_se"),
+        pl.col("draws").alias(f"{name}_draws"),
     )
 
 
@@ -168,7 +203,7 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
     if usable[axis].n_unique() < LEVELS or (axis == "samples_seen" and tied(usable)):
         return []
     held = held_fixed(usable, axis, others)
-    fit = partial_fit(part, sound, value=value, axis=axis, held=held, group={**group, "value": value})
+    fit = partial_fit(part, sound, value=value, axis=axis, held=held, group=group)
     labels = {key: group.get(key, "") for key in ("algorithm", "mix", "task")}
     return [Slope(**labels, value=value, axis=axis, held=held, fit=fit)]
 

@@ -9,30 +9,24 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from orch_analysis import correlate, slopes, tables
+from orch_analysis import correlate, lawsfile, slopes, tables
 from orch_analysis.factors import LABELS
 from orch_analysis.fit import Fit
+from orch_analysis.points import ROW
 from orch_analysis.report import displays, words
 from orch_analysis.report.findings import telling
 from orch_analysis.report.page import Answer, Block, Page, Section, Text, render
 from orch_analysis.slopes import Slope
+from orch_analysis.table import Points
 from orch_core.errors import OrchError
 from orch_core.record import write_atomic
 
 if TYPE_CHECKING:
+    from orch_analysis.choose import Choice
     from orch_analysis.report.pictures import Drawn
 
 SCORES = ("auc", "accuracy")  # values with a ceiling of 1
 OTHER = {"params": "params_encoder", "params_encoder": "params"}  # the axis that a slope is compared with
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where points come from: file name, sha256 of its bytes, and rows left out on reading (row, reason)."""
-
-    name: str
-    sha256: str
-    dropped: Sequence[tuple[int, str]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +37,7 @@ class PointFindings:
     with the factors `names` of the frame `factors`.
     """
 
-    source: Source
+    points: Points
     frame: pl.DataFrame
     fits: Sequence[Fit]
     value: str
@@ -54,25 +48,29 @@ class PointFindings:
 
 
 def report_points(
-    frame: pl.DataFrame, fits: Sequence[Fit], out: Path, *, source: Source, seed: int = 0
+    points: Points, found: Sequence[Fit | Choice], out: Path, *, command: str, seed: int = 0
 ) -> Path:
     """Write the report of fits to a table of points into `out`; returns the page's path.
 
-    frame: the points, with the columns that the fits' groups name; columns with the names of task factors
-    (`factors.WORDS`) that are constant within a task enter the correlations. Power laws along `params` or
-    `params_encoder` are repeated along the other of the two where the table has it: a law's x axis is a choice, and
-    the page says what the choice does. Raises OrchError where there is no fit or the folder cannot be written.
+    points, found: what `table.read_points` and `lawsfile.fit_points` gave; of a `Choice` its fit is shown. Columns with
+    the names of task factors (`factors.WORDS`) that are constant within a task enter the correlations. Power laws along
+    `params` or `params_encoder` are repeated along the other of the two where the table has it: a law's x axis is a
+    choice, and the page says what the choice does. Writes report.html, figures, tables, laws.json and cards; the same
+    points give the same bytes. Raises OrchError where there is no fit or the folder cannot be written.
     """
     from orch_analysis.report import pictures
 
+    fits = [item if isinstance(item, Fit) else item.fit for item in found]
     if not fits:
-        message = f"{source.name}: no fit to report"
+        message = f"{points.source}: no fit to report"
         raise OrchError(message, hint="check the grouping and the rows left out")
-    found = point_findings(frame, fits, source, seed)
+    said = point_findings(points, fits, seed)
+    provenance = {"source": points.source, "sha256": points.sha256, "command": command}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn = pictures.of_points(found, out / "figures")
-        page = _page(found, drawn, _save(found, out / "tables"))
+        drawn = pictures.of_points(said, out / "figures")
+        page = _page(said, drawn, _save(said, out / "tables"), command)
+        lawsfile.write(found, out, provenance)
         write_atomic(out / "report.html", render(page))
     except OSError as error:
         message = f"cannot write the report into {out}: {error.strerror or error}"
@@ -80,8 +78,9 @@ def report_points(
     return out / "report.html"
 
 
-def point_findings(frame: pl.DataFrame, fits: Sequence[Fit], source: Source, seed: int) -> PointFindings:
+def point_findings(points: Points, fits: Sequence[Fit], seed: int) -> PointFindings:
     """Slopes along the axis asked for and its alternative, and correlations with the factors in the table."""
+    frame = points.frame.drop(ROW, strict=False)
     first = _slopes(fits)
     axes = {first[0].axis: first} if first else {}
     if first and (other := OTHER.get(first[0].axis)) in frame.columns:
@@ -92,7 +91,7 @@ def point_findings(frame: pl.DataFrame, fits: Sequence[Fit], source: Source, see
     )
     names = telling(factors, [name for name in LABELS if name in factors.columns])
     return PointFindings(
-        source=source,
+        points=points,
         frame=frame,
         fits=fits,
         value=fits[0].value,
@@ -162,9 +161,9 @@ def _save(found: PointFindings, folder: Path) -> dict[str, tuple[str, ...]]:
     return {name: tables.save(frame, folder, name) for name, frame in frames.items() if frame.height}
 
 
-def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...]]) -> Page:
+def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...]], command: str) -> Page:
     groups = len({tuple(sorted(fit.group.items())) for fit in found.fits})
-    left_out = len(found.source.dropped) + sum(len(fit.dropped) for fit in found.fits)
+    left_out = len({item.row for fit in found.fits for item in fit.dropped})
     sections = [
         Section(
             id="laws",
@@ -183,9 +182,9 @@ def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...
             ),
         ]
         sections.append(Section(id="factors", title="Which tasks scale", blocks=blocks))
-    sections.append(Section(id="provenance", title="Provenance", blocks=_provenance(found)))
+    sections.append(Section(id="provenance", title="Provenance", blocks=_provenance(found, command)))
     return Page(
-        title=f"Laws of {found.source.name}",
+        title=f"Laws of {Path(found.points.source).name}",
         kicker="Scaling-law report of a table of points",
         lead=_lead(found),
         facts=[
@@ -249,14 +248,15 @@ def _axes_section(found: PointFindings, files: Mapping[str, tuple[str, ...]]) ->
     )  # fmt: skip
 
 
-def _provenance(found: PointFindings) -> list[Block]:
+def _provenance(found: PointFindings, command: str) -> list[Block]:
     law = found.fits[0].law
     items = [
-        f"Points: {found.source.name}, sha256 {found.source.sha256}.",
+        f"Points: {Path(found.points.source).name}, sha256 {found.points.sha256}.",
         f"Law: {law.name}, {law.formula}. Source: {law.source}.",
         f"Loss {found.fits[0].loss}, intervals {found.fits[0].interval} at {found.fits[0].level:.0%}, seed {found.fits[0].seed}.",
     ]
-    items += [f"Row {row} left out: {reason}." for row, reason in found.source.dropped[:20]]
-    if len(found.source.dropped) > 20:
-        items.append(f"and {len(found.source.dropped) - 20} more rows left out.")
+    items.append(f"Command: {command}.")
+    items += [f"Row {item.row} left out: {item.reason}." for item in found.points.dropped[:20]]
+    if len(found.points.dropped) > 20:
+        items.append(f"and {len(found.points.dropped) - 20} more rows left out.")
     return [Text(items=tuple(items))]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from orch_analysis import slopes, tables
+from orch_analysis import lawsfile, slopes, tables
+from orch_analysis.fit import Fit
 from orch_analysis.report.displays import fit_table
 from orch_analysis.report.findings import Findings, findings
 from orch_analysis.report.page import render
@@ -19,7 +21,7 @@ def fit_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, see
     """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
 
     bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
-    Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex} and laws.json. The same records give the
+    Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same records give the
     same bytes. Raises OrchError where there is no study, nothing is finished, or the folder cannot be written.
     """
     from orch_analysis.report import pictures
@@ -32,6 +34,7 @@ def fit_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, see
         folder.mkdir(parents=True, exist_ok=True)
         drawn = pictures.of_study(found, folder / "figures")
         page = study_page(found, drawn, _save_tables(found, folder / "tables"))
+        lawsfile.write(_fits(found), folder, _provenance(found))
         write_atomic(folder / "report.html", render(page))
     except OSError as error:
         message = f"cannot write the report into {folder}: {error.strerror or error}"
@@ -53,3 +56,23 @@ def _save_tables(found: Findings, folder: Path) -> dict[str, tuple[str, ...]]:
         "curves": found.curves,
     }
     return {name: tables.save(frame, folder, name) for name, frame in frames.items()}
+
+
+def _fits(found: Findings) -> list[Fit]:
+    return [*found.joint, *(row.fit for row in (*found.loss, *found.probes))]
+
+
+def _provenance(found: Findings) -> dict[str, Any]:
+    """What the cards of the fits say of their data."""
+    return {
+        "source": f"records of the study {found.study.name}, blake2b {found.results.digest}",
+        "filters": "finished cells; along one axis, values stand at the geometric mean of what `held` names",
+        "counting": {
+            "params_encoder": "parameters of the probed encoder, heads and decoders left out",
+            "params": "parameters of the probed encoder, heads and decoders left out",
+            "samples": "images shown in training, or distinct pretraining images: see the column",
+            "flops_train": "analytic FLOPs of the whole training run",
+        },
+        "setup": "one record per run in the study's cells/, with its resolved config",
+        "command": f"orch fit-laws {found.study.root.name}",
+    }
