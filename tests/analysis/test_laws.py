@@ -1,0 +1,183 @@
+"""Each law against an independent writing of its published formula, and what a user's own law must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orch_analysis import laws
+from orch_analysis.fit import fit
+from orch_analysis.laws import LAWS
+from orch_core.errors import OrchError
+
+TRUTH = {
+    "power": {"A": 3.0, "slope": -0.2},
+    "power_offset": {"E": 0.3, "A": 20.0, "alpha": 0.25},
+    "m2": {"eps_inf": 0.2, "beta": 30.0, "c": 0.4},
+    "m4": {"eps_inf": 0.1, "eps_0": 0.95, "alpha": 0.7, "beta": 3e3, "c": 0.6},
+    "bnsl1": {"a": 0.1, "b": 5.0, "c0": 0.15, "c1": 0.3, "d1": 3e6, "f1": 0.5},
+    "kaplan": {"N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103},
+    "chinchilla": {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37},
+    "data_constrained": {"R_D": 15.0, "R_N": 5.0},
+    "gadre": {"E": 1.8, "a": 166.0, "b": 367.0, "eta": 0.27},
+    "gadre_error": {"eps": 0.857, "k": 2.2, "gamma": 0.71},
+    "sigmoid": {"floor": 0.25, "gain": 0.6, "k": 4.0, "loss_mid": 2.6},
+    "auc": {"E": 0.02, "x_half": 3e5, "alpha": 0.5},
+    "accuracy": {"E": 0.1, "x_half": 3e6, "alpha": 0.4},
+}
+
+
+def scales(name: str, n: int = 40) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    joint = name in {"kaplan", "chinchilla", "gadre"}
+    unique = 10 ** rng.uniform(8, 10, n)
+    repeated = name.startswith("data")
+    every = {
+        "params": 10 ** rng.uniform(7 if repeated else 6, 9, n),
+        "samples": unique * 10 ** rng.uniform(0, 2, n) if repeated else 10 ** rng.uniform(8.5 if joint else 5, 11 if joint else 8.5, n),
+        "unique_samples": unique,
+        "loss": rng.uniform(1.8, 4, n),
+        "classes": np.full(n, 8.0),
+    }  # fmt: skip
+    return {variable: every[variable] for variable in LAWS[name].x}
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_exact_points_give_back_their_parameters(name: str) -> None:
+    law, x = LAWS[name], scales(name)
+    found = fit(law, pl.DataFrame(x | {"y": law.value(x, TRUTH[name])}), value="y", bootstrap=0)
+    for parameter, value in TRUTH[name].items():
+        assert found.estimates[parameter] == pytest.approx(value, rel=1e-4), parameter
+    assert found.certificate in {None, 1.0}
+
+
+def one(name: str, p: dict[str, float], **x: float) -> float:
+    return float(np.squeeze(LAWS[name].value({k: np.array([v]) for k, v in x.items()}, p)))
+
+
+def test_chinchilla_printed_optimum() -> None:
+    """Hoffmann et al. 2022, eq. 10: E = 1.69, A = 406.4, B = 410.7; Chinchilla (70B, 1.4T tokens) by hand."""
+    p = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+    by_hand = 1.69 + 406.4 / 70e9**0.34 + 410.7 / 1.4e12**0.28
+    assert one("chinchilla", p, params=70e9, samples=1.4e12) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_kaplan_limits() -> None:
+    """Kaplan et al. 2020: with infinite data eq. 1.5 is eq. 1.1, with an infinite model eq. 1.2."""
+    p = TRUTH["kaplan"]
+    assert one("kaplan", p, params=1e9, samples=1e30) == pytest.approx((6.4e13 / 1e9) ** 0.076, rel=1e-6)
+    assert one("kaplan", p, params=1e30, samples=1e10) == pytest.approx((1.8e13 / 1e10) ** 0.103, rel=1e-6)
+
+
+@given(
+    alpha=st.floats(0.1, 8), beta=st.floats(1e-2, 1e6), c=st.floats(0.05, 1.5), samples=st.floats(10, 1e10)
+)
+def test_m4_solves_its_implicit_equation(alpha: float, beta: float, c: float, samples: float) -> None:
+    p = {"eps_inf": 0.1, "eps_0": 0.9, "alpha": alpha, "beta": beta, "c": c}
+    error = one("m4", p, samples=samples)
+    assert 0.1 <= error <= 0.9
+    if 0.1 + 1e-9 < error < 0.9 - 1e-9:
+        left = np.log(error - 0.1) - alpha * np.log(0.9 - error)
+        assert left == pytest.approx(np.log(beta) - c * np.log(samples), abs=1e-5)
+
+
+def test_m4_with_alpha_one_is_the_auc_law() -> None:
+    p = {"eps_inf": 0.02, "eps_0": 0.5, "alpha": 1.0, "beta": 3e5**0.5, "c": 0.5}
+    for size in (1e3, 1e6, 1e9):
+        metric = one("auc", TRUTH["auc"], params=size)
+        assert 1 - metric == pytest.approx(one("m4", p, samples=size), rel=1e-9)
+
+
+def test_broken_law_by_hand() -> None:
+    """Caballero et al. 2023, eq. 1, at the break itself: (1 + 1)^(-c1 f1)."""
+    by_hand = 0.1 + 5.0 * 3e6**-0.15 * 2 ** (-0.3 * 0.5)
+    assert one("bnsl1", TRUTH["bnsl1"], samples=3e6) == pytest.approx(by_hand, rel=1e-12)
+    two = {**TRUTH["bnsl1"], "c2": 0.0, "d2": 1e7, "f2": 0.3}
+    assert one("bnsl2", two, samples=4e7) == pytest.approx(
+        one("bnsl1", TRUTH["bnsl1"], samples=4e7), rel=1e-12
+    )
+
+
+def test_repeating_data_once_is_chinchilla() -> None:
+    """Muennighoff et al. 2023, eq. 5: without repetition and excess parameters D' = D and N' = N."""
+    p = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.35, "beta": 0.35, "R_D": 15.0, "R_N": 5.0}
+    plain = {k: v for k, v in p.items() if not k.startswith("R")}
+    repeated = one("data_constrained_full", p, params=1e8, samples=1e10, unique_samples=1e10)
+    assert repeated == pytest.approx(one("chinchilla", plain, params=1e8, samples=1e10), rel=1e-12)
+    # Their summary: the value of repeated tokens has decayed to 1/e after R_D repetitions.
+    often = one("data_constrained_full", p, params=1e8, samples=16e10, unique_samples=1e10)
+    effective = 1e10 * (1 + 15 * (1 - np.exp(-1)))
+    assert often == pytest.approx(one("chinchilla", plain, params=1e8, samples=effective), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("auc", 0.5, 1.0), ("accuracy", 1 / 8, 1.0)])
+def test_metrics_stay_between_chance_and_ceiling(name: str, low: float, high: float) -> None:
+    sizes = np.geomspace(1, 1e15, 30)
+    metric = LAWS[name].value({"params": sizes, "classes": np.full(30, 8.0)}, TRUTH[name])
+    assert np.all((metric >= low) & (metric <= high))
+    assert metric[0] == pytest.approx(low, abs=2e-3)
+    assert metric[-1] == pytest.approx(1 - TRUTH[name]["E"], abs=1e-3)
+
+
+OWN = """
+import numpy as np
+from orch_analysis.law import Law
+
+LAW = Law(
+    name="half_life", formula="loss = E + A * exp(-samples / tau)", params=("E", "A", "tau"), x=("samples",),
+    f=lambda x, p: p["E"] + p["A"] * np.exp(-x["samples"] / p["tau"]),
+    linear=("E", "A"), bounds={"tau": (10.0, 1e4)}, source="made for this test",
+)
+"""
+
+
+def test_a_user_adds_a_law_in_ten_lines(tmp_path: Path) -> None:
+    file = tmp_path / "half_life.py"
+    file.write_text(OWN, encoding="utf-8")
+    assert len(OWN.strip().splitlines()) <= 10
+    law = laws.get(str(file))
+    samples = np.linspace(10, 900, 30)
+    noise = np.exp(0.002 * np.random.default_rng(1).standard_normal(30))
+    table = pl.DataFrame({"samples": samples, "loss": (0.5 + 2 * np.exp(-samples / 200)) * noise})
+    found = fit(law, table, value="loss", bootstrap=50)
+    assert found.estimates == pytest.approx({"E": 0.5, "A": 2.0, "tau": 200.0}, rel=0.02)
+    assert found.certificate == 1.0
+    assert found.intervals["tau"][0] < 200 < found.intervals["tau"][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1", "does not set LAW"),
+        ("1 / 0", "ZeroDivisionError"),
+        (OWN.replace('("E", "A"),', '("Q",),'), "'Q'"),
+    ],
+)
+def test_a_broken_law_file_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "law.py"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(OrchError, match=says):
+        laws.load(file)
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(OrchError, match="did you mean 'chinchilla'"):
+        laws.get("chinchila")
+    with pytest.raises(OrchError, match="no parameter gamma"):
+        LAWS["chinchilla"].fix(gamma=1.0)
+
+
+def test_a_law_of_one_size_can_be_read_along_another() -> None:
+    x = np.geomspace(1e15, 1e20, 12)
+    table = pl.DataFrame({"C": x, "y": 3 * x**-0.1})
+    found = fit("power", table, value="y", x={"compute": "C"})
+    assert found.law.x == ("compute",)
+    assert "compute" in found.law.formula
+    assert found.predict(compute=1e21).value == pytest.approx(3 * 1e21**-0.1, rel=1e-9)
+    with pytest.raises(OrchError, match="needs params and samples"):
+        LAWS["chinchilla"].along("compute")
