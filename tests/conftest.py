@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import orch_core
+from orch import freeze
+
 DRIVER = Path(__file__).parent / "orchestrator" / "launching.py"
 
 
@@ -18,6 +21,15 @@ def launching():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def fake_learn(launching, monkeypatch):
+    """The stand-in for `orch_core.learn` in this process, for one test."""
+    monkeypatch.setattr(freeze, "sources", freeze.sources)
+    monkeypatch.setitem(sys.modules, "orch_core.learn", None)
+    monkeypatch.setattr(orch_core, "learn", None, raising=False)
+    launching.use_fake_learn()
 
 
 @pytest.fixture

@@ -181,17 +181,8 @@ def slurm_fleet(
         alive=lambda: sum(pilot.tasks for pilot in queue.look()),
         stop=lambda: None,
         explain=lambda: last_words(study.root / "logs" / token),
-        note=lambda: queue.trouble or describe(queue.seen),
+        note=lambda: queue.trouble or slurm.describe(queue.seen),
     )
-
-
-def describe(pilots: Sequence[Pilot]) -> str:
-    """`Slurm: 3 running, 5 pending (Priority)`."""
-    states: Counter[str] = Counter()
-    for pilot in pilots:
-        reason = f" ({pilot.reason})" if pilot.state == "PENDING" else ""
-        states[pilot.state.lower() + reason] += pilot.tasks
-    return "Slurm: " + (", ".join(f"{count} {state}" for state, count in states.items()) or "no workers")
 
 
 def shares_of(settings: Settings, groups: Counter[str], seconds: dict[str, float]) -> Counter[str]:
@@ -224,7 +215,7 @@ def _serves(study: Study, token: str, group: str, pilot: Pilot, pending: Sequenc
     other = next((name for name in journal.tokens(study.root) if pilot.name.startswith(f"orch-{name}-")), "")
     if not other or other == token or journal.is_cancelled(study.root, other):
         return False
-    held = journal.attempts_before(study.root, other)
+    held = journal.heads(study.root, other)
     return all(standing.entry.id in held for standing in pending if standing.entry.group == group)
 
 

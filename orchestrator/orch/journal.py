@@ -86,11 +86,24 @@ def manifest(root: Path, token: str, group: str = "") -> list[Entry]:
     ]
 
 
-def attempts_before(root: Path, token: str) -> dict[str, int]:
-    """By cell id, the attempts made before a launch: failures up to there are not held against it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a manifest says of a cell beside its job: its resource class, and the attempts made before the launch."""
+
+    group: str
+    after: int
+
+
+def heads(root: Path, token: str) -> dict[str, Head]:
+    """By cell id, the heads of a launch's entries, read without their jobs."""
     path = launch_folder(root, token) / "jobs.ndjson"
     documents = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-    return {document["id"]: document["after"] for document in documents}
+    return {document["id"]: Head(group=document["group"], after=document["after"]) for document in documents}
+
+
+def used_slurm(root: Path) -> bool:
+    """Whether any launch of the study went to Slurm."""
+    return any(event["event"] == "intent" for event in events(root))
 
 
 def tokens(root: Path) -> list[str]:
@@ -111,17 +124,24 @@ def launcher_lives(root: Path, token: str) -> bool:
     return is_held(launch_folder(root, token) / "launcher.json")
 
 
-def is_cancelled(root: Path, token: str, cell: str = "") -> bool:
-    """Whether a launch, or one of its cells, carries the tombstone of `orch cancel`."""
-    folder = launch_folder(root, token)
-    return (folder / "cancelled").exists() or (bool(cell) and (folder / "cancelled-cells" / cell).exists())
+def is_cancelled(root: Path, token: str) -> bool:
+    """Whether a launch carries the tombstone of `orch cancel`."""
+    return (launch_folder(root, token) / "cancelled").exists()
+
+
+def is_cell_cancelled(root: Path, token: str, cell: str) -> bool:
+    """Whether one cell of a launch carries it."""
+    return (launch_folder(root, token) / "cancelled-cells" / cell).exists()
 
 
 def write(root: Path, event: str, token: str, **more: object) -> None:
     """Append an event to the journal, durable before this returns (one write, O_APPEND, fsync)."""
     line = json.dumps({"event": event, "token": token, "time": time.time(), **more}) + "\n"
-    descriptor = os.open(root / "journal.ndjson", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(root / "journal.ndjson", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a crash cut the last line short
+            line = "\n" + line
         os.write(descriptor, line.encode())
         os.fsync(descriptor)
     finally:

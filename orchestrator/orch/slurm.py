@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,15 @@ def queue(prefixes: Iterable[str] = ("orch-",)) -> list[Pilot]:
                 Pilot(job=job, tasks=count_tasks(job), state=state, reason=reason, name=name, node=node)
             )
     return found
+
+
+def describe(pilots: Sequence[Pilot]) -> str:
+    """`Slurm: 3 running, 5 pending (Priority)`."""
+    states: Counter[str] = Counter()
+    for pilot in pilots:
+        reason = f" ({pilot.reason})" if pilot.state == "PENDING" else ""
+        states[pilot.state.lower() + reason] += pilot.tasks
+    return "Slurm: " + (", ".join(f"{count} {state}" for state, count in states.items()) or "no workers")
 
 
 def count_tasks(job: str) -> int:

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orch import attempts, journal
+from orch import attempts, journal, slurm
 from orch.journal import Entry
 from orch.worker import is_stopped
-from orch_core.cell import Cell, Job
+from orch_core.cell import Job
+from orch_core.errors import OrchError
 from orch_core.study import Study
 
 State = Literal["done", "diverged", "running", "pending", "failed"]
@@ -78,22 +79,36 @@ class Status:
         return {"schema_version": 1, **asdict(self)}
 
 
-AXES: dict[str, Callable[[Cell], str]] = {
-    "algorithm": lambda cell: cell.recipe,
-    "model": lambda cell: cell.model.name if cell.model else "none",
-    "mix": lambda cell: cell.mix or "none",
-    "images": lambda cell: str(cell.images),
-    "algorithm x model": lambda cell: f"{cell.recipe} {cell.model.name if cell.model else ''}".strip(),
+def _model(entry: Entry) -> str:
+    return entry.job.cell.model.name if entry.job.cell.model else "none"
+
+
+NEW = journal.Head(group="default", after=0)
+AXES: dict[str, Callable[[Entry], str]] = {
+    "algorithm": lambda entry: entry.job.cell.recipe,
+    "model": _model,
+    "mix": lambda entry: entry.job.cell.mix or "none",
+    "images": lambda entry: str(entry.job.cell.images),
+    "class": lambda entry: entry.group,
+    "algorithm x model": lambda entry: f"{entry.job.cell.recipe} {_model(entry)}",
 }
 
 
 def status(study: Study, jobs: Sequence[Job], *, axis: str = "algorithm x model") -> Status:
-    """Where every job stands, grouped by one of `AXES`."""
-    standings = survey(study, entries_now(study, jobs))
+    """Where every job stands, grouped by one of `AXES`; raises OrchError for another axis.
+
+    Slurm is asked once, and only where a launch went there; what it says is a remark, not the state.
+    """
+    if axis not in AXES:
+        message = f"there is no axis {axis!r}"
+        raise OrchError(message, hint=f"choose one of {', '.join(AXES)}")
+    tokens = journal.tokens(study.root)
+    standings = survey(study, entries_now(study, jobs), token=tokens[-1] if tokens else "")
     groups: dict[str, list[Standing]] = {}
     for standing in standings:
-        groups.setdefault(AXES[axis](standing.entry.job.cell), []).append(standing)
-    workers = sum(len(journal.live_workers(study.root, token)) for token in journal.tokens(study.root))
+        groups.setdefault(AXES[axis](standing.entry), []).append(standing)
+    running, remark = _cluster(study, tokens)
+    workers = max(running, sum(len(journal.live_workers(study.root, token)) for token in tokens))
     return Status(
         study=study.name,
         axis=axis,
@@ -102,18 +117,20 @@ def status(study: Study, jobs: Sequence[Job], *, axis: str = "algorithm x model"
         retries=sum(max(0, standing.attempt - 1) for standing in standings),
         workers=workers,
         eta_seconds=eta_seconds(standings, workers),
+        cluster=remark,
     )
 
 
 def entries_now(study: Study, jobs: Iterable[Job]) -> list[Entry]:
     """Entries of the jobs, judged as the last launch judges them."""
-    before: dict[str, int] = {}
+    heads: dict[str, journal.Head] = {}
     for token in journal.tokens(study.root)[-1:]:
-        before = journal.attempts_before(study.root, token)
+        heads = journal.heads(study.root, token)
     entries = []
     for job in jobs:
         cell = job.cell.id
-        entries.append(Entry(id=cell, job=job, after=before.get(cell, 0)))
+        head = heads.get(cell, NEW)
+        entries.append(Entry(id=cell, job=job, group=head.group, after=head.after))
     return entries
 
 
@@ -150,7 +167,7 @@ def stand(study: Study, entry: Entry, *, token: str = "", limit: int = 3) -> Sta
     ]
     if verdict == "spent":
         return replace(here, state="failed", cause=failed[-1])
-    if token and journal.is_cancelled(study.root, token, entry.id):
+    if token and journal.is_cell_cancelled(study.root, token, entry.id):
         return replace(here, state="failed", cause="cancelled")
     if token and is_stopped(study.root, token, entry):
         return replace(here, state="failed", cause="class_stopped")
@@ -207,6 +224,17 @@ def progress_of(folder: Path) -> dict[str, float]:
             if isinstance(document, dict):
                 return {key: value for key, value in document.items() if isinstance(value, int | float)}
     return {}
+
+
+def _cluster(study: Study, tokens: Sequence[str]) -> tuple[int, str]:
+    """Workers that run on Slurm, and a remark on them."""
+    if not journal.used_slurm(study.root):
+        return 0, ""
+    try:
+        pilots = slurm.queue(f"orch-{token}-" for token in tokens)
+    except OrchError as error:
+        return 0, f"Slurm does not answer ({error.message}): all this is read from the study"
+    return sum(pilot.tasks for pilot in pilots if pilot.state == "RUNNING"), slurm.describe(pilots)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

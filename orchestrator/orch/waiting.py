@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orch import causes
+from orch import causes, journal
 from orch.fleets import Fleet
 from orch.journal import Entry
 from orch.process import Stop
@@ -55,6 +55,8 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
             return here
         if sum(standing.seconds for standing in here) - spent > watch.max_seconds:
             watch.stop.reason = watch.stop.reason or "budget"
+        if journal.is_cancelled(watch.study.root, watch.token):
+            watch.stop.reason = watch.stop.reason or "cancelled"
         if watch.stop.wanted():
             _end(fleet)
             _refresh(watch, standings)

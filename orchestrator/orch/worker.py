@@ -23,7 +23,7 @@ from orch.journal import Entry
 from orch.process import Stop, heartbeat, log_to, signals_to, warning_seconds
 from orch_core import provenance
 from orch_core.cell import Probe
-from orch_core.record import Reason, Record, dumps, publish_once
+from orch_core.record import Reason, Record, dumps, publish_once, write_atomic
 from orch_core.study import Study, publish
 
 SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
@@ -135,7 +135,7 @@ def is_settled(study: Study, entry: Entry) -> bool:
 def _take(walk: Walk, entry: Entry) -> Attempt | None:
     """The entry's next attempt, or None where it is busy, spent, cancelled or stopped with its class."""
     root, folder = walk.study.root, walk.study.cell_folder(entry.id)
-    if is_stopped(root, walk.token, entry) or journal.is_cancelled(root, walk.token, entry.id):
+    if is_stopped(root, walk.token, entry) or journal.is_cell_cancelled(root, walk.token, entry.id):
         return None
     verdict, newest = attempts.judge(folder, after=entry.after, limit=walk.limit)
     if verdict == "dead":
@@ -229,6 +229,8 @@ def _probe(walk: Walk, entry: Entry, attempt: Attempt) -> End:
                 )
                 target = walk.study.probe_folder(entry.id, probe)
                 target.mkdir(parents=True, exist_ok=True)
+                for name, content in result.files.items():
+                    write_atomic(target / name, content)
                 _publish(attempt, target, record)
                 missing.remove(probe)
                 if walk.stop.wanted() and missing:
@@ -308,11 +310,16 @@ def _watch(walk: Walk, entry: Entry, attempt: Attempt) -> Callable[[], bool]:
             checked = time.monotonic()
             if not attempts.is_newest(attempt):
                 raise Fenced
-            if journal.is_cancelled(walk.study.root, walk.token, entry.id):
+            if _is_cancelled(walk, entry):
                 return True
         return bool(walk.stop.wanted())
 
     return should_stop
+
+
+def _is_cancelled(walk: Walk, entry: Entry) -> bool:
+    root = walk.study.root
+    return journal.is_cancelled(root, walk.token) or journal.is_cell_cancelled(root, walk.token, entry.id)
 
 
 def _publish(attempt: Attempt, folder: Path, record: Record) -> None:

@@ -34,6 +34,7 @@ class Result:
     values: dict = field(default_factory=dict)
     cost: dict = field(default_factory=dict)
     reason: object = None
+    files: dict = field(default_factory=dict)
 
 def note(folder, **what):
     with (folder / "audit.ndjson").open("a") as file:

@@ -1,0 +1,191 @@
+"""Attempts: claimed by one, fenced by the next, buried when dead, and counted against a cell with care."""
+
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orch import attempts, causes, journal, worker
+from orch.attempts import End
+from orch.process import Stop
+from orch_core.errors import OrchError
+from orch_core.study import create_study
+
+
+@pytest.fixture
+def owner():
+    return attempts.me("20260101-000000-abcdef01", "w0")
+
+
+def _try_to_claim(folder, start, results):
+    owner = attempts.me("20260101-000000-abcdef01", "w")
+    start.wait()
+    results.put(attempts.claim(folder, owner, 1) is not None)
+
+
+def test_of_many_claims_at_once_one_wins(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    processes = [context.Process(target=_try_to_claim, args=(tmp_path, start, results)) for _ in range(12)]
+    for process in processes:
+        process.start()
+    start.set()
+    won = [results.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(won) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["attempts"]  # the losers' drafts are gone
+
+
+def test_an_attempt_is_busy_while_held_dead_when_dropped_and_claimable_when_buried(tmp_path, owner):
+    attempt = attempts.claim(tmp_path, owner, 1)
+    assert attempts.judge(tmp_path, after=0, limit=3) == ("busy", 1)
+    os.close(attempt.lock)  # what the kernel does when a process dies
+    assert attempts.judge(tmp_path, after=0, limit=3) == ("dead", 1)
+    assert attempts.bury(tmp_path, 1).cause == "killed"
+    assert attempts.bury(tmp_path, 1) is None
+    assert attempts.judge(tmp_path, after=0, limit=3) == ("claim", 1)
+
+
+def test_a_later_attempt_fences_the_earlier_one(tmp_path, owner):
+    first = attempts.claim(tmp_path, owner, 1)
+    assert attempts.is_newest(first)
+    second = attempts.claim(tmp_path, owner, 2)
+    assert not attempts.is_newest(first)
+    assert attempts.is_newest(second)
+
+
+def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp_path, monkeypatch):
+    study = create_study(tmp_path, "s")
+    (job,) = launching.jobs(1, pause=0.01)
+    entry = journal.Entry(id=job.cell.id, job=job)
+    token = journal.new_token()
+    journal.begin(study, token, [entry], {})
+    walk = worker.Walk(
+        study=study,
+        token=token,
+        owner=attempts.me(token, "w0"),
+        stop=Stop(),
+        limit=3,
+        code={},
+        redirect=False,
+    )
+    folder = study.cell_folder(entry.id)
+    real = attempts.is_newest
+
+    def overtaken(attempt):
+        if attempt.number == 1 and not (folder / "attempts" / "2").exists():
+            attempts.claim(folder, replace(walk.owner, worker="w1"), 2)
+        return real(attempt)
+
+    monkeypatch.setattr(attempts, "is_newest", overtaken)
+    assert worker.walk_manifest(walk, [entry]) == "finished"
+    assert attempts.end_of(folder / "attempts" / "1").how == "fenced"
+    assert not (folder / "record.json").exists()
+    assert not list((folder / "checkpoint").glob("*"))
+
+
+def test_a_silent_owner_on_another_machine_is_dead_only_after_missed_heartbeats(tmp_path, owner):
+    elsewhere = replace(owner, machine="another kernel", started=time.time() + 1e6)  # its clock is wrong
+    attempt = attempts.claim(tmp_path, elsewhere, 1)
+    os.close(attempt.lock)  # locks are not always seen from elsewhere
+    assert attempts.judge(tmp_path, after=0, limit=3) == ("busy", 1)
+    old = time.time() - attempts.STALE_SECONDS - 1
+    os.utime(attempt.folder / "log.txt", (old, old))
+    assert attempts.judge(tmp_path, after=0, limit=3) == ("dead", 1)
+
+
+def test_a_damaged_owner_and_leftovers_of_killed_processes_stop_nobody(tmp_path, owner):
+    (tmp_path / "attempts" / "1").mkdir(parents=True)
+    (tmp_path / "attempts" / "1" / "owner.json").write_text('{"tok')
+    (tmp_path / ".claim-stale").mkdir()
+    (tmp_path / ".record.json.stale").write_text("{")
+    verdict, newest = attempts.judge(tmp_path, after=0, limit=3)
+    assert (verdict, newest) == ("dead", 1)
+    assert attempts.bury(tmp_path, 1)
+    assert attempts.claim(tmp_path, owner, 2)
+
+
+failed = st.builds(
+    End,
+    how=st.just("failed"),
+    cause=st.sampled_from(sorted(attempts.RETRIED)),
+    progress=st.booleans(),
+)
+free = st.builds(
+    End, how=st.just("failed"), cause=st.sampled_from(sorted(attempts.FREE)), progress=st.booleans()
+)
+stopped = st.builds(End, how=st.sampled_from(["stopped", "done", "fenced"]))
+
+
+@given(ends=st.lists(st.one_of(failed, free, stopped), max_size=12), limit=st.integers(1, 4))
+def test_a_cell_is_spent_after_that_many_failures_in_a_row_without_progress(ends, limit):
+    marks = "".join(
+        "p" if end.progress else "x" for end in ends if end.how == "failed" and end.cause in attempts.RETRIED
+    )
+    longest_at_the_end = len(marks) - len(marks.rstrip("x"))
+    assert attempts.is_spent(ends, limit) == (longest_at_the_end >= limit)
+
+
+@given(
+    before=st.lists(st.one_of(failed, free, stopped), max_size=4),
+    cause=st.sampled_from(["code_error", "bad_data"]),
+)
+def test_errors_that_come_back_are_not_tried_again(before, cause):
+    assert attempts.is_spent([*before, End(how="failed", cause=cause, progress=True)], 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OrchError("tissue.npz is truncated"), "bad_data"),
+        (MemoryError(), "out_of_memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+            "out_of_memory",
+        ),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB"),
+            "out_of_memory",
+        ),
+        (OSError(28, "No space left on device"), "disk_full"),
+        (OSError(122, "Disk quota exceeded"), "disk_full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full"),
+        (FileNotFoundError(2, "No such file or directory", "/nowhere"), "code_error"),
+        (PermissionError(13, "Permission denied", "/etc/shadow"), "code_error"),
+        (ValueError("shapes do not match"), "code_error"),
+    ],
+)
+def test_causes(error, cause, tmp_path):
+    assert causes.cause_of(error, tmp_path) == cause
+
+
+def test_the_same_bug_has_the_same_signature_whatever_its_words(tmp_path):
+    def bug(what):
+        raise ValueError(what)
+
+    def signature(call, what):
+        try:
+            call(what)
+        except ValueError as error:
+            return causes.signature_of(error)
+
+    def other(what):
+        raise ValueError(what)
+
+    assert signature(bug, "cell 1") == signature(bug, "cell 2")
+    assert signature(bug, "cell 1") != signature(other, "cell 1")
+
+
+def test_the_workers_lock_file_names_it_while_it_lives(tmp_path, owner):
+    path = tmp_path / "w0.json"
+    lock = attempts.lock_file(path, json.dumps(asdict(owner)))
+    assert attempts.is_held(path)
+    assert attempts.read_owner(path) == owner
+    os.close(lock)
+    assert not attempts.is_held(path)
