@@ -160,19 +160,24 @@ def auto(
 ) -> Choice:
     """Choose a form for `value` over `x` (variable to column; one variable, or params and samples) and forecast it.
 
-    A metric that grows needs its `ceiling` (1.0 for AUC): forms are then fitted to ceiling - value, and forecasts
-    are in the metric's own unit. Never raises for bad rows: see `Choice.fit.outcome` and `.dropped`. Raises OrchError
+    A metric that grows needs its `ceiling`: forms are then fitted to ceiling - value, and forecasts are in the metric's
+    own unit. Without one, values between 0 and 1 that grow are taken to have ceiling 1 (AUC, accuracy), which
+    `warnings` states. Never raises for bad rows: see `Choice.fit.outcome` and `.dropped`. Raises OrchError
     for unknown columns and for other sets of variables.
     """
     variables = tuple(x)
     if len(variables) not in FORMS or (len(variables) == 2 and set(variables) != {"params", "samples"}):
         message = f"auto chooses laws of one variable, or of params and samples; got {', '.join(variables)}"
         raise OrchError(message, hint="name a law with --law, or map other variables")
-    points.require(table, value)
+    null = constant(variables)
+    raw = points.usable(null, table, value=value, x=x, link="log", cluster=cluster)
+    growing = _growing(raw.x, raw.y)
+    warnings: tuple[str, ...] = ()
+    if growing and ceiling is None:
+        ceiling, warnings = _assumed(value, raw.y)
     column = value if ceiling is None else f"{ceiling:g} - {value}"
     if ceiling is not None:
         table = table.with_columns((ceiling - pl.col(value).cast(pl.Float64, strict=False)).alias(column))
-    null = constant(variables)
     rows = points.usable(null, table, value=column, x=x, link="log", cluster=cluster)
     xs = {name: rows.x[name] for name in variables}
     forms: dict[str, Law] = {"constant": null} | {
@@ -189,7 +194,7 @@ def auto(
         fit=found, scores=scores, origins=len(turns), coverage=coverage, widening=widening,
         x={name: tuple(values.tolist()) for name, values in xs.items()},
         y=tuple((rows.y if ceiling is None else ceiling - rows.y).tolist()),
-        ceiling=ceiling, warnings=_growing(xs, rows.y, ceiling), message=_message(named, scores, turns),
+        ceiling=ceiling, warnings=warnings, message=_message(named, scores, turns),
     )  # fmt: skip
 
 
@@ -317,15 +322,18 @@ def _widened(found: Forecast, factor: float, ceiling: float | None) -> Forecast:
     )
 
 
-def _growing(xs: Mapping[str, Floats], y: Floats, ceiling: float | None) -> tuple[str, ...]:
-    if ceiling is not None or y.size < 3:
-        return ()
-    size = np.log(_scale(xs))
-    if np.corrcoef(size, np.log(y))[0, 1] < 0.5:
-        return ()
-    return (
-        "the value grows with scale: give its ceiling (1.0 for AUC or accuracy), errors are what laws describe",
-    )
+def _growing(xs: Mapping[str, Floats], y: Floats) -> bool:
+    """Whether ln value rises with ln scale (correlation above one half)."""
+    if y.size < 3 or np.ptp(y) == 0:
+        return False
+    return bool(np.corrcoef(np.log(_scale(xs)), np.log(y))[0, 1] > 0.5)
+
+
+def _assumed(value: str, y: Floats) -> tuple[float | None, tuple[str, ...]]:
+    """The ceiling of a growing metric where its values show one, and what to tell."""
+    if y.max() < 1:
+        return 1.0, (f"{value} grows with scale and stays below 1: its ceiling is taken to be 1",)
+    return None, (f"{value} grows with scale: laws describe errors, so give its ceiling (100 for percent)",)
 
 
 def _message(named: str, scores: tuple[Score, ...], turns: list[Mask]) -> str:

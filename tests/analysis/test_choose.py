@@ -84,7 +84,12 @@ def test_ceiling_turns_accuracy_into_errors_and_back():
     found, plain = auto(1 - error, ceiling=1.0), auto(error)
     assert found.law == plain.law
     assert found.predict(params=2e7).value == pytest.approx(1 - plain.predict(params=2e7).value, rel=1e-9)
-    assert any("ceiling" in warning for warning in auto(1 - error).warnings)
+    assumed = auto(1 - error)
+    assert assumed.predict(params=2e7) == found.predict(params=2e7)
+    assert "taken to be 1" in assumed.warnings[0]
+    percent = auto(100 * (1 - error))
+    assert percent.ceiling is None
+    assert "100 for percent" in percent.warnings[0]
 
 
 def test_bad_rows_and_few_points_are_outcomes():
