@@ -19,11 +19,11 @@ from orch_core.record import Record, record_from_json
 from orch_core.study import Study
 
 FORMAT = 1  # enters every digest: a change of what is mirrored rewrites the runs
-CURVE_POINTS = (
-    200  # per metric and run; the UI draws a run's curves in one request (measured: ecosystem notes)
-)
+CURVE_POINTS = 100  # per metric and run: more costs time and shows nothing more; the file has them all
 REPORT = "report"
 AXES = ("params_encoder", "params_head", "params_total", "samples_seen", "flops_train")
+# Of a probe; the rest is in its record, an artifact: too many columns freeze the runs table (mlflow issue 11927).
+SCORES = ("auc", "auc_lo", "auc_hi", "auc_se", "accuracy")
 CLOCK = frozenset({"step", "time", "samples_seen", "eta_seconds"})
 
 
@@ -105,9 +105,7 @@ def document(study: Study, entry: Entry) -> Document:
     probes = [_read(path) for path in entry.probes]
     folder = study.cell_folder(entry.key)
     config = run.provenance.get("config") or _json(folder / "cell.json")
-    claimed = entry.run.with_name("owner.json")  # beside an attempt's record; written when the attempt began
-    end = _milliseconds(run.cost.get("ended"), entry.run)
-    start = min(end, _milliseconds(run.cost.get("started"), claimed if claimed.exists() else entry.run))
+    start, end = _times(run, entry.run)
     steps = int(config.get("samples_seen", 0)) // max(1, int(config.get("batch", 0)))
     return Document(
         name=run.name,
@@ -122,15 +120,11 @@ def document(study: Study, entry: Entry) -> Document:
     )
 
 
-def thin(points: Iterable[Point], limit: int = CURVE_POINTS) -> list[Point]:
-    """At most `limit` points, evenly spaced by rank, the first and the last among them.
-
-    Of several points of one step (a run that was killed and resumed) the last written stays.
-    """
-    found = sorted({point.step: point for point in points}.values(), key=lambda point: point.step)
-    if len(found) <= limit:
-        return found
-    return [found[round(rank * (len(found) - 1) / (limit - 1))] for rank in range(limit)]
+def thin(steps: Sequence[int], limit: int = CURVE_POINTS) -> Sequence[int]:
+    """At most `limit` of the ascending steps, evenly spaced by rank, the first and the last among them."""
+    if len(steps) <= limit:
+        return steps
+    return [steps[round(rank * (len(steps) - 1) / (limit - 1))] for rank in range(limit)]
 
 
 def metric_key(text: str) -> str:
@@ -164,8 +158,17 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _milliseconds(seconds: float | None, path: Path) -> int:
-    return round((path.stat().st_mtime if seconds is None else seconds) * 1000)
+def _times(run: Record, path: Path) -> tuple[int, int]:
+    """Start and end of a run in Unix milliseconds.
+
+    Where the record does not say, it ended when the record was written, and began its `seconds` before, or
+    when its attempt was claimed.
+    """
+    end = run.cost.get("ended", path.stat().st_mtime)
+    claimed = path.with_name("owner.json")
+    began = claimed.stat().st_mtime if claimed.exists() else end
+    start = run.cost.get("started", end - run.cost["seconds"] if "seconds" in run.cost else began)
+    return round(min(start, end) * 1000), round(end * 1000)
 
 
 def _params(config: Mapping[str, Any], run: Record) -> dict[str, str]:
@@ -201,10 +204,7 @@ def _points(
     tasks = Counter(probe.task for probe in probes)
     for probe in probes:
         task = metric_key(probe.task if tasks[probe.task] == 1 else f"{probe.task}-{probe.probe[:8]}")
-        final |= {f"{metric_key(key)}/{task}": value for key, value in _numbers(probe.values).items()}
-        final |= {
-            f"cost/probe_seconds/{task}": value for key, value in probe.cost.items() if key == "seconds"
-        }
+        final |= {f"{key}/{task}": value for key, value in _numbers(probe.values).items() if key in SCORES}
     curves = _curves(folder / "metrics.ndjson", final.keys(), start)
     for key, value in final.items():
         last = curves.get(key, ())[-1:]
@@ -218,16 +218,24 @@ def _curves(path: Path, finals: Iterable[str], start: int) -> dict[str, list[Poi
     """Thinned curves by metric: under the final value's name where there is one, else under `curve/`."""
     names = set(finals)
     found: dict[str, list[Point]] = {}
-    for row in _rows(path):
-        time = row.get("time", 0)
-        moment = round(time * 1000) if time > 1e9 else start + round(time * 1000)  # Unix, or since the start
-        for key, value in _numbers(row).items():
-            if key not in CLOCK and "step" in row:
-                name = metric_key(key) if metric_key(key) in names else f"curve/{metric_key(key)}"
-                found.setdefault(name, []).append(
-                    Point(key=name, value=value, time=moment, step=int(row["step"]))
-                )
-    return {key: thin(points) for key, points in found.items()}
+    rows = {int(row["step"]): row for row in _rows(path) if "step" in row}  # a resumed run's last word stays
+    series: dict[str, list[int]] = {}
+    for step in sorted(rows):
+        for key in _numbers(rows[step]).keys() - CLOCK:
+            series.setdefault(key, []).append(step)
+    for key, steps in sorted(series.items()):
+        name = metric_key(key) if metric_key(key) in names else f"curve/{metric_key(key)}"
+        found[name] = [
+            Point(key=name, value=float(rows[step][key]), time=_moment(rows[step], start), step=step)
+            for step in thin(steps)
+        ]
+    return found
+
+
+def _moment(row: Mapping[str, Any], start: int) -> int:
+    """Unix milliseconds of a logged row, whose `time` counts Unix seconds, or seconds since the start."""
+    time = float(row.get("time", 0))
+    return round(time * 1000) if time > 1e9 else start + round(time * 1000)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -327,7 +335,7 @@ def _task(record: Path) -> str:
 
 
 def _report(study: Study, entry: Entry) -> Document:
-    moment = _milliseconds(None, entry.run)
+    moment = round(entry.run.stat().st_mtime * 1000)
     folder = entry.run.parent
     files = tuple(
         (path, path.parent.relative_to(folder).as_posix().strip("."))
@@ -335,6 +343,7 @@ def _report(study: Study, entry: Entry) -> Document:
         if path.is_file()
     )
     tags = {"orch.kind": "analysis", "orch.study": study.name, "mlflow.source.name": "orch fit-laws"}
+    tags["mlflow.note.content"] = "Fitted laws, tables and figures: open `report.html` under Artifacts."
     return Document(
         name="report", failed=False, start=moment, end=moment, params={}, points=(), tags=tags, files=files
     )

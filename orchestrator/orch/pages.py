@@ -59,6 +59,7 @@ def _view(name: str, search: str, columns: list[str], made: int) -> str:
         "datasetsFilter": [],
         "selectedColumns": columns,
         "columnOrder": columns,
+        "columnWidths": {"attributes.`Run Name`": 220, "params.`seed`": 60, "params.`images`": 75},
     }
     return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": json.dumps(state)})
 
