@@ -8,12 +8,14 @@ in what they assume, and where they disagree the answer is not known yet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
 
+from orch_analysis import points
 from orch_analysis.isoflop import Floats, Minimum, loss_noise, minimum
+from orch_core.errors import OrchError
 
 LEVEL = 0.95
 SAME_BUDGET = 0.1  # runs within 10% of FLOPs share an isoFLOP curve (Porian et al. 2024, flop_tolerance)
@@ -176,6 +178,58 @@ def parametric(
     return _line("parametric", best, sample[np.isfinite(sample).all(1)], factor, n, np.array([low, high]))
 
 
+def of_table(
+    table: pl.DataFrame,
+    *,
+    value: str,
+    params: str,
+    samples: str | None = None,
+    flops: str | None = None,
+    run: str | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> tuple[Frontier, ...]:
+    """Every approach on one table of points; those that do not apply come back with an outcome that says why.
+
+    value, params, samples, flops, run: columns of the loss, N, D, C and the training run of a checkpoint. One of
+    samples and flops may be missing (C = 6 N D); with both, k is the median of C / (N D). The envelope needs `run`.
+    The parametric law takes the last point of every run. Raises OrchError for columns that do not exist and where both
+    samples and flops are missing.
+    """
+    if samples is None and flops is None:
+        message = "a frontier needs the samples or the FLOPs of every point"
+        raise OrchError(message, hint="map one: --map samples=COLUMN or --map compute=COLUMN")
+    rows, factor = _prepared(table, {"N": params, "D": samples, "C": flops, "L": value}, run)
+    n, c, loss = (rows[name].to_numpy() for name in ("N", "C", "L"))
+    runs = rows["run"].to_list() if run else list(range(rows.height))
+    last = rows.sort("C").unique("run", keep="last", maintain_order=True) if run else rows
+    ends = (last[name].to_numpy() for name in ("N", "C", "L"))
+    return (
+        envelope(runs, n, c, loss, factor=factor, bootstrap=min(bootstrap, 500), seed=seed),
+        isoflop(*ends, factor=factor, method="akima", bootstrap=bootstrap, seed=seed),
+        of_law(last, factor=factor, bootstrap=bootstrap, seed=seed),
+    )
+
+
+def of_law(rows: pl.DataFrame, *, factor: float = 6.0, bootstrap: int = 1000, seed: int = 0) -> Frontier:
+    """Approach 3 on columns N, D, C and L: the Chinchilla law by `fit`, then its optimum."""
+    from orch_analysis.fit import fit
+
+    found = fit(
+        "chinchilla", rows, value="L", x={"params": "N", "samples": "D"}, bootstrap=bootstrap, seed=seed
+    )
+    if not found.estimates:
+        return _failed("parametric", factor, str(found.outcome), found.message, found.n)
+    draws = {name: found.draws[:, index] for index, name in enumerate(found.law.free)}
+    reach = rows["C"].to_numpy()
+    line = parametric(
+        found.estimates, draws, factor=factor, n=found.n, low=float(reach.min()), high=float(reach.max())
+    )
+    return replace(line, warnings=found.warnings) if found.outcome == "ok" else replace(
+        line, warnings=(*found.warnings, f"{found.outcome}: {found.message}")
+    )  # fmt: skip
+
+
 def optimum(frontier: Frontier, flops: float) -> Optimum:
     """N* and D* of `frontier` at `flops`, with 95% intervals from its draws."""
     sizes = np.exp(frontier.draws @ np.array([1.0, np.log(flops)]))
@@ -228,6 +282,28 @@ def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...
                     f" (a = {left.a:.3f} against {right.a:.3f})"
                 )
     return tuple(found)
+
+
+def _prepared(
+    table: pl.DataFrame, names: Mapping[str, str | None], run: str | None
+) -> tuple[pl.DataFrame, float]:
+    """Columns N, D, C, L (and run) of the rows where all are positive numbers, and k in C = k N D."""
+    for name in (*names.values(), run):
+        if name is not None:
+            points.require(table, name)
+    columns = [pl.col(name).cast(pl.Float64, strict=False).alias(key) for key, name in names.items() if name]
+    keep = [pl.col(run).cast(pl.String).alias("run")] if run else []
+    rows = table.select(*columns, *keep)
+    used = [name for name in ("N", "D", "C", "L") if name in rows.columns]
+    rows = rows.filter(pl.all_horizontal(pl.col(name).is_finite() & (pl.col(name) > 0) for name in used))
+    factor = 6.0
+    if names["D"] and names["C"] and rows.height:
+        factor = float(np.median((rows["C"] / (rows["N"] * rows["D"])).to_numpy()))
+    rows = rows.with_columns(
+        *([] if names["C"] else [(factor * pl.col("N") * pl.col("D")).alias("C")]),
+        *([] if names["D"] else [(pl.col("C") / (factor * pl.col("N"))).alias("D")]),
+    )
+    return rows, factor
 
 
 def _curves(

@@ -98,7 +98,7 @@ def test_isoflop_intervals_cover_the_truth():
 
 
 def test_every_kind_of_bad_curve_has_its_outcome():
-    n, c, y = grid(budgets=(1e20,), span=4.0)
+    n, _, y = grid(budgets=(1e20,), span=4.0)
     star = closed_form(1e20)
 
     def outcome(keep, **options):
@@ -170,3 +170,53 @@ def test_budget_and_table_agree_with_the_closed_form():
     rows = frontier.table([exact()], [1e20, 1e21])
     assert rows["params"].to_list() == pytest.approx([closed_form(1e20), closed_form(1e21)])
     assert (rows["params"] * rows["samples"] * 6).to_list() == pytest.approx([1e20, 1e21])
+
+
+def test_chinchilla_points_give_the_published_exponent():
+    """Besiroglu et al. 2024: a = .513, 80% interval .051 wide, on 240 of the 245 points read off Chinchilla's figure."""
+    table = pl.read_csv(DATA / "epoch_chinchilla_svg_extracted_data.csv").sort("loss").head(240)
+    envelope, curves, law = frontier.of_table(
+        table, value="loss", params="Model Size", flops="Training FLOP", bootstrap=300
+    )
+    assert law.outcome == "ok"
+    assert law.a == pytest.approx(0.513, abs=0.005)
+    lo, hi = np.quantile(law.draws[:, 1], [0.1, 0.9])
+    assert hi - lo == pytest.approx(0.051, rel=0.25)
+    assert envelope.outcome == "too_few_curves"
+    assert curves.outcome in {"ok", "too_few_minima"}
+
+
+def test_a_table_of_curves_gives_three_approaches_that_agree_with_the_truth():
+    sizes = np.geomspace(1e7, 3e9, 16)
+    rows = [
+        {
+            "cell": f"{size:.3g}",
+            "N": size,
+            "D": spent / 12 / size,
+            "C": spent,
+            "L": float(loss(size, spent / 12 / size)),
+        }
+        for size in sizes
+        for spent in np.geomspace(1e17, 1e21, 30)
+    ]
+    table = pl.DataFrame(rows)
+    names = {"value": "L", "params": "N", "samples": "D", "flops": "C"}
+    envelope, _, law = frontier.of_table(table, **names, run="cell", bootstrap=200)
+    assert envelope.factor == pytest.approx(12)
+    assert envelope.a == pytest.approx(exact().a, abs=0.03)
+    assert law.outcome in {"one_scale", "too_few_points", "ok"}
+    _, curves, law = frontier.of_table(table, **names, bootstrap=200)
+    for found in (curves, law):
+        assert found.outcome == "ok"
+        best = frontier.optimum(found, 1e20)
+        assert best.params[0] == pytest.approx(float(closed_form(1e20 / 2)), rel=0.1)  # 12 N D, not 6
+
+
+def test_a_table_without_samples_or_flops_is_refused():
+    from orch_core.errors import OrchError
+
+    table = pl.DataFrame({"N": [1.0], "L": [2.0]})
+    with pytest.raises(OrchError, match="samples or the FLOPs"):
+        frontier.of_table(table, value="L", params="N")
+    with pytest.raises(OrchError, match="no column"):
+        frontier.of_table(table, value="L", params="N", flops="flop")
