@@ -87,7 +87,11 @@ def read_results(study: Study) -> Results:
     runs = [_run_row(document) for document in documents if not document["task"]]
     config = {row["cell"]: row for row in runs}
     probes = [
-        {**_shared(config.get(document["cell"], {})), **_probe_row(document)}
+        {
+            **_shared(config.get(document["cell"], {})),
+            **_probe_row(document),
+            "draws": _draws_path(study, document),
+        }
         for document in documents
         if document["task"] and document["status"] == "done"
     ]
@@ -95,7 +99,7 @@ def read_results(study: Study) -> Results:
     plan = read_plan(study.root)
     return Results(
         pretraining=_frame(done, {**CONFIG, **SIZES, "seconds": pl.Float64}),
-        probes=_frame(probes, {**CONFIG, **SIZES, "task": pl.String, **SCORES}),
+        probes=_frame(probes, {**CONFIG, **SIZES, "task": pl.String, "draws": pl.String, **SCORES}),
         ledger=_ledger(study, documents, plan),
         provenance=_provenance(documents),
         tasks={probe["task"]: probe for probe in plan.get("probes", [])},
@@ -198,6 +202,12 @@ def _probe_row(document: Mapping[str, Any]) -> dict[str, Any]:
         **_numbers(document["values"]),
         "probe_seconds": document["cost"].get("seconds"),
     }
+
+
+def _draws_path(study: Study, document: Mapping[str, Any]) -> str:
+    """Where the bootstrap's AUCs lie, whether or not they are there."""
+    folder = study.cell_folder(document["cell"]) / "probes" / f"{document['task']}-{document['probe'][:8]}"
+    return str(folder / "auc_draws.npy")
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

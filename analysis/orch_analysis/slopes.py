@@ -147,14 +147,12 @@ def _paired(
     """Put the paired bootstrap's interval of a gain where both probes kept their resampled AUCs."""
     ends: list[tuple[float, float]] = []
     rows = table.select("draws", floor, f"{name}_lo", f"{name}_hi").iter_rows()
-    for own_path, floor_paths, low, high in rows:
+    for own_path, floor_paths, *interval in rows:
         own, floors = draws.get(own_path), [draws.get(path) for path in floor_paths or ()]
         kept = [one for one in floors if one is not None]
-        if own is None or not kept or len(kept) < len(floors):
-            ends.append((low, high))
-            continue
-        low, high = np.percentile(own - np.mean(kept, axis=0), (2.5, 97.5))
-        ends.append((float(low), float(high)))
+        if own is not None and kept and len(kept) == len(floors):
+            interval = np.percentile(own - np.mean(kept, axis=0), (2.5, 97.5)).tolist()  # noqa: PLW2901
+        ends.append((interval[0], interval[1]))
     return table.with_columns(
         pl.Series(f"{name}_{side}", [end[index] for end in ends], dtype=pl.Float64)
         for index, side in enumerate(("lo", "hi"))

@@ -8,7 +8,7 @@ cells/<id>/cell.json           resolved config
            checkpoint/         resumable state, the last two
            encoder.safetensors the weights that probes read
            attempts/<k>/       log.txt, record.json of each attempt, failed ones included
-           probes/<task>-<probe>/record.json, attempts/
+           probes/<task>-<probe>/record.json, auc_draws.npy, attempts/
 logs/                          submitit's own files
 mlflow.db, mlruns/             the mirror that people browse
 report/                        tables, figures, laws.json, report.html

@@ -19,15 +19,16 @@ def run_demo(folder: Path) -> int:
     Raises OrchError where the shipped experiments are not beside the package, or `folder` cannot be written.
     """
     from orch.launching import launch_study
-    from orch.plan import make_plan
-    from orch.plan_text import render
+    from orch.plan import find_study
+    from orch.planning import Wishes, planned
     from orch_analysis.report import fit_study
 
     started = time.monotonic()
     grid = _copy(folder)
     say(f"$ orch plan {grid}")
-    plan, study = make_plan(grid)
-    say(render(plan, study.root))
+    made = planned(grid, None, Wishes())
+    say(made.text)
+    study = find_study(None)
     say("\n$ orch launch --cluster local")
     summary = launch_study(study.root, "local", None)
     if summary.exit_code or summary.remaining:

@@ -224,7 +224,7 @@ def _probe(walk: Walk, entry: Entry, attempt: Attempt) -> End:
                     status=result.status,
                     values=result.values,
                     cost=result.cost,
-                    provenance=_provenance(walk, attempt, **parent),
+                    provenance=_provenance(walk, attempt, probe=asdict(probe), **parent),
                     reason=result.reason,
                 )
                 target = walk.study.probe_folder(entry.id, probe)

@@ -92,6 +92,21 @@ def test_gain_over_the_control_of_the_same_size(make_study):
     assert row["pixels"] == pytest.approx(0.88)
 
 
+def test_the_interval_of_a_gain_is_paired_where_resampled_aucs_are_kept(make_study):
+    study = make_study().whole()
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0, 0.01, 1000)  # what the resampled test images do to every encoder alike
+    for path in study.root.glob("cells/*/probes/tissue-*"):
+        np.save(path / "auc_draws.npy", (0.8 + shared + generator.normal(0, 0.001, 1000)).astype(np.float32))
+    table = with_controls(read_results(study).probes)
+    row = table.filter(algorithm="mae", model="w64", task="tissue", mix="all", images=4000).row(0, named=True)
+    assert row["gain_hi"] - row["gain_lo"] == pytest.approx(2 * 1.96 * 0.001 * 2**0.5, rel=0.1)
+    other = table.filter(algorithm="mae", model="w64", task="blood", mix="all", images=4000).row(
+        0, named=True
+    )
+    assert other["gain_hi"] - other["gain_lo"] == pytest.approx(2 * 1.96 * 0.005 * 2**0.5, rel=1e-3)
+
+
 def test_without_controls_there_is_no_gain_and_no_net_slope(make_study):
     maker = make_study()
     study = maker.whole()

@@ -72,8 +72,8 @@ class Interval:
 
 def bootstrap(
     scores: Floats, labels: Ints, kind: str, classes: int, rng: np.random.Generator
-) -> tuple[Interval, Interval]:
-    """Intervals of AUC and accuracy under 1,000 resamples of the images, within each class (each whole row for multi-label)."""
+) -> tuple[Interval, Interval, Floats]:
+    """Intervals of AUC and accuracy, and the AUCs, under 1,000 resamples of the images, within each class (each whole row for multi-label)."""
     truth, right = indicator(labels, kind, classes), correct(scores, labels, kind)
     strata = np.zeros(len(labels), np.int64) if kind == "multi-label" else labels[:, 0]
     areas, accuracies = [], []
@@ -81,7 +81,8 @@ def bootstrap(
         weights = _resamples(strata, 100, rng)
         areas.append(auc(scores, truth, weights))
         accuracies.append(weights @ right / len(right))
-    return _interval(np.concatenate(areas)), _interval(np.concatenate(accuracies))
+    draws = np.concatenate(areas)
+    return _interval(draws), _interval(np.concatenate(accuracies)), draws
 
 
 def delong_se(score: Floats, truth: Ints) -> float:

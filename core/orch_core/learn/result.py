@@ -10,9 +10,13 @@ from orch_core.record import Reason, Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """values: numbers that depend on the cell alone; cost: what they took here; reason: why there is no result."""
+    """values: numbers that depend on the cell alone; cost: what they took here; reason: why there is no result.
+
+    files: contents of files to lie beside the record, by name.
+    """
 
     status: Status
     values: Mapping[str, float | int | str | None] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     reason: Reason | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
