@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orch_analysis import shapes, trend
 from orch_analysis.shapes import Floats
@@ -29,6 +30,7 @@ DOUBT = 3.0  # a fall over the next factor of two below 3 noise deviations is mo
 # single new runs; Q is conformal on the 44 development curves in five settings, at 95% for a nominal 90%
 # because the same curves chose the members.
 NOISE, DRIFT = 2.5, 0.015
+LARGEST = 300.0  # |ln y|; horizons of many powers of ten must not overflow
 WIDER = 1.5  # for curves that accelerate or turn, which no member describes
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 QUANTILES = (0.45, 1.05, 1.5, 1.9, 2.8)
@@ -72,7 +74,7 @@ def forecast(
 
     x: scale (samples, parameters, FLOPs), > 0; y: an error or a loss, > 0, that falls with x. A metric that
     grows (accuracy, AUC) is forecast as `ceiling - y`, so give its ceiling (1.0, or 100.0 for percent).
-    Raises OrchError for lengths that differ, scales asked for that are not positive, a level outside (0, 1).
+    Scales below the smallest trained get NaN. Raises OrchError for lengths that differ, scales asked for that are not positive, a level outside (0, 1).
     """
     _check(x, y, at, level)
     xs, ys, dropped = _clean(x, y, ceiling)
@@ -87,13 +89,14 @@ def forecast(
             message=f"{scales} usable scales, and a forecast needs 3: train more sizes",
         )  # fmt: skip
     u, errors = _merged(np.log(xs / xs[-1]), ys)
-    target = np.log(ats / xs[-1])
+    below = ats < xs[0] * (1 - 1e-9)
+    target = np.log(np.where(below, xs[0], ats) / xs[-1])
     members = _members(u, errors, np.append(target, np.log(2.0)))
     noise = _noise(u, errors)
     exact = _exactness(u, errors)
     logs = np.array(list(members.values()))
     shares = _shares(logs[:, -1], exact, noise)
-    logs = logs[:, :-1]
+    logs = np.where(below, np.nan, np.clip(logs[:, :-1], -LARGEST, LARGEST))
     centre = shares @ logs
     spread = (1 - exact) * logs[1:].std(axis=0)
     half = _quantile(level) * np.sqrt(spread**2 + (NOISE * noise) ** 2 + (DRIFT * target) ** 2)
@@ -109,7 +112,7 @@ def forecast(
         members={name: tuple(_metric(v, ceiling).tolist()) for name, v in zip(members, logs, strict=True)},
         weights=dict(zip(members, shares.tolist(), strict=True)),
         noise=noise,
-        warnings=(*_short(float(np.exp(-u[0])), horizon), *odd),
+        warnings=(*_short(float(np.exp(-u[0])), horizon), *odd, *_below(below)),
         horizon=horizon,
         n=len(xs),
         dropped=dropped,
@@ -241,6 +244,11 @@ def _short(reach: float, horizon: float) -> tuple[str, ...]:
         f" {reach:.3g}: train smaller or larger pilots"
     )
     return (text,)
+
+
+def _below(below: NDArray[np.bool_]) -> tuple[str, ...]:
+    count = int(below.sum())
+    return (f"{count} scales lie below the smallest trained: no forecast for them",) if count else ()
 
 
 def _odd(u: Floats, y: Floats, ceiling: float | None) -> tuple[str, ...]:

@@ -336,7 +336,7 @@ def _ridge(sizes: Floats, heights: Floats, grid: Floats) -> tuple[Floats, int]:
 def _budgets(flops: Floats) -> Floats:
     """A label per row: rows whose FLOPs are chained by gaps under 10% share one."""
     order = np.argsort(flops, kind="stable")
-    steps = np.diff(np.log(flops[order]), prepend=np.log(flops[order[0]])) > np.log1p(SAME_BUDGET)
+    steps = np.diff(np.log(flops[order]), prepend=np.log(flops[order][:1])) > np.log1p(SAME_BUDGET)
     labels = np.empty(len(flops))
     labels[order] = np.cumsum(steps)
     return labels

@@ -44,5 +44,8 @@ def level_and_slope(u: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def damped(target: Floats, memory: float) -> Floats:
-    """How far a slope carries: `m (1 - exp(-u / m))`, a slope that fades over `memory` nats (Gardner 1985)."""
-    return np.asarray(memory * -np.expm1(-target / memory))
+    """How far a slope carries: `m (1 - exp(-u / m))`, a slope that fades over `memory` nats (Gardner 1985).
+
+    Towards the past, u < 0, it carries all the way.
+    """
+    return np.where(target < 0, target, memory * -np.expm1(-np.maximum(target, 0.0) / memory))

@@ -181,6 +181,10 @@ def test_bad_points_are_left_out_by_reason_and_too_few_is_an_outcome():
         assert nothing.outcome == "too_few_points"
         assert "train more sizes" in nothing.message
         assert np.isnan(nothing.value).all()
+    below = forecast(PILOTS, law(PILOTS), [1e3, 1e9])
+    assert np.isnan(below.value[0])
+    assert np.isfinite(below.value[1])
+    assert "below the smallest" in below.warnings[-1]
     flat = forecast([1, 2, 4], [0.5, 0.5, 0.5], [8])
     assert flat.value[0] == pytest.approx(0.5, rel=0.01)
 
@@ -192,3 +196,24 @@ def test_wrong_arguments_say_what_is_wrong():
         forecast([1, 2, 3], [3, 2, 1], [0])
     with pytest.raises(OrchError, match="level"):
         forecast([1, 2, 3], [3, 2, 1], [4], level=90)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.floats(1e-3, 1e15), st.sampled_from([0.0, -1.0, float("nan"), float("inf")])),
+            st.one_of(st.floats(1e-9, 1e3), st.sampled_from([0.3, 0.0, -1.0, float("nan")])),
+        ),
+        max_size=8,
+    )
+)
+def test_any_points_give_an_ordered_band_or_an_outcome(pairs):
+    x, y = [p[0] for p in pairs], [p[1] for p in pairs]
+    found = forecast(x, y, [1e16])
+    if found.outcome == "ok":
+        assert 0 < found.lo[0] <= found.value[0] <= found.hi[0] < np.inf
+    else:
+        assert np.isnan([*found.value, *found.lo, *found.hi]).all()
+        assert found.message
+    assert found.n + sum(found.dropped.values()) == len(pairs)
