@@ -1,0 +1,183 @@
+"""Submitting to Slurm, with its commands played by small scripts: the submission path without a cluster."""
+
+import json
+import math
+import os
+import stat
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orch import cluster, fleets, journal, slurm
+from orch.settings import Settings
+from orch_core.errors import OrchError
+from orch_core.study import create_study, open_study
+
+SCONTROL = """
+case "$*" in
+  *config*) echo "MaxArraySize            = 4" ;;
+  *partition*) echo "PartitionName=main AllocNodes=ALL Default=YES MaxTime=2-00:00:00 State=UP" ;;
+esac
+"""
+# An array's tasks become processes of this machine; squeue shows those that live.
+SBATCH = """
+[ "$1" = --test-only ] && exit 0
+echo "$@" >>"$HERE/sbatch.calls"
+[ -e "$HERE/limit" ] && [ $(ls "$HERE/queue" | wc -l) -ge $(cat "$HERE/limit") ] && { echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1"); name=$(sed -n 's/^#SBATCH --job-name=//p' "$1")
+id=$(($(cat "$HERE/id" 2>/dev/null || echo 100) + 1)); echo $id >"$HERE/id"
+for task in $(seq 0 ${last:-0}); do
+  if [ -n "$last" ]; then export SLURM_ARRAY_JOB_ID=$id SLURM_ARRAY_TASK_ID=$task; fi
+  SLURM_JOB_ID=$id SLURMD_NODENAME=gpu1 setsid bash "$1" </dev/null >>"$HERE/log" 2>&1 &
+  echo "$id${last:+_$task}|RUNNING|None|$name|gpu1" >"$HERE/queue/$!"
+done
+echo "Submitted batch job $id"
+"""
+SQUEUE = """
+[ "$1" = -h ] && { echo 1:00:00; exit; }
+echo . >>"$HERE/squeue.calls"
+for file in "$HERE"/queue/*; do
+  [ -e "$file" ] || continue
+  if kill -0 "$(basename "$file")" 2>/dev/null; then cat "$file"; else rm "$file"; fi
+done
+"""
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """A folder of Slurm's commands, first on PATH; `limit` in it bounds the tasks in the queue."""
+    here = tmp_path / "slurm"
+    (here / "queue").mkdir(parents=True)
+    for name, body in {
+        "sbatch": SBATCH,
+        "squeue": SQUEUE,
+        "scontrol": SCONTROL,
+        "srun": "",
+        "sacct": "",
+    }.items():
+        path = here / name
+        path.write_text(f"#!/bin/bash\nHERE={here}\n{body}")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    return here
+
+
+def settings(**more) -> str:
+    return json.dumps({"cluster": "slurm", "parallel": 3, **more})
+
+
+def test_one_sbatch_call_brings_all_cells_home(launching, start, played, tmp_path):
+    root = tmp_path / "study"
+    summary = launching.finish(start(root, "--cells", 5, "--settings", settings()))
+    assert (summary["done"], summary["remaining"]) == (5, 0)
+    launching.check_complete(open_study(root), launching.jobs(5))
+    assert len((played / "sbatch.calls").read_text().splitlines()) == 1
+    assert [event["event"] for event in journal.events(root)] == ["intent", "submitted"]
+    assert len(list(root.glob("logs/*/*_submitted.pkl"))) == 3
+
+
+def test_arrays_are_split_under_max_array_size(launching, start, played, tmp_path):
+    root = tmp_path / "study"
+    arguments = (root, "--cells", 7, "--pause", 0.05, "--settings", settings(parallel=7), "--no-wait")
+    launching.finish(start(*arguments))
+    sizes = [event["workers"] for event in journal.events(root) if event["event"] == "submitted"]
+    assert sizes == [3, 3, 1]  # MaxArraySize is 4: tasks 0 to 3, and one spare
+    launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 7)
+
+
+def test_a_submit_limit_means_fewer_workers(launching, start, played, tmp_path):
+    (played / "limit").write_text("1")
+    root = tmp_path / "study"
+    arguments = (root, "--cells", 5, "--pause", 0.02, "--settings", settings(parallel=5), "--no-wait")
+    launching.finish(start(*arguments))
+    events = [(event["event"], event.get("workers")) for event in journal.events(root)]
+    assert ("submitted", 3) in events
+    assert events[-1][0] == "refused"
+    launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 5)
+
+
+def test_what_is_running_is_not_submitted_again(launching, start, played, tmp_path):
+    root = tmp_path / "study"
+    arguments = (root, "--cells", 4, "--pause", 0.1, "--settings", settings())
+    launching.finish(start(*arguments, "--no-wait"))
+    launching.finish(start(*arguments))
+    assert len((played / "sbatch.calls").read_text().splitlines()) == 1
+    launching.check_complete(open_study(root), launching.jobs(4, pause=0.1))
+
+
+def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_path):
+    study = create_study(tmp_path / "study", "s")
+    how = Settings(
+        cluster="slurm",
+        parallel=2,
+        options={"partition": "main", "gpus-per-node": 1, "constraint": "a100", "time": "2:00:00"},
+    )
+    (script,) = cluster.preview(study, launching.jobs(3, seconds=1800.0), how)
+    assert (script.cells, script.workers, script.gpu_hours) == (3, 2, 1.5)
+    directives = [line for line in script.text.splitlines() if line.startswith("#SBATCH")]
+    for expected in (
+        "--array=0-1%2",
+        "--partition=main",
+        "--gpus-per-node=1",
+        "--constraint=a100",
+        "--time=120",
+        "--requeue",
+        "--signal=B:USR2@120",
+        "--open-mode=append",
+    ):
+        assert f"#SBATCH {expected}" in directives
+    assert " -P -u -m submitit" in script.text
+    assert "PYTHONSAFEPATH=1" in script.text
+    assert not (played / "sbatch.calls").exists()
+    assert not (study.root / "launches").exists()
+
+
+def test_without_slurm_it_says_so(launching, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    study = create_study(tmp_path / "study", "s")
+    with pytest.raises(OrchError, match="no Slurm on this machine"):
+        cluster.launch(study, launching.jobs(1), Settings(cluster="slurm"))
+    assert not (study.root / "launches").exists()
+
+
+def test_a_time_above_the_partitions_limit_is_refused(launching, played, tmp_path):
+    study = create_study(tmp_path / "study", "s")
+    with pytest.raises(OrchError, match="above the partition's limit of 2880 minutes"):
+        cluster.launch(study, launching.jobs(1), Settings(cluster="slurm", options={"time": "3-0"}))
+
+
+@given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_times_as_slurm_writes_them(days, hours, minutes, seconds):
+    total = (24 * days + hours) * 60 + minutes + seconds / 60
+    assert slurm.minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}", exact=True) == pytest.approx(
+        total
+    )
+    assert slurm.minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == math.ceil(total)
+    assert slurm.minutes_of(f"{days}-{hours}") == 60 * (24 * days + hours)
+    assert slurm.minutes_of(f"{hours}:{minutes:02}:{seconds:02}", exact=True) == pytest.approx(
+        60 * hours + minutes + seconds / 60
+    )
+    assert slurm.minutes_of(str(minutes)) == minutes
+
+
+@pytest.mark.parametrize(
+    ("job", "tasks"), [("7", 1), ("7_3", 1), ("7_[0-3]", 4), ("7_[2-3,8%2]", 3), ("7_[0-9:3]", 4)]
+)
+def test_tasks_in_a_line_of_squeue(job, tasks):
+    assert slurm.count_tasks(job) == tasks
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"), st.tuples(st.integers(1, 50), st.floats(0.0, 1e6)), min_size=1
+    ),
+    st.integers(1, 64),
+)
+def test_every_class_gets_workers_and_none_more_than_cells(classes, parallel):
+    groups = Counter({name: count for name, (count, _) in classes.items()})
+    seconds = {name: total for name, (_, total) in classes.items()}
+    shares = fleets.shares_of(Settings(parallel=parallel), groups, seconds)
+    assert all(1 <= shares[name] <= count for name, count in groups.items())
+    assert sum(shares.values()) <= parallel + len(groups)
