@@ -131,9 +131,10 @@ def test_moco_momentum_runs_from_its_start_to_one():
     assert momentum_at(0.5, 0.99) == pytest.approx(0.995)
 
 
-def test_moco_patch_embedding_is_frozen_and_counted_as_the_papers():
-    objective, _ = objective_and_inputs("moco-v3@1")
-    assert not any(p.requires_grad for p in objective.encoder.patch_embed.parameters())
+def test_moco_patch_embedding_is_frozen_at_the_papers_sizes():
+    for width, frozen in ((384, True), (192, False)):
+        encoder = build_objective(make_cell(None, "moco-v3@1", width=width, heads=width // 64)).encoder
+        assert [p.requires_grad for p in encoder.patch_embed.parameters()] == [not frozen] * 2
 
 
 @pytest.mark.parametrize("recipe", TRAINED)

@@ -35,10 +35,14 @@ def learning_rate(cell: Cell) -> float:
     return 2.4e-3 * math.sqrt(cell.batch / 4096) / math.pow(narrow, 0.75)
 
 
-def momentum(cell: Cell) -> float:
-    """0.99 at batch 4096; the same memory in images at smaller batches would be none, so 0.99 it stays."""
-    del cell
-    return 0.99
+def crop_min(cell: Cell) -> float:
+    """0.08 where a crop of it still has 16 pixels a side (from 57 pixels on), else as much as has."""
+    return min(1.0, max(0.08, (16 / cell.resolution) ** 2))
+
+
+def freeze_patch_embed(cell: Cell) -> bool:
+    """As the paper at its sizes (ViT-S and larger); below, a random projection of few dimensions costs accuracy."""
+    return _width(cell) >= 384
 
 
 def head_hidden(cell: Cell) -> int:
@@ -96,7 +100,7 @@ RECIPE = Recipe(
         "warmup": Constant(
             value=40 / 300, low=0, high=1, source="section 4.1: 40 of 300 epochs, share of the run"
         ),
-        "momentum": Constant(value=momentum, low=0, high=1, source="appendix: 0.99, to 1 along a cosine"),
+        "momentum": Constant(value=0.99, low=0, high=1, source="appendix: to 1 along a cosine"),
         "temperature": Constant(
             value=0.2, low=0.001, high=10, source="appendix; the loss is times 2 x temperature"
         ),
@@ -105,10 +109,14 @@ RECIPE = Recipe(
         ),
         "head_out": Constant(value=256, low=8, high=65536, source="section 4.1"),
         "freeze_patch_embed": Constant(
-            value=True, source="section 5.1: a random patch projection is more stable"
+            value=freeze_patch_embed,
+            source="section 5.1, a random patch projection is more stable; below ViT-S learned, ours",
         ),
         "crop_min": Constant(
-            value=0.08, low=0.01, high=1, source="section 4.2, BYOL's augmentation (scale 0.08 to 1)"
+            value=crop_min,
+            low=0.01,
+            high=1,
+            source="section 4.2, BYOL's augmentation (scale 0.08 to 1); at least 16 pixels a side, ours",
         ),
         "crop_max": Constant(value=1.0, low=0.01, high=1, source="the same"),
         "brightness": Constant(value=0.4, low=0, high=1, source="the same"),
