@@ -1,0 +1,103 @@
+"""Reading points: what is left out is named by line and reason, and nothing else is touched."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orch_analysis.fit import fit
+from orch_analysis.table import read_points
+from orch_core.errors import OrchError
+
+GOOD = "N,D,loss,data\n1e6,1e8,3.2,imagenet\n1e7,1e9,2.9,imagenet\n1e8,1e10,2.6,imagenet\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_clean_file_is_read_whole(tmp_path: Path) -> None:
+    points = read_points(write(tmp_path / "p.csv", GOOD), mapping={"params": "N", "value": "loss"})
+    assert points.frame["N"].to_list() == [1e6, 1e7, 1e8]
+    assert points.frame["data"].to_list() == ["imagenet"] * 3
+    assert points.dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("1e9,1e11", "2 fields where the header has 4"),
+        ("1e9,1e11,2.2,a,b", "5 fields"),
+        ('1e9,1e11,2.2,"open', "broken line"),
+        ("1e8,1e10,2.6,imagenet", "duplicate"),
+    ],
+)
+def test_a_broken_line_costs_that_line_and_no_other(tmp_path: Path, line: str, reason: str) -> None:
+    head, last = GOOD.rsplit("1e8,1e10", 1)
+    text = GOOD + line + "\n" if reason == "duplicate" else f"{head}{line}\n1e8,1e10{last}"
+    points = read_points(write(tmp_path / "p.csv", text), mapping={})
+    assert points.frame["N"].to_list() == [1e6, 1e7, 1e8]
+    assert len(points.dropped) == 1
+    assert reason in points.dropped[0].reason
+    assert text.splitlines()[points.dropped[0].row - 1] == line
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 1e12), st.floats(1e-3, 1e3)), min_size=1, max_size=20, unique=True),
+    st.sampled_from([",", ";", "\t"]),
+)
+def test_numbers_survive_the_way_through_a_file(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float]], separator: str
+) -> None:
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator).writerows([("N", "loss"), *rows])
+    path = write(tmp_path_factory.mktemp("t") / "p.csv", "\ufeff" + out.getvalue())
+    frame = read_points(path, mapping={"params": "N"}).frame
+    assert list(zip(frame["N"], frame["loss"], strict=True)) == rows
+
+
+def test_parquet_and_frames_are_the_same_points(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"N": [1e6, 1e7, 1e7], "loss": [3.0, 2.5, 2.5]})
+    frame.write_parquet(tmp_path / "p.parquet")
+    from_file = read_points(tmp_path / "p.parquet", mapping={"params": "N"})
+    from_frame = read_points(frame, mapping={"params": "N"}, name="study")
+    assert from_file.frame.equals(from_frame.frame)
+    assert [item.row for item in from_frame.dropped] == [3]
+    assert from_frame.source == "study"
+    assert len(from_file.sha256) == len(from_frame.sha256) == 64
+
+
+def test_a_fit_names_the_line_of_the_file(tmp_path: Path) -> None:
+    lines = ["N,loss", *(f"{10**k},{3 * (10**k) ** -0.1}" for k in range(3, 10)), "-5,1", "x,2", "1e12,nan"]
+    points = read_points(write(tmp_path / "p.csv", "\n".join(lines)), mapping={"params": "N"})
+    found = fit("power", points.frame, value="loss", x={"params": "N"})
+    assert found.estimates["slope"] == pytest.approx(-0.1)
+    assert {item.row: item.reason for item in found.dropped} == {
+        9: "params is not positive",
+        10: "params is missing, not a number or infinite",
+        11: "loss is missing, not a number or infinite",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [("p.csv", "", "empty"), ("p.csv", "N,N\n1,2\n", "twice"), ("p.parquet", "no parquet", "cannot be read")],
+)
+def test_files_that_are_no_tables(tmp_path: Path, name: str, text: str, says: str) -> None:
+    with pytest.raises(OrchError, match=says):
+        read_points(write(tmp_path / name, text), mapping={})
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(OrchError, match="no such file"):
+        read_points(tmp_path / "missing.csv", mapping={})
+    with pytest.raises(OrchError, match="did you mean 'loss'"):
+        read_points(write(tmp_path / "p.csv", GOOD), mapping={"value": "los"})
+    assert read_points(write(tmp_path / "p.csv", GOOD), mapping={"classes": 8.0}).frame.height == 3
