@@ -88,7 +88,7 @@ def test_seed_42_gives_the_samples_of_the_chinchilla_replication() -> None:
 def test_clustered_noise_is_drawn_with_its_own_share(share: float) -> None:
     """Draws around data whose clusters share a known part of the noise have its variance and correlation."""
     rng = np.random.default_rng(0)
-    clusters = np.repeat(np.arange(DATA_SETS), 3).astype(float)
+    clusters = np.repeat(np.arange(150), 3).astype(float)
     common = np.sqrt(share) * rng.standard_normal(150)[clusters.astype(int)]
     noise = 0.02 * (common + np.sqrt(1 - share) * rng.standard_normal(450))
     table = curve(noise)
