@@ -153,6 +153,8 @@ def record_death(study: Study, entry: Entry, number: int) -> None:
     owner = attempts.owner_of(folder / "attempts" / str(number))
     cause, message = slurm.cause_of_death(owner.job if owner else "")
     end = attempts.bury(folder, number, cause, message)
+    if end and owner and owner.node and cause in {"killed", "node_failure"}:
+        journal.note_death(study.root, owner.token, owner.node, entry.id)
     if end and not (folder / "record.json").exists():
         record = _failed(entry, end, Path("cells") / entry.id / "attempts" / str(number) / "log.txt")
         publish_once(folder / "attempts" / str(number) / "record.json", dumps(record.to_json()))
