@@ -149,13 +149,10 @@ def _single_writer(study: Study) -> Iterator[None]:
     except filelock.Timeout as error:
         message = f"another `orch sync` is writing the mirror of {study.root}"
         raise OrchError(message, hint="wait for it to end, then run `orch sync` again") from error
-    except (PermissionError, OSError) as error:
-        if isinstance(error, OrchError) or error.filename is None:
-            raise
-        message = f"cannot write {error.filename}: {error.strerror}"
-        raise OrchError(
-            message, hint="make the study writable and free some disk; no record was touched"
-        ) from error
+    except OSError as error:
+        message = f"cannot write the mirror of {study.root}: {error.strerror or error}"
+        hint = "make the study writable or free some disk, then run `orch sync` again; no record was touched"
+        raise OrchError(message, hint=hint) from error
 
 
 @contextlib.contextmanager
