@@ -61,6 +61,23 @@ def plan(grid: Path, study: Path | None, *, as_json: bool, **wishes: Any) -> Non
 
 
 @main.command()
+@click.argument("grid", type=FOLDER, required=False)
+@AS_JSON
+def calibrate(grid: Path | None, *, as_json: bool) -> None:
+    """Measure how fast this machine trains and probes; plans for its device use it from then on.
+
+    With GRID the recipes and shapes of its cells, else a small ladder. Example: orch calibrate experiments/demo.yaml
+    """
+    from orch.calibrating import calibrate_for
+
+    document, text = calibrate_for(grid)
+    if as_json:
+        emit(document)
+    else:
+        click.echo(text)
+
+
+@main.command()
 @AS_JSON
 def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON either way
     """Print the JSON schema of a grid, for editors.
@@ -173,3 +190,86 @@ def doctor(study: Path | None, *, as_json: bool) -> None:
             if check.remedy:
                 click.echo(f"{'':19} -> {check.remedy}")
     raise SystemExit(Exit.FAILED_CELLS if any(check.status == "error" for check in found) else Exit.OK)
+
+
+@main.command("fit-laws")
+@click.argument("words", nargs=-1, metavar="[STUDY|TABLE] [NAME=COLUMN]...")
+@click.option(
+    "--law", default="", help="A law's name, a Python file, or auto. Tables: power; studies: their report."
+)
+@click.option(
+    "--map", "mapping", multiple=True, help="NAME=COLUMN ...: columns of value, params, samples, compute."
+)
+@click.option("--group-by", multiple=True, help="One fit per value; default: dataset, task, algorithm, mix.")
+@click.option("--loss", type=click.Choice(["auto", "huber", "l2"]), default="auto", show_default=True)
+@click.option(
+    "--huber-delta", type=click.FloatRange(min=0, min_open=True), help="Default: scaled to the noise."
+)
+@click.option("--weights", help="Column of weights.")
+@click.option("--stderr", help="Column of known standard errors of the values.")
+@click.option("--cluster", help="Column of runs or seeds that points come from together.")
+@click.option("--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=FOLDER, help="Folder of the report; default: in the study, or TABLE-laws.")
+@click.option("--tracking-uri", help="Fit the runs of an MLflow experiment instead.")
+@click.option("--experiment", help="Its name; default: the study's.")
+@AS_JSON
+def fit_laws(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool, **wishes: Any) -> None:
+    """Fit laws with honest intervals to a study or to any table of points, and write a report.
+
+    Example: orch fit-laws points.csv --law chinchilla --map params=N samples=D value=loss
+    """
+    from orch.fitting import Wishes, assignments
+    from orch.fitting import fit_laws as fit
+
+    target = [Path(word) for word in words if "=" not in word]
+    columns = assignments([*mapping, *(word for word in words if "=" in word)], "--map")
+    fitted = fit(target[0] if target else None, Wishes(mapping=columns, **wishes))
+    emit(fitted.document) if as_json else click.echo(fitted.text)
+    raise SystemExit(fitted.exit_code)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--params", type=float, help="Parameters of the model.")
+@click.option("--samples", type=float, help="Training samples.")
+@click.option("--at", multiple=True, help="NAME=NUMBER: any other variable of the laws.")
+@AS_JSON
+def predict(
+    folder: Path, params: float | None, samples: float | None, at: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Predict with the laws that fit-laws wrote into FOLDER, with bands.
+
+    Example: orch predict points-laws --params 1e9 --samples 2e10
+    """
+    from orch.fitting import numbers
+    from orch.fitting import predict as predicted
+
+    said = predicted(folder, numbers(at) | {k: v for k, v in (("params", params), ("samples", samples)) if v})
+    emit(said.document) if as_json else click.echo(said.text)
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[STUDY|TABLE] [NAME=COLUMN]...")
+@click.option(
+    "--map", "mapping", multiple=True, help="NAME=COLUMN ...: value, params, samples, compute, run."
+)
+@click.option("--flops", type=click.FloatRange(min=0, min_open=True), help="Budget in FLOPs.")
+@click.option("--gpu-hours", type=click.FloatRange(min=0, min_open=True), help="Budget in GPU-hours.")
+@click.option("--flops-per-gpu-hour", "rate", type=click.FloatRange(min=0, min_open=True), help="Achieved.")
+@AS_JSON
+def frontier(
+    words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool, **budget: float | None
+) -> None:
+    """Show the compute-optimal size and data by three approaches, and what a budget buys.
+
+    Example: orch frontier points.csv --map params=N compute=C value=loss --flops 1e21
+    """
+    from orch.fitting import assignments
+    from orch.fitting import frontier as found
+
+    target = [Path(word) for word in words if "=" not in word]
+    columns = assignments([*mapping, *(word for word in words if "=" in word)], "--map")
+    said = found(target[0] if target else None, columns, budget["flops"], budget["gpu_hours"], budget["rate"])
+    emit(said.document) if as_json else click.echo(said.text)
+    raise SystemExit(said.exit_code)

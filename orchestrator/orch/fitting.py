@@ -1,0 +1,283 @@
+"""`orch fit-laws`, `predict` and `frontier`: from a study, an MLflow experiment or a table of points to laws."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orch.console import Exit, quantity
+from orch.plan import find_study
+from orch.plan_text import columns
+from orch_analysis import frontier as frontiers
+from orch_analysis import lawsfile
+from orch_analysis.choose import Choice
+from orch_analysis.fitted import Fit
+from orch_analysis.laws import get
+from orch_analysis.report import fit_study
+from orch_analysis.report.points import report_points
+from orch_analysis.results import read_results
+from orch_analysis.table import Points, read_points
+from orch_core.errors import OrchError
+
+VALUES = (
+    "auc",
+    "loss",
+    "heldout_loss",
+    "accuracy",
+    "error",
+)  # columns that are a value by their name, first first
+GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
+TABLES = (".csv", ".parquet", ".tsv", ".txt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """Options of `orch fit-laws`; empty ones take the defaults said in its help."""
+
+    law: str = ""
+    mapping: Mapping[str, str] | None = None
+    group_by: tuple[str, ...] = ()
+    loss: str = "auto"
+    huber_delta: float | None = None
+    weights: str | None = None
+    stderr: str | None = None
+    cluster: str | None = None
+    bootstrap: int = 1000
+    seed: int = 0
+    out: Path | None = None
+    tracking_uri: str | None = None
+    experiment: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What was fitted: for --json, for the terminal, and the exit code."""
+
+    document: dict[str, Any]
+    text: str
+    exit_code: Exit = Exit.OK
+
+
+def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
+    """Fit a study (without `law`: every law of its report) or a table of points; raises OrchError for bad input."""
+    if wishes.tracking_uri:
+        from orch.track import read_points as from_mlflow
+
+        name = wishes.experiment or find_study(target).name
+        return _fit_points(from_mlflow(wishes.tracking_uri, name), name, wishes, Path(f"{name}-laws"))
+    if target is not None and target.suffix in TABLES:
+        return _fit_points(target, target.stem, wishes, Path(f"{target.stem}-laws"))
+    study = find_study(target)
+    if wishes.law:
+        frame = read_results(study).pretraining
+        renamed = {"params_encoder": "params", "samples_seen": "samples", "images": "unique_samples"}
+        frame = frame.rename({old: new for old, new in renamed.items() if new not in frame.columns})
+        return _fit_points(frame, study.name, wishes, study.root / "laws")
+    page = fit_study(study.root, wishes.out, seed=wishes.seed)
+    text = f"report: {page}\nnext: open it in a browser, or `orch ui` for the runs"
+    return Fitted(document={"report": str(page), "laws": str(page.with_name("laws.json"))}, text=text)
+
+
+def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_out: Path) -> Fitted:
+    law = wishes.law or "power"
+    points = read_points(source, mapping=wishes.mapping or {}, name=name)
+    value, x, groups = _reading(points.frame, law, wishes)
+    found = lawsfile.fit_points(
+        points,
+        law=law if law == "auto" else get(law),
+        value=value,
+        x=x,
+        group_by=groups,
+        loss=wishes.loss,  # type: ignore[arg-type]  # click checked it
+        delta=wishes.huber_delta or "auto",
+        weights=wishes.weights,
+        stderr=wishes.stderr,
+        bootstrap=wishes.bootstrap,
+        cluster=wishes.cluster,
+        seed=wishes.seed,
+    )
+    out = wishes.out or default_out
+    command = f"orch {shlex.join(sys.argv[1:])}"
+    path = _write(points, found, out, command, wishes.seed)
+    document = {"law": law, "value": value, "x": x, "group_by": list(groups), "laws": str(path)}
+    fitted = any(_fit_of(one).estimates for one in found)
+    text = f"{_table(found)}\n\n{value} by {', '.join(groups) or 'no group'}; laws: {path}"
+    if not fitted:
+        return Fitted(document=document | _fits(found), text=text, exit_code=Exit.NO_FIT)
+    return Fitted(document=document | _fits(found), text=f"{text}\nreport: {path.with_name('report.html')}")
+
+
+def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: str, seed: int) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path = lawsfile.write(found, out, {"points": points, "command": command})
+        if any(_fit_of(one).estimates for one in found):
+            report_points(points, found, out, command=command, seed=seed)
+    except OSError as error:
+        message = f"cannot write into {out}: {error.strerror or error}"
+        raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
+    return path
+
+
+def _reading(
+    frame: pl.DataFrame, law: str, wishes: Wishes
+) -> tuple[str, dict[str, str | float], tuple[str, ...]]:
+    """Which columns are the value, the law's variables and the groups: as mapped, else by their names."""
+    mapping = dict(wishes.mapping or {})
+    value = mapping.pop("value", "") or next((name for name in VALUES if name in frame.columns), "")
+    if not value:
+        message = f"which column holds the value? There is none of {', '.join(VALUES)}"
+        raise OrchError(message, hint=f"say --map value=COLUMN; columns: {', '.join(frame.columns)}")
+    x: dict[str, str | float] = {**mapping}
+    needed = ("params", "samples") if law == "auto" else get(law).x
+    x |= {name: name for name in needed if name not in x and name in frame.columns}
+    groups = wishes.group_by or tuple(
+        name
+        for name in GROUPS
+        if name in frame.columns and name not in x.values() and frame[name].n_unique() > 1
+    )
+    return value, x, groups
+
+
+def _fit_of(one: Fit | Choice) -> Fit:
+    return one if isinstance(one, Fit) else one.fit
+
+
+def _fits(found: Sequence[Fit | Choice]) -> dict[str, Any]:
+    rows = [
+        {
+            "law": fit.law.name,
+            "group": dict(fit.group),
+            "estimates": dict(fit.estimates),
+            "intervals": {name: list(ends) for name, ends in fit.intervals.items()},
+            "n": fit.n,
+            "outcome": str(fit.outcome),
+            "message": fit.message,
+        }
+        for fit in map(_fit_of, found)
+    ]
+    return {"fits": rows}
+
+
+def _table(found: Sequence[Fit | Choice]) -> str:
+    """A line per fit: its group, n, estimates with intervals, or the outcome that says what is missing."""
+    rows = [["group", "n", "law", "estimates [95% interval]"]]
+    for fit in map(_fit_of, found):
+        numbers = "  ".join(f"{name} {_estimate(fit, name)}" for name in fit.estimates)
+        said = numbers if str(fit.outcome) == "ok" else f"{numbers} {fit.outcome}: {fit.message}".strip()
+        rows.append([" ".join(fit.group.values()) or "all", str(fit.n), fit.law.name, said])
+    return columns(rows, left=4)
+
+
+def _estimate(fit: Fit, name: str) -> str:
+    ends = fit.intervals.get(name)
+    shown = f"{fit.estimates[name]:.4g}"
+    return f"{shown} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else shown
+
+
+def predict(folder: Path, at: Mapping[str, float]) -> Fitted:
+    """Every law of a folder of `fit-laws` at one scale, with its band."""
+    rows, table = [], [["group", "law", "value", "95% band", "beyond the data"]]
+    for one in lawsfile.read(folder):
+        fit = _fit_of(one)
+        group = " ".join(fit.group.values()) or "all"
+        if not fit.estimates:
+            table.append([group, fit.law.name, "-", str(fit.outcome), "-"])
+            rows.append({"group": dict(fit.group), "law": fit.law.name, "outcome": str(fit.outcome)})
+            continue
+        needed = fit.law.x if isinstance(one, Fit) else tuple(one.x)
+        point = {name: number for name, number in at.items() if name in needed}
+        got = one.predict(**point)  # type: ignore[arg-type]  # a law has no variable called band
+        band = "-" if got.lo is None or got.hi is None else f"{got.lo:.4g} to {got.hi:.4g}"
+        table.append([group, fit.law.name, f"{got.value:.5g}", band, f"{got.extrapolation:.3g}x"])
+        rows.append({"group": dict(fit.group), "law": fit.law.name, **asdict(got)})
+    return Fitted(document={"at": dict(at), "predictions": rows}, text=columns(table, left=2))
+
+
+def frontier(
+    target: Path | None,
+    mapping: Mapping[str, str],
+    flops: float | None,
+    gpu_hours: float | None,
+    rate: float | None,
+) -> Fitted:
+    """Compute-optimal size and data by every approach that the points allow; what a budget buys."""
+    if target is not None and target.suffix in TABLES:
+        frame = read_points(target, mapping=mapping, name=target.stem).frame
+        named: dict[str, str | None] = {
+            "value": mapping.get("value") or next((name for name in VALUES if name in frame.columns), "loss"),
+            "params": mapping.get("params", "params"),
+            "samples": mapping.get("samples") or ("samples" if "samples" in frame.columns else None),
+            "flops": mapping.get("compute") or ("flops" if "flops" in frame.columns else None),
+            "run": mapping.get("run"),
+        }
+    else:
+        frame = read_results(find_study(target)).pretraining.filter(pl.col("samples_seen") > 0)
+        named = {
+            "value": "heldout_loss",
+            "params": "params_encoder",
+            "samples": "samples_seen",
+            "flops": "flops_train",
+        }
+        named["run"] = None
+    found = frontiers.of_table(frame, **named)  # type: ignore[arg-type]
+    budget = flops or (gpu_hours or 0) * (rate or 0) or None
+    lines = [_frontier_line(one, budget) for one in found]
+    warnings = frontiers.disagreements(found, budget) if budget else ()
+    document: dict[str, Any] = {
+        "frontiers": [_frontier_json(one, budget) for one in found],
+        "warnings": list(warnings),
+    }
+    failed = all(one.outcome != "ok" for one in found)
+    text = "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
+    return Fitted(document=document, text=text, exit_code=Exit.NO_FIT if failed else Exit.OK)
+
+
+def _frontier_line(one: frontiers.Frontier, flops: float | None) -> str:
+    if one.outcome != "ok":
+        return f"{one.approach:11} {one.outcome}: {one.message}"
+    low, high = one.a_interval
+    line = f"{one.approach:11} N* ~ C^{one.a:.3f} [{low:.3f}, {high:.3f}], D* ~ C^{one.b:.3f}, n={one.n}"
+    if flops:
+        best = frontiers.optimum(one, flops)
+        line += (
+            f"; at {quantity(flops, 'FLOP')}: N* {quantity(best.params[0])}, D* {quantity(best.samples[0])}"
+        )
+    return "\n".join([line, *(f"  warning: {warning}" for warning in one.warnings)])
+
+
+def _frontier_json(one: frontiers.Frontier, flops: float | None) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "approach": one.approach,
+        "outcome": one.outcome,
+        "message": one.message,
+        "n": one.n,
+    }
+    if one.outcome != "ok":
+        return said
+    said |= {"a": one.a, "a_interval": list(one.a_interval), "b": one.b, "b_interval": list(one.b_interval)}
+    return said | ({"optimum": asdict(frontiers.optimum(one, flops))} if flops else {})
+
+
+def assignments(words: Sequence[str], what: str) -> dict[str, str]:
+    """`("params=N", "value=loss")` as a mapping; raises OrchError for a word without `=`."""
+    bad = [word for word in words if not all(word.partition("="))]
+    if bad:
+        message = f"{what} takes NAME=VALUE, got {bad[0]!r}"
+        raise OrchError(message, hint=f"for example {what} params=N value=loss")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def numbers(words: Sequence[str]) -> dict[str, float]:
+    """`("loss=2.3",)` as numbers; raises OrchError for a word that is none."""
+    try:
+        return {name: float(value) for name, value in assignments(words, "--at").items()}
+    except ValueError as error:
+        message = f"--at takes NAME=NUMBER: {error}"
+        raise OrchError(message, hint="for example --at unique_samples=1e6") from error
