@@ -17,6 +17,9 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 Status = Literal["done", "diverged", "failed"]
 
 
@@ -104,6 +107,7 @@ def _temporary(path: Path, text: str | bytes) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o666 & ~_UMASK)  # a study is read by others of the lab; mkstemp's files are not
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
