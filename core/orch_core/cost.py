@@ -58,7 +58,9 @@ def price(cell: Cell) -> Cost:
         return Cost(**dict.fromkeys(Cost.__slots__, 0))
     shape = encoder_shape(cell)
     work = recipe.work(cell, shape, constants(cell))
-    params = encoder_params(shape, learned_positions=recipe.learned_positions)
+    params = encoder_params(
+        shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale is not None
+    )
     trained, images = params + work.params_head, cell.samples_seen if recipe.uses_data else 0
     image = work.flops.forward + work.flops.backward
     weights = 4 * (trained + work.params_frozen)

@@ -102,11 +102,12 @@ def block_params(width: int, hidden: int) -> int:
     return attention + 2 * width * hidden + hidden + width + 4 * width
 
 
-def encoder_params(shape: Shape, *, learned_positions: bool = False) -> int:
+def encoder_params(shape: Shape, *, learned_positions: bool = False, layer_scale: bool = False) -> int:
     """Parameters of the encoder: patch embedding, class token, blocks, last norm, positions if learned (fixed ones are none)."""
     fixed = (shape.pixels + 1) * shape.width + shape.width + 2 * shape.width
     positions = shape.tokens * shape.width if learned_positions else 0
-    return fixed + positions + shape.depth * block_params(shape.width, shape.hidden)
+    scales = 2 * shape.width * layer_scale
+    return fixed + positions + shape.depth * (block_params(shape.width, shape.hidden) + scales)
 
 
 def mlp_params(sizes: tuple[int, ...], *, bias: bool = True) -> int:

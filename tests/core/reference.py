@@ -86,13 +86,25 @@ def vit(images, W, name, patch, heads, *, replaced=None, keep=None):
     if replaced is not None:
         tokens = np.where(replaced[:, :, None], W["mask_token"].reshape(1, 1, -1), tokens)
     position = W[f"{name}.pos_embed"]
-    tokens = tokens + position[:, 1:]
+    tokens = tokens + resized(position[:, 1:], tokens.shape[1])
     if keep is not None:
         tokens = np.stack([row[chosen] for row, chosen in zip(tokens, keep, strict=True)])
     start = np.broadcast_to(W[f"{name}.cls_token"] + position[:, :1], (len(tokens), 1, tokens.shape[2]))
     return layer_norm(
         blocks(np.concatenate([start, tokens], 1), W, f"{name}.blocks", heads), W, f"{name}.norm"
     )
+
+
+def resized(grid, count):
+    """Bicubic positions of smaller crops: torch's own interpolation, the one thing that is not written out here."""
+    import torch
+
+    side, wanted = math.isqrt(grid.shape[1]), math.isqrt(count)
+    if side == wanted:
+        return grid
+    table = torch.from_numpy(grid).transpose(1, 2).reshape(1, -1, side, side)
+    small = torch.nn.functional.interpolate(table, (wanted, wanted), mode="bicubic", antialias=True)
+    return small.flatten(2).transpose(1, 2).numpy()
 
 
 def mae(images, seen, W, *, patch, heads, decoder_heads, norm_pixels=True):
@@ -117,6 +129,53 @@ def mae(images, seen, W, *, patch, heads, decoder_heads, norm_pixels=True):
         target = (target - mean) / np.sqrt(variance + 1e-6)
     each = ((predicted - target) ** 2).mean(-1)
     return (each * masked).sum() / masked.sum()
+
+
+def dino_head(x, W, name):
+    """MLP with GELU, unit length, weight-normed prototypes (Caron et al. 2021, appendix C)."""
+    x = linear(gelu(linear(gelu(linear(x, W, f"{name}.mlp.0")), W, f"{name}.mlp.2")), W, f"{name}.mlp.4")
+    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    prototypes = W[f"{name}.prototypes"]
+    return x @ (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)).T
+
+
+def dinov2(crops, masked, small, W, *, patch, heads, student_temperature, ibot_weight=1.0, koleo_weight=0.1):
+    """Oquab et al. 2023, section 4, crop by crop and image by image.
+
+    18 pairs of (student crop, teacher crop), none of a crop with itself; patch term averaged within an image over its masked
+    patches, then over the 2n crops; KoLeo on the class tokens of each group of global crops.
+    """
+    n, temperature = len(crops) // 2, W["temperature"]
+    teacher = vit(crops, W, "teacher_encoder", patch, heads)
+    student = vit(crops, W, "encoder", patch, heads, replaced=masked)
+    local = vit(small, W, "encoder", patch, heads)[:, 0] if len(small) else student[:0, 0]
+    crop_logs = log_softmax(
+        dino_head(np.concatenate([student[:, 0], local]), W, "head") / student_temperature
+    )
+    aims = softmax((dino_head(teacher[:, 0], W, "teacher_head") - W["class_centre"]) / temperature)
+    terms = []
+    for s in range(len(crop_logs) // n):
+        for t in (0, 1):
+            if s != t:
+                pairs = [-(aims[t * n + i] * crop_logs[s * n + i]).sum() for i in range(n)]
+                terms.append(sum(pairs) / n)
+    loss = sum(terms) / len(terms)
+    patches = 0.0
+    for image, mask in enumerate(masked):
+        if mask.any() and ibot_weight:
+            aim = softmax(
+                (dino_head(teacher[image, 1:][mask], W, "teacher_head") - W["patch_centre"]) / temperature
+            )
+            logs = log_softmax(dino_head(student[image, 1:][mask], W, "head") / student_temperature)
+            patches += -(aim * logs).sum(-1).mean()
+    spread = 0.0
+    for group in (student[:n, 0], student[n:, 0]):
+        unit = group / np.linalg.norm(group, axis=1, keepdims=True)
+        distances = [
+            min(np.linalg.norm(unit[i] - unit[j] + 1e-8) for j in range(n) if j != i) for i in range(n)
+        ]
+        spread -= np.mean(np.log(np.array(distances) + 1e-8))
+    return loss + ibot_weight * patches / len(crops) + koleo_weight * spread
 
 
 def sincos(width, side):

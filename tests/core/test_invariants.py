@@ -11,10 +11,11 @@ from test_objectives import objective_and_inputs
 from torch import nn
 
 from orch_core.learn.encoders import build_encoder, encode, patchify, positions
+from orch_core.learn.masks import block_masks
 from orch_core.learn.objectives import build_objective
+from orch_core.learn.objectives.dinov2 import distillation, koleo
 from orch_core.learn.objectives.mae import normalised
-from orch_core.learn.objectives.moco_v3 import momentum_at
-from orch_core.learn.schedule import build_optimiser, learning_rate_at
+from orch_core.learn.schedule import build_optimiser, cosine, learning_rate_at, set_schedule
 from orch_core.recipe import constants
 
 
@@ -126,9 +127,9 @@ def test_moco_teacher_moves_before_its_keys_are_taken():
 
 
 def test_moco_momentum_runs_from_its_start_to_one():
-    assert momentum_at(0, 0.99) == pytest.approx(0.99)
-    assert momentum_at(1, 0.99) == 1
-    assert momentum_at(0.5, 0.99) == pytest.approx(0.995)
+    assert cosine(0, 0.99, 1) == pytest.approx(0.99)
+    assert cosine(1, 0.99, 1) == 1
+    assert cosine(0.5, 0.99, 1) == pytest.approx(0.995)
 
 
 def test_moco_patch_embedding_is_frozen_at_the_papers_sizes():
@@ -140,8 +141,10 @@ def test_moco_patch_embedding_is_frozen_at_the_papers_sizes():
 @pytest.mark.parametrize("recipe", TRAINED)
 def test_biases_and_norms_do_not_decay_and_every_trained_parameter_is_optimised(recipe):
     cell = make_cell(None, recipe)
-    module = build_objective(cell).module
-    groups = build_optimiser(module, constants(cell)).param_groups
+    objective = build_objective(cell)
+    module, optimiser = objective.module, build_optimiser(objective, constants(cell))
+    set_schedule(optimiser, 5, 10, constants(cell))
+    groups = optimiser.param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     optimised = {id(p) for group in groups for p in group["params"]}
     for name, parameter in module.named_parameters():
@@ -157,3 +160,98 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert all(b > a for a, b in pairwise(rates[:10]))
     assert all(b < a for a, b in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_dino_compares_no_crop_with_itself_and_every_other_pair():
+    n, k = 3, 5
+    targets = torch.rand(2 * n, k, dtype=torch.float64).softmax(1)
+    pairs = set()
+    for crop in range(10):
+        logs = torch.zeros(10 * n, k, dtype=torch.float64, requires_grad=True)
+        distillation(logs, targets).backward()
+        got = (
+            -logs.grad.view(10, n, k)[crop] * 18 * n
+        )  # the sum of the teacher's crops that this crop is compared with
+        both = targets.view(2, n, k)
+        for name, wanted in {"both": both.sum(0), "second": both[1], "first": both[0]}.items():
+            if torch.allclose(got, wanted):
+                pairs.add((crop, name))
+    assert pairs == {(0, "second"), (1, "first"), *((crop, "both") for crop in range(2, 10))}
+
+
+def test_dino_centres_of_this_step_are_those_of_the_steps_before():
+    objective, inputs = objective_and_inputs("dinov2@1")
+    module, before = objective.module, objective.module.class_centre.clone()
+    loss = module(*inputs).item()
+    assert torch.equal(module.class_centre, before)
+    mean = module.means[0]
+    objective.after_step(0.0)
+    torch.testing.assert_close(module.class_centre, 0.9 * before + 0.1 * mean)
+    assert module(*inputs).item() != loss
+
+
+def test_dino_teacher_follows_the_student_by_its_momentum():
+    objective, inputs = objective_and_inputs("dinov2@1")
+    module = objective.module
+    module(*inputs)
+    before, student = module.teacher_head.prototypes.clone(), module.head.prototypes
+    objective.after_step(0.0)
+    torch.testing.assert_close(module.teacher_head.prototypes, 0.992 * before + 0.008 * student)
+    objective.after_step(1.0)
+    torch.testing.assert_close(module.teacher_head.prototypes, 0.992 * before + 0.008 * student)
+
+
+def test_dino_teacher_temperature_warms_from_its_start():
+    objective, _ = objective_and_inputs("dinov2@1")
+    temperatures = []
+    for progress in (0.0, 0.15, 0.3, 1.0):
+        objective.before_step(progress)
+        temperatures.append(objective.module.temperature.item())
+    assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07], abs=1e-6)
+
+
+def test_dino_student_sees_all_crops_and_masks_fall_on_its_global_ones_alone():
+    _, (crops, masked, small) = objective_and_inputs("dinov2@1", n=6)
+    assert (len(crops), len(small), small.shape[-1]) == (12, 48, 14)
+    assert (masked.any(1).sum(), masked.shape) == (6, (12, 16))
+
+
+def test_dino_masks_hold_exactly_the_share_asked_for():
+    rng = np.random.default_rng(0)
+    counts = np.array([0, 1, 3, 5, 8, 16, 100])
+    for side in (10, 14):
+        assert (block_masks(counts, side, rng).sum(1) == counts).all()
+    whole = block_masks(np.array([60]), 14, rng).reshape(14, 14)
+    neighbours = (whole[1:] & whole[:-1]).sum() + (whole[:, 1:] & whole[:, :-1]).sum()
+    assert neighbours > 60  # blocks: scattered patches have 60 x 60 / 196 x 4 / 2 = 37 pairs of neighbours
+
+
+def test_koleo_pushes_apart_the_nearest():
+    points = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.2]], dtype=torch.float64, requires_grad=True)
+    koleo(points).backward()
+    moved = (points - 0.01 * points.grad).detach()
+    angle = torch.atan2(points[:, 1], points[:, 0]).detach()
+    assert (
+        (torch.atan2(moved[:, 1], moved[:, 0]) - angle)[1]
+        > 0
+        > (torch.atan2(moved[:, 1], moved[:, 0]) - angle)[0]
+    )
+
+
+def test_dino_rates_fall_towards_the_pixels_and_prototypes_rest_first():
+    cell = make_cell(None, "dinov2@1", depth=2)
+    objective, values = build_objective(cell), constants(make_cell(None, "dinov2@1", depth=2))
+    rates = {name: objective.rate(name) for name, _ in objective.module.named_parameters()}
+    # layer ids as in BEiT: embedding 0, blocks 1 .. depth, after them depth + 1, rate 0.9^(depth + 1 - id)
+    assert rates["encoder.norm.weight"].scale == 1
+    assert rates["encoder.blocks.1.mlp.fc1.weight"].scale == pytest.approx(0.9)
+    assert rates["encoder.blocks.0.mlp.fc1.weight"].scale == pytest.approx(0.9**2)
+    assert rates["encoder.cls_token"].scale == pytest.approx(0.9**3)
+    assert rates["encoder.patch_embed.proj.weight"].scale == pytest.approx(0.2 * 0.9**3)
+    assert rates["head.mlp.0.weight"].scale == 1
+    optimiser = build_optimiser(objective, values)
+    for step, frozen in ((0, True), (2, False)):
+        set_schedule(optimiser, step, 100, values)
+        group = next(g for g in optimiser.param_groups if g["params"][0] is objective.module.head.prototypes)
+        assert (group["lr"] == 0) == frozen
+        assert group["weight_decay"] == pytest.approx(cosine(step / 100, 0.04, 0.4))

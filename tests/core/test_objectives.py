@@ -20,8 +20,11 @@ def objective_and_inputs(recipe: str, n: int = 6, **fields) -> tuple[Objective, 
     objective.module.double()
     with torch.no_grad():
         for name, tensor in objective.module.named_parameters():
-            if "pos_embed" not in name:
+            if tensor.requires_grad or "teacher" in name and "pos_embed" not in name:
                 tensor += 0.1 * torch.from_numpy(rng.standard_normal(tensor.shape))
+        for name, tensor in objective.module.named_buffers():
+            if name.endswith("centre"):
+                tensor += torch.from_numpy(rng.standard_normal(tensor.shape))
     batch = Batch(
         images=torch.from_numpy(rng.integers(0, 256, (n, 3, 28, 28)).astype(np.uint8)),
         free=torch.zeros(n, dtype=torch.bool),
@@ -40,7 +43,15 @@ def moco_reference(module, inputs, W):
     return reference.moco(*(x.numpy() for x in inputs), W, patch=7, heads=2, temperature=module.temperature)
 
 
+def dinov2_reference(module, inputs, W):
+    own = {name: module.constants[name] for name in ("student_temperature", "ibot_weight", "koleo_weight")}
+    return reference.dinov2(*(x.numpy() for x in inputs), W, patch=7, heads=2, **own)
+
+
+DINO_V1 = (("ibot_weight", 0.0), ("koleo_weight", 0.0), ("local_crops", 3))
 CASES = [
+    ("dinov2@1", (("local_crops", 2), ("prototypes", 32)), dinov2_reference),
+    ("dinov2@1", (*DINO_V1, ("prototypes", 32)), dinov2_reference),
     ("mae@1", (), mae_reference),
     ("mae@1", (("norm_pixels", False), ("mask_ratio", 0.5)), mae_reference),
     ("moco-v3@1", (), moco_reference),

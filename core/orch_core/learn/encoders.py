@@ -67,6 +67,8 @@ def initialise(module: nn.Module, seed: int, stream: str) -> None:
             value = np.full(shape, float(name.endswith("weight")))
         elif name.endswith("bias"):
             value = np.zeros(shape)
+        elif name.endswith("gamma"):
+            continue  # layer scale keeps the value it was built with
         elif name.endswith(("token", "pos_embed")):
             value = 0.02 * rng.standard_normal(shape)
         else:
@@ -103,17 +105,40 @@ def pick(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.gather(1, indices[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def encode(encoder: VisionTransformer, patches: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Normed tokens [n, 1 + k, width], class token first, of the patches [n, l, pixels] at `seen` [n, k] (all unless told)."""
+def encode(
+    encoder: VisionTransformer,
+    patches: Tensor,
+    seen: Tensor | None = None,
+    *,
+    replaced: Tensor | None = None,
+    token: Tensor | None = None,
+) -> Tensor:
+    """Normed tokens [n, 1 + k, width], class token first, of the patches [n, l, pixels] at `seen` [n, k] (all unless told).
+
+    Patches where `replaced` [n, l] become `token` [1, 1, width]. Positions of smaller images are interpolated.
+    """
     position, class_token = _tables(encoder)
-    grid = position[:, 1:].expand(len(patches), -1, -1)
+    grid = resized_positions(position[:, 1:], patches.shape[1]).expand(len(patches), -1, -1)
     if seen is not None:
         patches, grid = pick(patches, seen), pick(grid, seen)
     projection = encoder.patch_embed.proj
-    tokens = functional.linear(patches, projection.weight.flatten(1), projection.bias) + grid
+    tokens = functional.linear(patches, projection.weight.flatten(1), projection.bias)
+    if replaced is not None and token is not None:
+        tokens = torch.where(replaced[:, :, None], token.to(tokens.dtype), tokens)
+    tokens = tokens + grid
     start = (class_token + position[:, :1]).expand(len(tokens), -1, -1)
     normed: Tensor = encoder.norm(encoder.blocks(torch.cat([start, tokens], 1)))
     return normed
+
+
+def resized_positions(grid: Tensor, count: int) -> Tensor:
+    """Positions [1, count, width] of a square grid, bicubic from another size (DINO's code note on local crops)."""
+    if grid.shape[1] == count:
+        return grid
+    side, wanted = math.isqrt(grid.shape[1]), math.isqrt(count)
+    table = grid.transpose(1, 2).reshape(1, -1, side, side)
+    resized = functional.interpolate(table, (wanted, wanted), mode="bicubic", antialias=True)
+    return resized.flatten(2).transpose(1, 2)
 
 
 def load_encoder(cell: Cell, path: Path) -> VisionTransformer:

@@ -22,7 +22,7 @@ from orch_core.learn.ledger import measured_flops, peak_memory
 from orch_core.learn.objectives import Objective, build_objective
 from orch_core.learn.randomness import epoch_indices, generator
 from orch_core.learn.result import Result
-from orch_core.learn.schedule import build_optimiser, learning_rate_at
+from orch_core.learn.schedule import build_optimiser, learning_rate_at, set_schedule
 from orch_core.recipe import constants, recipe_of
 from orch_core.recipes import Constants
 from orch_core.record import Reason
@@ -123,7 +123,7 @@ def _start(cell: Cell, folder: Path) -> _Run:
         constants=values,
         device=device,
         objective=objective,
-        optimiser=build_optimiser(objective.module, values),
+        optimiser=build_optimiser(objective, values),
         images=pretraining_set(cell).to(device),
         held_out=held_out_set(cell).to(device),
     )
@@ -172,15 +172,17 @@ def _one_step(run: _Run) -> None:
     """Draw, loss, gradient step: a function of the state and the step's number alone."""
     cell, step = run.cell, run.step
     inputs = _inputs(run, step)
+    torch.manual_seed(int(generator(cell.seed, "layers", step).integers(2**63)))  # for drop-path
     run.objective.before_step(step / cell.steps)
-    for group in run.optimiser.param_groups:
-        group["lr"] = learning_rate_at(step, cell.steps, run.constants)
+    set_schedule(run.optimiser, step, cell.steps, run.constants)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=cell.precision == "bf16"):
         loss = run.objective.module(*inputs)
     loss.backward()
     if run.constants["clip"]:
-        torch.nn.utils.clip_grad_norm_(run.objective.module.parameters(), float(run.constants["clip"]))
+        for part in run.objective.module.children():
+            torch.nn.utils.clip_grad_norm_(part.parameters(), float(run.constants["clip"]))
     run.optimiser.step()
+    run.objective.after_step(step / cell.steps)
     run.optimiser.zero_grad(set_to_none=True)
     value = float(loss.detach())
     run.step += 1

@@ -17,8 +17,20 @@ from orch_core.recipe import constants
 Inputs = tuple[Tensor, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A parameter's learning rate: `scale` of the schedule's, none for the first share `frozen` of the run."""
+
+    scale: float = 1.0
+    frozen: float = 0.0
+
+
 def _nothing(_progress: float) -> None:
     return None
+
+
+def _same(_name: str) -> Rate:
+    return Rate()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +41,16 @@ class Objective:
              a checkpoint holds: student, teacher, heads, centres.
     encoder: the part that is probed
     draw:    augmented, masked inputs of a batch; all randomness is here
-    before_step: what happens before the gradient step at `progress` in 0..1 of the run (momentum update, schedules)
-    health:  collapse figures of the last inputs, cheap enough for every log line
+    before_step, after_step: what happens around the gradient step at `progress` in 0..1 of the run (momentum, centres)
+    rate:    learning rate of a parameter, by its name in `module`
     """
 
     module: nn.Module
     encoder: VisionTransformer
     draw: Callable[[Batch, np.random.Generator], Inputs]
     before_step: Callable[[float], None] = _nothing
+    after_step: Callable[[float], None] = _nothing
+    rate: Callable[[str], Rate] = _same
 
 
 def build_objective(cell: Cell) -> Objective:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +17,7 @@ from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.objectives import Inputs, Objective
+from orch_core.learn.schedule import cosine
 from orch_core.recipes import Constants
 from orch_core.recipes.moco_v3 import sizes
 
@@ -77,11 +77,6 @@ def head(layers: tuple[int, ...], *, last_norm: bool = True) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def momentum_at(progress: float, start: float) -> float:
-    """From `start` to 1 along half a cosine (appendix)."""
-    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
-
-
 def build(cell: Cell, constants: Constants) -> Objective:
     """MoCo v3 for a cell."""
     encoder = build_encoder(cell)
@@ -100,7 +95,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
         return draw_view(batch, first, rng), draw_view(batch, second, rng)
 
     def before_step(progress: float) -> None:
-        module.update_teacher(momentum_at(progress, float(constants["momentum"])))
+        module.update_teacher(cosine(progress, float(constants["momentum"]), 1.0))
 
     return Objective(module=module, encoder=encoder, draw=draw, before_step=before_step)
 
