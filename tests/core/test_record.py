@@ -57,7 +57,7 @@ def test_files_are_as_open_as_the_umask_says(tmp_path: Path):
         f"write_atomic(Path({str(tmp_path / 'a')!r}), 'x')"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert os.stat(tmp_path / "a").st_mode & 0o777 == 0o640
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_no_record_is_none_and_another_file_is_an_error(tmp_path: Path):
