@@ -5,7 +5,7 @@ grid.yaml, plan.parquet        the grid planned last, and its plan
 cells/<id>/cell.json           resolved config
            record.json         the result, published once
            metrics.ndjson      curves
-           checkpoint/         resumable state, the last two
+           checkpoint/         resumable state, the last two, until the record is there
            encoder.safetensors the weights that probes read
            attempts/<k>/       log.txt, record.json of each attempt, failed ones included
            probes/<task>-<probe>/record.json, auc_draws.npy, attempts/

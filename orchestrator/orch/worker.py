@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import math
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def run(root: str, token: str, name: str, group: str = "") -> str:
     owner = attempts.me(token, name)
     if owner.job:
         owner = replace(owner, worker=f"{owner.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}-{owner.pid}")
-    stop = Stop(deadline=_deadline(launch, group))
+    stop = Stop(deadline=_deadline(launch, group, owner.job))
     path = journal.launch_folder(study.root, token) / "workers" / f"{owner.worker}.json"
     lock = attempts.lock_file(path, dumps(asdict(owner)))
     try:
@@ -70,15 +71,14 @@ def run(root: str, token: str, name: str, group: str = "") -> str:
             )
             why = walk_manifest(walk, journal.manifest(study.root, token, group))
             if why == "deadline" and not journal.is_cancelled(study.root, token):
-                _come_back(stop)
+                _come_back(stop, owner.job)
             return why
     finally:
         os.close(lock)
 
 
-def _deadline(launch: dict[str, Any], group: str) -> float:
+def _deadline(launch: dict[str, Any], group: str, job: str) -> float:
     """When a worker must have saved: its Slurm job's end, less a margin; never on one's own machine."""
-    job = os.environ.get("SLURM_JOB_ID")
     if not job or launch["cluster"] != "slurm":
         return math.inf
     minutes = slurm.minutes_of(str(launch["options"][group]["time"]))
@@ -86,9 +86,11 @@ def _deadline(launch: dict[str, Any], group: str) -> float:
     return time.time() + left - warning_seconds(minutes)
 
 
-def _come_back(stop: Stop) -> None:
-    """Have Slurm run this job again; while its controller is down, try until the time limit ends this process."""
-    job = os.environ["SLURM_JOB_ID"]
+def _come_back(stop: Stop, job: str) -> None:
+    """Have Slurm run this task again; while its controller is down, try until the time limit ends this process.
+
+    `job` must name the task, `12_3`: SLURM_JOB_ID of one task of an array is the whole array.
+    """
     while stop.reason != "signal" and not slurm.requeue(job):
         time.sleep(5.0)
 
@@ -202,6 +204,7 @@ def _work(walk: Walk, entry: Entry, attempt: Attempt) -> End:
         )
         _publish(attempt, folder, record)
         publish_once(attempt.folder / "record.json", dumps(record.to_json()))
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
     if record.status == "done":
         return _probe(walk, entry, attempt)
     return End(how="done")

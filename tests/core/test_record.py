@@ -1,7 +1,6 @@
 """Records: published once, whole or not at all, and readable by those whom the umask lets."""
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
