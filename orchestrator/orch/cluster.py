@@ -86,6 +86,8 @@ def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool 
                 standings = wait_for(watch, entries, fleet) if wait else _leave(watch, entries, fleet)
     finally:
         os.close(lock)
+    if stop.reason:
+        show.say(show.how_to_go_on(stop.reason, settings.cluster))
     return summarise(study, token, standings, stopped=stop.reason)
 
 
@@ -294,6 +296,9 @@ def _slurm_executor(
     executor = submitit.SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)} -P")
     minutes = int(slurm.minutes_of(str(options["time"])))
     passed = {name.replace("_", "-"): value for name, value in options.items() if name != "time"}
+    bad = journal.bad_nodes(study.root, token)
+    if bad:
+        passed["exclude"] = ",".join(filter(None, [str(passed.get("exclude", "")), *bad]))
     executor.update_parameters(
         job_name=pilot_name(token, group),
         time=minutes,
@@ -329,4 +334,8 @@ def _environment(snapshot: Path) -> Iterator[None]:
 
 def worker_environment(snapshot: Path) -> Mapping[str, str]:
     """The environment of a worker: `python -P` for its children too, the snapshot, and one thread a process."""
-    return {"PYTHONPATH": str(snapshot.resolve()), "PYTHONSAFEPATH": "1", **ONE_THREAD}
+    others = [
+        str(Path(part).resolve()) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
+    ]
+    path = os.pathsep.join([str(snapshot.resolve()), *others])
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **ONE_THREAD}

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orch import attempts, journal, slurm
+from orch import attempts, journal
 from orch.attempts import End, Owner
-from orch.fleets import local_workers
+from orch.fleets import local_workers, stop_slurm
 from orch.status import entries_now, survey
 from orch_core.cell import Job
 from orch_core.errors import OrchError
@@ -96,13 +96,9 @@ def _cancel_slurm(study: Study, tokens: Sequence[str]) -> str:
     if not journal.used_slurm(study.root):
         return ""
     try:
-        pilots = slurm.queue(f"orch-{token}-" for token in tokens)
-        names = sorted({pilot.name for pilot in pilots})
-        if names:
-            slurm.run("scancel", "--me", f"--name={','.join(names)}")
+        return f"{stop_slurm(study, tokens)} Slurm workers cancelled"
     except OrchError as error:
         return f"{error.message}; the workers will find the tombstone, and stop"
-    return f"{sum(pilot.tasks for pilot in pilots)} Slurm workers cancelled"
 
 
 def failed_jobs(study: Study, jobs: Sequence[Job], cause: str = "") -> list[Job]:

@@ -35,16 +35,18 @@ class Fleet:
 
     keep:    start what is missing for the pending cells; returns how many were started
     alive:   how many live, queued ones included
-    stop:    ask them to save and end; where they outlive the launch by design, do nothing
+    stop:    ask them to save and end
     explain: what the last of them said, for when they die before they work
     note:    what the cluster says, in a few words
+    detached: Ctrl-C ends the waiting, not the workers
     """
 
     keep: Callable[[Sequence[Standing]], int]
     alive: Callable[[], int]
-    stop: Callable[[], None]
+    stop: Callable[[], object]
     explain: Callable[[], str]
     note: Callable[[], str] = lambda: ""
+    detached: bool = False
 
 
 class Handle(Protocol):
@@ -179,10 +181,22 @@ def slurm_fleet(
     return Fleet(
         keep=keep,
         alive=lambda: sum(pilot.tasks for pilot in queue.look()),
-        stop=lambda: None,
+        stop=lambda: stop_slurm(study, [token]),
+        detached=True,
         explain=lambda: last_words(study.root / "logs" / token),
         note=lambda: queue.trouble or slurm.describe(queue.seen),
     )
+
+
+def stop_slurm(study: Study, tokens: Sequence[str]) -> int:
+    """Cancel the workers of launches on Slurm; returns how many. The tombstone, written first, keeps them away."""
+    for token in tokens:
+        (journal.launch_folder(study.root, token) / "cancelled").touch()
+    pilots = slurm.queue(f"orch-{token}-" for token in tokens)
+    names = sorted({pilot.name for pilot in pilots})
+    if names:
+        slurm.run("scancel", "--me", f"--name={','.join(names)}")
+    return sum(pilot.tasks for pilot in pilots)
 
 
 def shares_of(settings: Settings, groups: Counter[str], seconds: dict[str, float]) -> Counter[str]:

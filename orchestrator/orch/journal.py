@@ -6,6 +6,7 @@ launches/<token>/launch.json         settings, code state and snapshot, command 
                  launcher.json       locked by `orch launch` while it waits
                  workers/<name>.json locked by each worker while it lives
                  errors/             tracebacks seen, to stop a class whose code is broken
+                 deaths/             workers that died, by node, to keep away from bad ones
                  cancelled           tombstone: workers stop, and nothing requeues itself
                  cancelled-cells/    the same for single cells
 code/<hash>.zip                      the packages' sources, frozen at launch
@@ -26,6 +27,8 @@ from orch.attempts import is_held
 from orch_core.cell import Job, job_from_json
 from orch_core.record import dumps, write_atomic
 from orch_core.study import Study
+
+DEATHS_OF_A_BAD_NODE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,24 @@ def live_workers(root: Path, token: str) -> list[Path]:
 def launcher_lives(root: Path, token: str) -> bool:
     """Whether the `orch launch` of a token still waits on this machine."""
     return is_held(launch_folder(root, token) / "launcher.json")
+
+
+def note_death(root: Path, token: str, node: str, cell: str) -> None:
+    """Remember that a worker died on a node, for reasons that are not the cell's."""
+    folder = launch_folder(root, token) / "deaths" / node
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / cell).touch()
+
+
+def bad_nodes(root: Path, token: str) -> list[str]:
+    """Nodes on which workers died at two cells or more, and at least half of all that died in this launch.
+
+    New workers stay away from them. Deaths everywhere are no node's fault, and exclude none.
+    """
+    nodes = sorted((launch_folder(root, token) / "deaths").glob("*"))
+    deaths = {node.name: len(list(node.iterdir())) for node in nodes}
+    total = sum(deaths.values())
+    return [node for node, count in deaths.items() if count >= DEATHS_OF_A_BAD_NODE and 2 * count >= total]
 
 
 def is_cancelled(root: Path, token: str) -> bool:

@@ -40,6 +40,14 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def how_to_go_on(reason: str, cluster: str) -> str:
+    """What to say when a launch ends before its work does."""
+    if reason == "signal" and cluster == "slurm":
+        return "the workers go on on Slurm: `orch launch` joins them, `orch status` shows them, `orch cancel` stops them"
+    what = {"budget": "the GPU-hours allowed are spent", "cancelled": "cancelled"}.get(reason, "stopped")
+    return f"{what}: workers have saved; `orch launch` goes on from there"
+
+
 def summary_line(standings: Sequence[Standing], workers: int) -> str:
     """`12/40 cells, 2 running, 1 failed (killed), 30/160 probes, 2 workers, 4 min left`."""
     states = Counter(standing.state for standing in standings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +17,9 @@ from orch.worker import record_death
 from orch_core.errors import OrchError
 from orch_core.study import Study
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, POLL_SECONDS_MOST = 0.5, 30.0
 STOP_SECONDS = 60.0  # that workers get to save after Ctrl-C
-FUTILE_ROUNDS = 3  # of workers that come to nothing, before the launch gives up
+FUTILE_ROUNDS = 3  # of workers that end without having claimed anything, before the launch gives up
 FINAL = frozenset({"done", "diverged", "failed"})
 
 
@@ -45,6 +46,7 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
     while True:
         began = time.monotonic()
         _refresh(watch, standings)
+        looked = time.monotonic() - began
         here = list(standings.values())
         watch.tell(here, fleet.alive(), fleet.note())
         pending = [standing for standing in here if standing.state == "pending"]
@@ -58,19 +60,21 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
         if journal.is_cancelled(watch.study.root, watch.token):
             watch.stop.reason = watch.stop.reason or "cancelled"
         if watch.stop.wanted():
-            _end(fleet)
+            if watch.stop.reason != "signal" or not fleet.detached:
+                _end(fleet)
             _refresh(watch, standings)
             return list(standings.values())
         mark = _mark(standings)
         futile, seen = (futile if mark == seen else 0), mark
         if pending:
-            started = fleet.keep(pending)
-            futile += started
-            if started and futile > FUTILE_ROUNDS * len(pending):
+            futile += fleet.keep(pending) > 0
+            if futile > FUTILE_ROUNDS:
                 _end(fleet)
                 message = "workers end before they begin"
                 raise OrchError(message, hint=fleet.explain())
-        _sleep(watch.stop, max(POLL_SECONDS, 10 * (time.monotonic() - began)))
+        _sleep(
+            watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST)
+        )  # a tenth of the time at most
 
 
 def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:
@@ -97,7 +101,8 @@ def _mark(standings: dict[str, Standing]) -> int:
 
 def _end(fleet: Fleet) -> None:
     """Ask the workers to stop, and give them time to save; a second Ctrl-C leaves them to it."""
-    fleet.stop()
+    with contextlib.suppress(OrchError):  # Slurm may not answer: its workers find the tombstone
+        fleet.stop()
     stop = time.monotonic() + STOP_SECONDS
     while fleet.alive() and time.monotonic() < stop:
         time.sleep(0.1)

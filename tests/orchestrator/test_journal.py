@@ -55,6 +55,19 @@ def test_intents_stay_open_until_their_outcome_is_known(tmp_path):
     assert journal.open_intents(tmp_path) == []
 
 
+def test_a_node_is_bad_when_deaths_gather_on_it_and_not_when_they_are_everywhere(tmp_path):
+    for cell in "abc":
+        journal.note_death(tmp_path, "t", "gpu1", cell)
+    journal.note_death(tmp_path, "t", "gpu1", "a")
+    journal.note_death(tmp_path, "t", "gpu2", "a")
+    assert journal.bad_nodes(tmp_path, "t") == ["gpu1"]
+    for node in ("gpu2", "gpu3", "gpu4"):
+        for cell in "abc":
+            journal.note_death(tmp_path, "t", node, cell)
+    assert journal.bad_nodes(tmp_path, "t") == []
+    assert journal.bad_nodes(tmp_path, "another launch") == []
+
+
 def test_equal_code_is_frozen_once_and_other_code_beside_it(tmp_path, monkeypatch):
     study = create_study(tmp_path, "s")
     sources = {"orch/__init__.py": b"", "orch/a.py": b"A = 1\n"}

@@ -147,7 +147,7 @@ def test_a_worker_killed(launching, launch):
 
 
 def test_a_time_limit_is_met_by_saving_and_coming_back(launching, launch):
-    process, study, jobs = launch(cells=2, pause=4.0, options={"time": 1})
+    process, study, jobs = launch(cells=2, pause=2.5, options={"time": 1})
     launching.finish(process, seconds=300)
     launching.check_complete(study, jobs)
     stops = [line["stopped"] for line in lines(launching, study, jobs) if "stopped" in line]
