@@ -220,9 +220,11 @@ def write_npz(path: Path, *, classes: int = 2, colour: bool = False, seed: int =
     np.savez(path, **arrays)
 
 
-@pytest.fixture
-def make_study(tmp_path: Path) -> Callable[..., Maker]:
+@pytest.fixture(scope="session")
+def make_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Maker]:
+    """Starts a made study in a folder of its own."""
+
     def make(noise: float = 0.0, seed: int = 0) -> Maker:
-        return Maker(tmp_path / "study", noise, seed)
+        return Maker(tmp_path_factory.mktemp("made") / "study", noise, seed)
 
     return make

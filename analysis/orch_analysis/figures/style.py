@@ -86,6 +86,7 @@ def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, a
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
+    figure.set_layout_engine("none")  # the layout is made; the other formats take it as it is
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
@@ -94,12 +95,19 @@ def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, a
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """An SVG for the inside of an HTML page: no prolog, metadata or namespace URLs, ids of its own, the page's font."""
+    """An SVG for the inside of an HTML page.
+
+    Without prolog, metadata and namespace URLs; only ids that are referred to, and none of another figure's; in the
+    page's font.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
     body = body.replace("xlink:href", "href")
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
+    body = re.sub(
+        r'\sid="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body
+    )
     body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)
     body = re.sub(r"(font(?:-family)?:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", body)
     width = float(re.search(r'\bwidth="([\d.]+)pt"', body)[1])  # type: ignore[index]

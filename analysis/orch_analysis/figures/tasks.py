@@ -193,7 +193,7 @@ def _marks(series: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 
 def _spread(count: int, half: float) -> list[float]:
-    return np.linspace(-half, half, count).tolist() if count > 1 else [0.0]
+    return np.linspace(-half, half, count).tolist() if count > 1 else [0.0] * count
 
 
 def _largest(part: pl.DataFrame) -> pl.DataFrame:
