@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -20,10 +20,26 @@ from orch_core.errors import OrchError
 from orch_core.record import dumps, write_atomic
 
 SCHEMA_VERSION = 1
-HELD_OUT_IMAGES = 0.4 * 8 * 512  # eight looks at 512 held-out images, forward only, as images trained on
+PIXEL_WIDTH = 50  # the control without an encoder fits 100 components, as two halves of width 50 would
+HELD_OUT_IMAGES = 8 * 512  # eight looks at 512 held-out images (orch_core.learn.pretraining)
+
+Number = TypeVar("Number", float, pl.Expr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeLoad:
+    """What the probes of one cell have to do.
+
+    tasks:  how many; images: through the encoder; fit: training images x classes, summed; test: test images x classes
+    """
+
+    tasks: int = 0
+    images: int = 0
+    fit: int = 0
+    test: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """Seconds: `fixed` a run, `step` a step, `image` an image, `flop` a FLOP, `byte` a byte of an image's activations."""
 
@@ -34,16 +50,46 @@ class Rate:
     byte: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeRate:
+    """Seconds of probes: `fixed` a task, `image` an image, `flop` a FLOP of the encoder, `test` a test image and class.
+
+    `fit` is per training image, class and unit of the encoder's width.
+    """
+
+    fixed: float = 0.0
+    image: float = 0.0
+    flop: float = 0.0
+    fit: float = 0.0
+    test: float = 0.0
+
+
+def work(
+    *,
+    samples: Number,
+    held_out: float,
+    flops_train_image: Number,
+    flops_forward: Number,
+    memory_image: Number,
+) -> tuple[Number, Number, Number]:
+    """Images, FLOPs and bytes of a run; a held-out look is a forward pass of the objective, and one of the encoder."""
+    return (
+        samples + held_out,
+        samples * flops_train_image + held_out * (flops_train_image / 3 + flops_forward),
+        (samples + held_out / 3) * memory_image,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Rates of training by recipe and of probing (`probe`: `image` and `flop` of a probed image), and their origin."""
+    """Rates of training by recipe and of probing, and their origin; `error` is the median relative one of the fit."""
 
     device: str
     precision: str
     machine: str
     measured: str
     training: Mapping[str, Rate]
-    probe: Rate
+    probe: ProbeRate
     error: float
 
     def training_seconds(self) -> pl.Expr:
@@ -51,18 +97,22 @@ class Calibration:
 
         A recipe that was not measured takes the slowest measured one's rates.
         """
-        run = pl.lit(0.0)
-        trained = pl.col("samples_seen") + HELD_OUT_IMAGES
+        columns = {name: pl.col(name) for name in ("flops_train_image", "flops_forward", "memory_image")}
+        images, flops, moved = work(samples=pl.col("samples_seen"), held_out=HELD_OUT_IMAGES, **columns)
         slowest = max(self.training.values(), key=lambda rate: rate.flop + rate.byte, default=Rate())
+        run = pl.lit(0.0)
         for recipe, rate in [("", slowest), *self.training.items()]:
-            image = rate.image + rate.flop * pl.col("flops_train_image") + rate.byte * pl.col("memory_image")
-            seconds = rate.fixed + rate.step * pl.col("steps") + trained * image
+            seconds = rate.fixed + rate.step * pl.col("steps") + rate.image * images + rate.flop * flops
+            seconds = seconds + rate.byte * moved
             run = pl.when(pl.col("recipe") == recipe).then(seconds).otherwise(run) if recipe else seconds
         return pl.when(pl.col("samples_seen") > 0).then(run).otherwise(0.0)
 
-    def probing(self, probed: int) -> pl.Expr:
-        """Wall seconds of sending `probed` images through a cell's encoder and fitting the probes."""
-        return self.probe.fixed + probed * (self.probe.image + self.probe.flop * pl.col("flops_forward"))
+    def probing(self, load: ProbeLoad) -> pl.Expr:
+        """Wall seconds of a cell's probes, over the columns of a plan."""
+        rate, width = self.probe, pl.col("width").fill_null(PIXEL_WIDTH)
+        encoder = rate.flop * load.images * pl.col("flops_forward")
+        fixed = rate.fixed * load.tasks + rate.image * load.images + rate.test * load.test
+        return fixed + encoder + rate.fit * load.fit * width
 
 
 def folder() -> Path:
@@ -104,4 +154,4 @@ def save(calibration: Calibration) -> Path:
 def _from_json(document: Mapping[str, Any]) -> Calibration:
     fields = {name: document[name] for name in ("device", "precision", "machine", "measured", "error")}
     training = {recipe: Rate(**rate) for recipe, rate in document["training"].items()}
-    return Calibration(**fields, training=training, probe=Rate(**document["probe"]))
+    return Calibration(**fields, training=training, probe=ProbeRate(**document["probe"]))

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from orch import calibration
+from orch.calibration import ProbeLoad
 from orch.enumerate import cell_of, enumerate_cells, halves_of
 from orch.holdings import with_state
 from orch.pricing import (
@@ -100,7 +101,7 @@ def draft(
     device, precision = device_named(cluster.device), checked.grid.training.precision
     measured = calibration.load(device.name, precision)
     frame = with_hours(
-        frame, probed=_probed(checked, probes), device=device, precision=precision, measured=measured
+        frame, load=_load(checked, probes), device=device, precision=precision, measured=measured
     )
     frame = with_classes(with_micro_batches(frame, device), cluster)
     given = {"gpu_hours": gpu_hours, "usd": usd}
@@ -239,14 +240,16 @@ def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
     return tuple(probes)
 
 
-def _probed(checked: CheckedGrid, probes: tuple[Probe, ...]) -> int:
-    """Images that the probes of one cell send through its encoder."""
-    limit, images = checked.grid.probes.train_limit, 0
+def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
+    """What the probes of one cell have to do."""
+    limit, images, fit, test = checked.grid.probes.train_limit, 0, 0, 0
     for probe in probes:
         counts = _facts(checked, probe.task).counts
         train = min(limit or counts["train"], counts["train"])
         images += train + counts.get("val", 0) + counts.get("test", 0)
-    return images
+        fit += train * probe.classes
+        test += counts.get("test", 0) * probe.classes
+    return ProbeLoad(tasks=len(probes), images=images, fit=fit, test=test)
 
 
 def _facts(checked: CheckedGrid, task: str) -> NpzFacts:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.calibration import Calibration
+from orch.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
 from orch.enumerate import holds
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
@@ -17,10 +17,10 @@ from orch_core.load import did_you_mean
 USABLE = (
     0.9  # of a device's memory: the rest goes to its context, the allocator's slack and the data in flight
 )
-FILES_PER_CELL = (
-    12  # see orch_core.study: config, record, curves, encoder, two checkpoints, one attempt's five, folder
-)
-FILES_PER_PROBE = 4  # record, folder, one attempt's two
+# FLOPs of fitting a probe, for a training image, class and unit of width: .3 us of a core, measured (`orch calibrate`)
+SOLVER_FLOPS = 1e4
+FILES_PER_CELL = 10  # config, record, curves, encoder, four of an attempt, two checkpoints of a long run
+FILES_PER_PROBE = 2  # record, and the bootstrap's AUCs
 
 
 def device_named(name: str | None) -> Device:
@@ -32,21 +32,22 @@ def device_named(name: str | None) -> Device:
 
 
 def with_hours(
-    frame: pl.DataFrame, *, probed: int, device: Device, precision: str, measured: Calibration | None
+    frame: pl.DataFrame, *, load: ProbeLoad, device: Device, precision: str, measured: Calibration | None
 ) -> pl.DataFrame:
     """Add `hours_low`, `hours_mid`, `hours_high` of training and probing on one device, and `hours_probes` of probing.
 
-    `probed` is the number of images that the probes of a cell send through its encoder. With a calibration hours are
-    measured seconds, with 25% either way; else FLOPs at an assumed share of the device's peak.
+    With a calibration hours are measured seconds, with 25% either way; else FLOPs at an assumed share of the device's
+    peak, those of fitting the probes included.
     """
     names = ("hours_low", "hours_mid", "hours_high")
     if measured is not None:
-        probing, training = measured.probing(probed) / 3600, measured.training_seconds() / 3600
+        probing, training = measured.probing(load) / 3600, measured.training_seconds() / 3600
         mid, spread = training + probing, (0.8, 1.0, 1.25)
     else:
         rates = hours(1.0, device, precision)
-        probing = probed * pl.col("flops_forward") * rates[1]
-        mid = (pl.col("flops_train") + probed * pl.col("flops_forward")) * rates[1]
+        solver = SOLVER_FLOPS * load.fit * pl.col("width").fill_null(PIXEL_WIDTH)
+        probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
+        mid = pl.col("flops_train") * rates[1] + probing
         spread = (rates[0] / rates[1], 1.0, rates[2] / rates[1])
     columns = {name: mid * by for name, by in zip(names, spread, strict=True)}
     return frame.with_columns(**columns, hours_probes=probing)
