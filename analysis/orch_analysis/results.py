@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def read_results(study: Study) -> Results:
     What the study's plan asks for and no record gives enters the ledger as missing; in a study without a plan, every
     cell with a folder but no record does.
     """
-    texts = list(_texts(study.root))
+    texts, failed = _scan(study.root)
     documents = [json.loads(text) for text in texts]
     runs = [_run_row(document) for document in documents if not document["task"]]
     config = {row["cell"]: row for row in runs}
@@ -100,7 +101,7 @@ def read_results(study: Study) -> Results:
     return Results(
         pretraining=_frame(done, {**CONFIG, **SIZES, "seconds": pl.Float64}),
         probes=_frame(probes, {**CONFIG, **SIZES, "task": pl.String, "draws": pl.String, **SCORES}),
-        ledger=_ledger(study, documents, plan),
+        ledger=_ledger(study, documents, [json.loads(text) for text in failed], plan),
         provenance=_provenance(documents),
         tasks={probe["task"]: probe for probe in plan.get("probes", [])},
         digest=_digest(texts),
@@ -116,13 +117,43 @@ def read_plan(root: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _texts(root: Path) -> Iterator[bytes]:
-    for folder in sorted((root / "cells").glob("*")):
-        for path in (folder / "record.json", *sorted(folder.glob("probes/*/record.json"))):
-            try:
-                yield path.read_bytes()
-            except FileNotFoundError:
+def _scan(root: Path) -> tuple[list[bytes], list[bytes]]:
+    """Texts of all published records, and of the last attempt's record of what has failed and is not published.
+
+    Cells in the order of their ids, each before its probes. Plain strings and `os.scandir`: paths as objects would take
+    longer than reading the files.
+    """
+    published: list[bytes] = []
+    failed: list[bytes] = []
+    for cell in _folders(f"{root}/cells"):
+        for folder in (cell, *_folders(f"{cell}/probes")):
+            text = _read(f"{folder}/record.json")
+            if text is not None:
+                published.append(text)
                 continue
+            attempts = max(
+                _folders(f"{folder}/attempts"), default=None, key=lambda path: int(path.rpartition("/")[2])
+            )
+            last = _read(f"{attempts}/record.json") if attempts else None
+            failed += [] if last is None else [last]
+    return published, failed
+
+
+def _folders(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        return file.readall()
 
 
 def _digest(texts: Iterable[bytes]) -> str:
@@ -262,9 +293,14 @@ def _points(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _ledger(study: Study, documents: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> pl.DataFrame:
+def _ledger(
+    study: Study,
+    documents: Sequence[Mapping[str, Any]],
+    failed: Sequence[Mapping[str, Any]],
+    plan: Mapping[str, Any],
+) -> pl.DataFrame:
     rows = [_left_out(document) for document in documents if document["status"] != "done"]
-    rows += [_left_out(record.to_json()) for record in study.failures()]
+    rows += [_left_out(document) for document in failed]
     known = {(document["cell"], document["task"]) for document in documents}
     known |= {(row["cell"], row["task"]) for row in rows}
     lost = {row["cell"] for row in rows if not row["task"]}

@@ -280,5 +280,6 @@ def _doubling(row: Slope, what: str, value: str) -> str:
     """Twice the size as a percentage change with its interval: 2^slope - 1."""
     if row.slope is None or row.interval is None:
         return ""
-    change, *ends = (100 * (2**slope - 1) for slope in (row.slope, *row.interval))
-    return f"twice the {what}, {interval(change, min(ends), max(ends), 1, signed=True)} percent {value}"
+    change, low, high = (100 * (2**slope - 1) for slope in (row.slope, *row.interval))
+    ends = f"[{number(low, 1, signed=True)}, {number(high, 1, signed=True)}]"
+    return f"twice the {what} change the {value} by {number(change, 1, signed=True)}% {ends}"
