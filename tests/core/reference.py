@@ -131,6 +131,43 @@ def mae(images, seen, W, *, patch, heads, decoder_heads, norm_pixels=True):
     return (each * masked).sum() / masked.sum()
 
 
+def simmim(images, hidden, W, *, patch, heads):
+    """Xie et al. 2022, section 3: |prediction - pixel| averaged over the masked pixels."""
+    masked = np.zeros((len(images), (images.shape[2] // patch) ** 2), bool)
+    for row, chosen in enumerate(hidden):
+        masked[row, chosen] = True
+    predicted = linear(vit(images, W, "encoder", patch, heads, replaced=masked)[:, 1:], W, "predict")
+    target = cut(images, patch).reshape(predicted.shape)
+    return np.abs(predicted - target)[masked].mean()
+
+
+def ijepa(images, seen, targets, W, *, patch, heads, predictor_heads):
+    """Assran et al. 2023, section 3, block by block: smooth L1 to the normed representation of the teacher."""
+    whole = vit(images, W, "teacher_encoder", patch, heads)[:, 1:]
+    whole = (whole - whole.mean(-1, keepdims=True)) / np.sqrt(whole.var(-1, keepdims=True) + 1e-5)
+    context = linear(vit(images, W, "encoder", patch, heads, keep=seen)[:, 1:], W, "predictor.embed")
+    position = sincos(context.shape[2], images.shape[2] // patch)[1:]
+    total, count = 0.0, 0
+    for image in range(len(images)):
+        for block_ in targets[image]:
+            tokens = np.concatenate(
+                [context[image] + position[seen[image]], W["predictor.mask_token"][0] + position[block_]]
+            )[None]
+            decoded = layer_norm(blocks(tokens, W, "predictor.blocks", predictor_heads), W, "predictor.norm")
+            difference = np.abs(
+                linear(decoded[0, len(seen[image]) :], W, "predictor.predict") - whole[image, block_]
+            )
+            each = np.where(difference < 1, difference**2 / 2, difference - 0.5)
+            total, count = total + each.sum(), count + each.size
+    return total / count
+
+
+def supervised(images, labels, W, *, patch, heads):
+    """Cross-entropy of a linear head on the mean of the patch tokens."""
+    logs = log_softmax(linear(vit(images, W, "encoder", patch, heads)[:, 1:].mean(1), W, "head"))
+    return -np.mean([logs[row, label] for row, label in enumerate(labels)])
+
+
 def dino_head(x, W, name):
     """MLP with GELU, unit length, weight-normed prototypes (Caron et al. 2021, appendix C)."""
     x = linear(gelu(linear(gelu(linear(x, W, f"{name}.mlp.0")), W, f"{name}.mlp.2")), W, f"{name}.mlp.4")

@@ -81,13 +81,21 @@ def test_forward_flops_are_those_of_the_built_model(name):
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
-@pytest.mark.parametrize(("width", "depth", "patch"), [(32, 1, 7), (64, 3, 4), (96, 2, 14)])
+@pytest.mark.parametrize(("width", "depth", "patch", "resolution"), [(64, 3, 4, 28), (32, 1, 14, 56)])
 def test_training_flops_and_parameters_are_those_of_the_built_objective(
     tmp_path, recipe, width, depth, patch
 ):
     path = write_images(tmp_path / "bars.npz")
     cell = make_cell(
-        path, recipe, width=width, depth=depth, heads=width // 32, patch=patch, channels=3, batch=8
+        path,
+        recipe,
+        width=width,
+        depth=depth,
+        heads=width // 32,
+        patch=patch,
+        resolution=resolution,
+        channels=3,
+        batch=8,
     )
     cost, run = price(cell), _start(cell, tmp_path)
     assert measured_flops(run.objective.module, _inputs(run, 0)) == pytest.approx(

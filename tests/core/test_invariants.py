@@ -1,17 +1,21 @@
 """What must hold of each algorithm whatever its weights (Chen et al. 2021; He et al. 2022)."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from learn_cells import TRAINED, make_cell
+from learn_cells import TRAINED, make_cell, write_images
 from test_objectives import objective_and_inputs
 from torch import nn
 
+from orch_core.cost import price
+from orch_core.errors import OrchError
+from orch_core.learn.data import pretraining_set
 from orch_core.learn.encoders import build_encoder, encode, patchify, positions
-from orch_core.learn.masks import block_masks
+from orch_core.learn.masks import block_masks, square_order
 from orch_core.learn.objectives import build_objective
 from orch_core.learn.objectives.dinov2 import distillation, koleo
 from orch_core.learn.objectives.mae import normalised
@@ -224,6 +228,58 @@ def test_dino_masks_hold_exactly_the_share_asked_for():
     whole = block_masks(np.array([60]), 14, rng).reshape(14, 14)
     neighbours = (whole[1:] & whole[:-1]).sum() + (whole[:, 1:] & whole[:, :-1]).sum()
     assert neighbours > 60  # blocks: scattered patches have 60 x 60 / 196 x 4 / 2 = 37 pairs of neighbours
+
+
+def test_i_jepa_context_and_targets_share_no_patch_and_blocks_share_their_size():
+    _, (_, seen, targets) = objective_and_inputs("i-jepa@1", n=6)
+    assert (seen.shape, targets.shape) == ((6, 16 - 4 * 2), (6, 4, 2))
+    for row, blocks in zip(seen, targets, strict=True):
+        assert not set(row.tolist()) & set(blocks.flatten().tolist())
+        assert len(set(row.tolist())) == 8
+    assert len({tuple(blocks.flatten().tolist()) for blocks in targets}) > 1  # each image has its own places
+    rows = [{(patch // 4) for patch in block} for block in targets.flatten(0, 1).tolist()]
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_i_jepa_target_is_the_whole_images_and_the_student_sees_the_context_alone():
+    objective, (images, seen, targets) = objective_and_inputs("i-jepa@1")
+    images.requires_grad_()
+    objective.module(images, seen, targets).backward()
+    gradient = patchify(images.grad, 7).abs().sum(2)
+    assert (gradient.gather(1, seen) > 0).all()
+    hidden = torch.ones_like(gradient).scatter(1, seen, 0.0)
+    assert (gradient * hidden == 0).all()
+
+
+def test_i_jepa_refuses_a_grid_without_room_for_a_context():
+    with pytest.raises(OrchError, match="leave no context of 2 x 2 patches"):
+        price(make_cell(None, "i-jepa@1", patch=14))
+
+
+def test_simmim_masks_whole_squares_and_hides_their_pixels():
+    objective, (images, hidden) = objective_and_inputs("simmim@1")
+    assert hidden.shape[1] == 10  # 0.6 x 16
+    order = square_order(5, 7, 2, np.random.default_rng(0))
+    for row in order:
+        first = {(patch // 7 // 2, patch % 7 // 2) for patch in row[:4].tolist()}
+        assert len(first) <= 2  # a square of four, or of those at the border and the start of the next
+    images.requires_grad_()
+    tokens = objective.module.encoder
+    replaced = torch.zeros(len(images), 16, dtype=torch.bool).scatter(1, hidden, value=True)
+    encode(
+        tokens, patchify(images, 7), replaced=replaced, token=objective.module.mask_token
+    ).square().sum().backward()
+    gradient = patchify(images.grad, 7).abs().sum(2)
+    assert (gradient[replaced] == 0).all()
+    assert (gradient[~replaced] > 0).all()
+
+
+def test_supervised_labels_of_sources_do_not_collide(tmp_path):
+    a, b = write_images(tmp_path / "a.npz", classes=4), write_images(tmp_path / "b.npz", classes=2, train=80)
+    cell = make_cell(a, "supervised@1")
+    other = make_cell(b, "supervised@1").data[0]
+    labels = pretraining_set(replace(cell, data=(cell.data[0], replace(other, source="b")))).labels
+    assert sorted(set(labels.tolist())) == [0, 1, 2, 3, 4, 5]
 
 
 def test_koleo_pushes_apart_the_nearest():

@@ -20,7 +20,7 @@ def objective_and_inputs(recipe: str, n: int = 6, **fields) -> tuple[Objective, 
     objective.module.double()
     with torch.no_grad():
         for name, tensor in objective.module.named_parameters():
-            if tensor.requires_grad or "teacher" in name and "pos_embed" not in name:
+            if tensor.requires_grad or ("teacher" in name and "pos_embed" not in name):
                 tensor += 0.1 * torch.from_numpy(rng.standard_normal(tensor.shape))
         for name, tensor in objective.module.named_buffers():
             if name.endswith("centre"):
@@ -48,10 +48,25 @@ def dinov2_reference(module, inputs, W):
     return reference.dinov2(*(x.numpy() for x in inputs), W, patch=7, heads=2, **own)
 
 
+def simmim_reference(module, inputs, W):
+    return reference.simmim(*(x.numpy() for x in inputs), W, patch=7, heads=2)
+
+
+def ijepa_reference(module, inputs, W):
+    return reference.ijepa(*(x.numpy() for x in inputs), W, patch=7, heads=2, predictor_heads=1)
+
+
+def supervised_reference(module, inputs, W):
+    return reference.supervised(*(x.numpy() for x in inputs), W, patch=7, heads=2)
+
+
 DINO_V1 = (("ibot_weight", 0.0), ("koleo_weight", 0.0), ("local_crops", 3))
 CASES = [
     ("dinov2@1", (("local_crops", 2), ("prototypes", 32)), dinov2_reference),
     ("dinov2@1", (*DINO_V1, ("prototypes", 32)), dinov2_reference),
+    ("i-jepa@1", (), ijepa_reference),
+    ("simmim@1", (), simmim_reference),
+    ("supervised@1", (), supervised_reference),
     ("mae@1", (), mae_reference),
     ("mae@1", (("norm_pixels", False), ("mask_ratio", 0.5)), mae_reference),
     ("moco-v3@1", (), moco_reference),

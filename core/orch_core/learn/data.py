@@ -25,7 +25,10 @@ ORIENTATION_FREE = ("microscopy", "histology", "pathology", "dermoscopy", "cytol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """images: uint8 [n, channels, resolution, resolution]; free: bool [n], no up and down; labels: int64 [n]."""
+    """images: uint8 [n, channels, resolution, resolution]; free: bool [n], no up and down.
+
+    labels: int64 [n], the first label of each image, those of every source after those of the sources before it.
+    """
 
     images: Tensor
     free: Tensor
@@ -46,7 +49,7 @@ class Batch:
 
 def pretraining_set(cell: Cell) -> Batch:
     """The first images by hash rank of each portion; raises OrchError where a source holds fewer."""
-    parts = []
+    parts, first = [], 0
     for portion in cell.data:
         path = Path(portion.path)
         images, labels = read_split(path, "train")
@@ -55,7 +58,8 @@ def pretraining_set(cell: Cell) -> Batch:
             message = f"{path}: {portion.images} images asked for, {len(order)} are there"
             raise OrchError(message, hint="lower the data size, or plan again if the file has changed")
         chosen = order[: portion.images]
-        parts.append(_batch(images[chosen], labels[chosen], portion.modality, cell))
+        parts.append(_batch(images[chosen], labels[chosen] + first, portion.modality, cell))
+        first += int(labels[:, 0].max()) + 1
     return _joined(parts)
 
 
@@ -63,11 +67,12 @@ def held_out_set(cell: Cell) -> Batch:
     """The first images by hash rank of the validation splits, from each source in proportion to its size, mixed."""
     splits = [(portion, *read_split(Path(portion.path), "val")) for portion in cell.data]
     total = sum(len(images) for _, images, _ in splits)
-    parts = []
+    parts, first = [], 0
     for portion, images, labels in splits:
         share = min(len(images), max(1, round(HELD_OUT * len(images) / total)))
         chosen = hash_order(image_keys(images), 0)[:share]
-        parts.append(_batch(images[chosen], labels[chosen], portion.modality, cell))
+        parts.append(_batch(images[chosen], labels[chosen] + first, portion.modality, cell))
+        first += int(read_split(Path(portion.path), "train")[1][:, 0].max()) + 1
     joined = _joined(parts)
     return joined.rows(generator(0, "held out order").permutation(len(joined)))
 

@@ -37,3 +37,29 @@ def _lay(mask: Bools, left: int, rng: np.random.Generator) -> None:
     block = mask[top : top + height, start : start + width]
     if (~block).sum() <= left:
         block[:] = True
+
+
+def square_order(n: int, side: int, unit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Patches of a side x side grid in random order, whole squares of `unit` patches one after the other, [n, side^2]."""
+    squares = -(-side // unit)
+    ranks = rng.permuted(np.tile(np.arange(squares * squares), (n, 1)), axis=1).reshape(n, squares, squares)
+    rows = ranks.repeat(unit, axis=1).repeat(unit, axis=2)[:, :side, :side].reshape(n, side * side)
+    return np.argsort(rows, axis=1, kind="stable")
+
+
+def apart(
+    n: int, side: int, block: tuple[int, int], targets: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Target blocks [n, targets, area], which may overlap, and the other patches in random order [n, side^2 - targets x area].
+
+    All blocks are `block` high and wide; where each lies is the image's own (I-JEPA, section 3). Where targets overlap more
+    patches are left than are returned.
+    """
+    height, width = block
+    top = rng.integers(0, side - height + 1, (n, targets, 1, 1))
+    left = rng.integers(0, side - width + 1, (n, targets, 1, 1))
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    chosen = ((top + rows) * side + left + columns).reshape(n, targets, height * width)
+    key = rng.random((n, side * side))
+    np.put_along_axis(key, chosen.reshape(n, -1), 2.0, axis=1)
+    return chosen, np.argsort(key, axis=1)[:, : side * side - targets * height * width]
