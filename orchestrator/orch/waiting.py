@@ -72,9 +72,8 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
                 _end(fleet)
                 message = "workers end before they begin"
                 raise OrchError(message, hint=fleet.explain())
-        _sleep(
-            watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST)
-        )  # a tenth of the time at most
+        # looking takes a tenth of the time at most, however slow the file system
+        _sleep(watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST))
 
 
 def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:

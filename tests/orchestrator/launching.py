@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 
 from orch import attempts, cluster, freeze, journal
-from orch_core.cell import Cell, Job, Probe
+from orch_core.cell import Cell, Job, Model, Probe
 from orch_core.errors import OrchError
 from orch_core.study import Study, create_study
 
@@ -99,12 +99,13 @@ def jobs(
     pause: float = 0.0,
     tasks: tuple[str, ...] = ("a", "b"),
     seconds: float = 1.0,
+    models: tuple[str, ...] = (),
 ) -> list[Job]:
     probes = tuple(Probe(task=task, fingerprint=task, kind="multi-class", classes=2) for task in tasks)
     return [
         Job(
             cell=Cell(
-                model=None,
+                model=Model(name=models[seed % len(models)], width=32, depth=1, heads=1) if models else None,
                 recipe=recipe,
                 overrides=(("pause", pause),) if pause else (),
                 resolution=28,
@@ -208,6 +209,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--tasks", default="a,b")
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--models", default="")
     parser.add_argument("--settings", default="{}")
     parser.add_argument("--no-wait", action="store_true")
     arguments = parser.parse_args()
@@ -220,6 +222,7 @@ def main() -> int:
             pause=arguments.pause,
             tasks=tuple(filter(None, arguments.tasks.split(","))),
             seconds=arguments.seconds,
+            models=tuple(filter(None, arguments.models.split(","))),
         )
         settings = cluster.Settings(**{"parallel": 2, **json.loads(arguments.settings)})
         summary = cluster.launch(study, todo, settings, wait=not arguments.no_wait)
