@@ -78,7 +78,7 @@ def correlate(
     lo, hi = fisher_interval(r, len(x), level)
     slo, shi = fisher_interval(rho, len(x), level, variance=1 + rho**2 / 2)
     blo, bhi = _bootstrap(x, y, level, seed)
-    without = [pearson(np.delete(x, i), np.delete(y, i)) for i in range(len(x))] if len(x) > 3 else []
+    without = _without_one(x, y, names) if len(x) > 3 else {}
     return replace(
         found,
         pearson=r,
@@ -92,9 +92,9 @@ def correlate(
         p=t_test(r, len(x)),
         p_permutation=permutation_test(x, y, seed),
         p_spearman=permutation_test(stats.rankdata(x), stats.rankdata(y), seed),
-        loo_lo=min(without, default=None),
-        loo_hi=max(without, default=None),
-        loo_without=names[int(np.argmax(np.abs(np.array(without) - r)))] if without else "",
+        loo_lo=min(without.values(), default=None),
+        loo_hi=max(without.values(), default=None),
+        loo_without=max(without, key=lambda task: abs(without[task] - r), default=""),
     )
 
 
@@ -175,6 +175,12 @@ def worth(n: int, level: float = 0.95) -> float:
     from statistics import NormalDist
 
     return math.tanh(NormalDist().inv_cdf((1 + level) / 2) / math.sqrt(n - 3)) if n > 3 else 1.0
+
+
+def _without_one(x: Floats, y: Floats, names: Sequence[str]) -> dict[str, float]:
+    """Pearson's r without each task in turn; a task without which factor or slope is constant has none."""
+    found = {name: pearson(np.delete(x, i), np.delete(y, i)) for i, name in enumerate(names)}
+    return {name: r for name, r in found.items() if not math.isnan(r)}
 
 
 def _bootstrap(x: Floats, y: Floats, level: float, seed: int) -> tuple[float | None, float | None]:

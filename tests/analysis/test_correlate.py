@@ -90,6 +90,12 @@ def test_leave_one_out_names_the_task_that_carries_the_correlation():
     assert found.loo_lo == pytest.approx(0.0)
 
 
+def test_a_task_that_alone_makes_the_factor_vary_is_no_end_of_the_range():
+    found = correlate([1.0, 2.0, 4.0, 3.0], [5.0, 5.0, 5.0, 9.0], list("abcd"))
+    assert found.loo_lo == pytest.approx(min(0.0, np.corrcoef([2, 4, 3], [5, 5, 9])[0, 1]), abs=1e-9)
+    assert found.loo_without in {"a", "b", "c"}
+
+
 def test_corrections_follow_their_definitions():
     rng = np.random.default_rng(3)
     slopes = pl.DataFrame({"group": "g", "task": [f"t{i}" for i in range(10)], "slope": rng.normal(size=10)})
