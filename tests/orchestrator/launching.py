@@ -36,6 +36,8 @@ class Result:
     reason: object = None
     files: dict = field(default_factory=dict)
 
+CODE = 'the code that was launched'
+
 def note(folder, **what):
     with (folder / "audit.ndjson").open("a") as file:
         file.write(json.dumps({"pid": os.getpid(), **what}) + "\\n")
@@ -66,7 +68,7 @@ def pretrain(cell, folder, *, should_stop):
     if cell.algorithm == "diverge":
         return Result("diverged", reason=Reason(cause="diverged", message="loss is nan at step 7"))
     note(folder, end=state["step"])
-    return Result("done", {"heldout_loss": int(state["chain"][:8], 16) / 2**32, "threads": os.environ["OMP_NUM_THREADS"]}, {"seconds": 1.0})
+    return Result("done", {"heldout_loss": int(state["chain"][:8], 16) / 2**32, "threads": os.environ["OMP_NUM_THREADS"], "code": CODE}, {"seconds": 1.0})
 
 def misbehave(cell, folder, first):
     kind = cell.algorithm
@@ -89,6 +91,22 @@ def probe(cell, folder, probes):
             raise ValueError("a bug in a probe")
         note(folder, probe=one.task)
         yield one, Result("done", {"auc": int(hashlib.sha256((cell.id + one.id).encode()).hexdigest()[:8], 16) / 2**32})
+"""
+
+
+SLOW_DISK = """
+import builtins, io, os, time
+
+def slow(call):
+    def slower(*arguments, **named):
+        if arguments and isinstance(arguments[0], (str, os.PathLike)) and ROOT in os.fspath(arguments[0]):
+            time.sleep(SECONDS)
+        return call(*arguments, **named)
+    return slower
+
+for name in ("open", "stat", "mkdir", "rename", "replace", "link", "unlink", "listdir", "scandir", "utime"):
+    setattr(os, name, slow(getattr(os, name)))
+builtins.open = io.open = slow(io.open)
 """
 
 
@@ -130,13 +148,20 @@ def expected_loss(cell: Cell) -> float:
     return int(chain[:8], 16) / 2**32
 
 
-def use_fake_learn() -> None:
-    """Replace `orch_core.learn` in this process and in every snapshot taken by it."""
+def use_fake_learn(slow_disk: str = "") -> None:
+    """Replace `orch_core.learn` in this process and in every snapshot taken by it.
+
+    `slow_disk` is run at the start of every worker.
+    """
     real = freeze.sources
 
     def sources() -> dict[str, bytes]:
         kept = {name: data for name, data in real().items() if not name.startswith("orch_core/learn/")}
-        return {**kept, "orch_core/learn/__init__.py": FAKE_LEARN.encode()}
+        return {
+            **kept,
+            "orch_core/learn/__init__.py": FAKE_LEARN.encode(),
+            **({"sitecustomize.py": slow_disk.encode()} if slow_disk else {}),
+        }
 
     freeze.sources = sources
     module = types.ModuleType("orch_core.learn")
@@ -209,11 +234,19 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--tasks", default="a,b")
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--code", default="the code that was launched")
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds that a file operation takes")
     parser.add_argument("--models", default="")
     parser.add_argument("--settings", default="{}")
     parser.add_argument("--no-wait", action="store_true")
     arguments = parser.parse_args()
-    use_fake_learn()
+    global FAKE_LEARN
+    FAKE_LEARN = FAKE_LEARN.replace("the code that was launched", arguments.code)
+    slow_disk = ""
+    if arguments.slow:
+        slow_disk = f"ROOT, SECONDS = {str(arguments.root)!r}, {arguments.slow}\n{SLOW_DISK}"
+        exec(slow_disk, {})
+    use_fake_learn(slow_disk)
     try:
         study = create_study(arguments.root, "stand-in")
         todo = jobs(

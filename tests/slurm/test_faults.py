@@ -14,6 +14,7 @@ import pytest
 from orch import attempts, journal, slurm
 from orch_core.study import open_study
 
+KILLS = int(os.environ.get("ORCH_KILLS", "10"))
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 
 
@@ -114,7 +115,7 @@ def test_a_submitter_killed_around_sbatch_leaves_one_array(launching, start, tmp
 def test_submitters_killed_at_random_moments_lose_nothing(launching, start, tmp_path):
     generator = random.Random(0)
     arguments = (tmp_path, "--cells", 12, "--pause", 0.05, "--settings", settings(parallel=4))
-    for _ in range(10):
+    for _ in range(KILLS):
         process = start(*arguments)
         time.sleep(generator.uniform(0.2, 1.5))
         process.kill()
@@ -216,3 +217,30 @@ def test_job_ids_that_begin_anew_confuse_nobody(launching, launch, start):
     more = launching.jobs(4, pause=0.01)
     launching.finish(start(study.root, "--cells", 4, "--pause", 0.01, "--settings", settings()))
     launching.check_complete(study, more)
+
+
+def test_a_file_system_with_200_ms_per_operation(launching, start, tmp_path):
+    launching.finish(start(tmp_path, "--cells", 3, "--slow", 0.2, "--settings", settings()), seconds=300)
+    launching.check_complete(open_study(tmp_path), launching.jobs(3))
+
+
+def test_code_edited_after_submission_does_not_reach_the_queue(launching, start, tmp_path):
+    arguments = (tmp_path, "--cells", 3, "--pause", 0.05)
+    launching.finish(start(*arguments, "--settings", settings(options={"begin": "now+8"}), "--no-wait"))
+    launching.finish(start(*arguments, "--code", "edited since", "--settings", settings()))
+    study = open_study(tmp_path)
+    launching.check_complete(study, launching.jobs(3, pause=0.05))
+    assert {record.values["code"] for record in study.records() if not record.task} == {
+        "the code that was launched"
+    }
+    assert len(list((tmp_path / "code").iterdir())) == 2
+
+
+def test_leftovers_of_killed_writers_stop_nobody(launching, start, tmp_path):
+    for job in launching.jobs(2):
+        folder = tmp_path / "cells" / job.cell.id
+        (folder / ".claim-stale").mkdir(parents=True)
+        (folder / ".record.json.stale").write_text("{")
+        (folder / "attempts" / "1").mkdir(parents=True)
+    launching.finish(start(tmp_path, "--cells", 2, "--settings", settings()))
+    launching.check_complete(open_study(tmp_path), launching.jobs(2))
