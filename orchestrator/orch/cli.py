@@ -78,6 +78,30 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("study", type=FOLDER, required=False)
+@click.option("--target", required=True, help="Where the loss is to be known: params=1e9,samples=1e8.")
+@click.option(
+    "--budget", required=True, type=click.FloatRange(min=0, min_open=True), help="Device-hours to spend."
+)
+@click.option("--algorithm", help="Only this recipe, such as mae@1.")
+@click.option("--mix", help="Only this mix.")
+@click.option("--out", type=FOLDER, default="next.yaml", show_default=True, help="Grid to write.")
+@AS_JSON
+def suggest(study: Path | None, target: str, budget: float, out: Path, *, as_json: bool, **only: Any) -> None:
+    """Write a grid of the cells to run next: those that tell most about the target for their price.
+
+    Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
+    """
+    from orch.suggesting import suggest_for
+
+    document, text = suggest_for(study, target, budget, out, **only)
+    if as_json:
+        emit(document)
+    else:
+        click.echo(text)
+
+
+@main.command()
 @AS_JSON
 def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON either way
     """Print the JSON schema of a grid, for editors.
