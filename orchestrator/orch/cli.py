@@ -101,6 +101,25 @@ def suggest(study: Path | None, target: str, budget: float, out: Path, *, as_jso
         click.echo(text)
 
 
+@main.command(name="map")
+@click.argument("study", type=FOLDER, required=False)
+@AS_JSON
+def coverage_map(study: Path | None, *, as_json: bool) -> None:
+    """Map a study: sizes x data sizes that are done, planned or failed, and where the hours go.
+
+    Example: orch map studies/demo
+    """
+    from orch.coverage import costs, coverage, failed_cells, render
+    from orch.plan import find_study, read_plan
+
+    opened = find_study(study)
+    made, failed = read_plan(opened), failed_cells(opened)
+    if as_json:
+        emit({"study": made.study, "cells": coverage(made, failed), "hours": costs(made)})
+    else:
+        click.echo(render(made, failed))
+
+
 @main.command()
 @AS_JSON
 def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON either way
