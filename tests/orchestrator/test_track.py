@@ -266,39 +266,45 @@ def test_a_sync_cut_at_any_call_is_completed_by_the_next(
         assert content(study) == whole
 
 
-SYNC = "import sys; from pathlib import Path; from orch import track; from orch_core.study import Study; track.sync(Study(Path(sys.argv[1])))"
+KILLED = """
+import os, sys
+from pathlib import Path
+from mlflow.store.db import utils
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from orch import track
+from orch_core.study import Study
+
+def killing(owner, name, limit, calls=[]):
+    original = getattr(owner, name)
+    def call(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == limit:
+            os.kill(os.getpid(), 9)
+        return original(*args, **kwargs)
+    setattr(owner, name, call)
+
+owner = utils if sys.argv[2] == "_upgrade_db" else SqlAlchemyStore
+killing(owner, sys.argv[2], int(sys.argv[3]))
+track.sync(Study(Path(sys.argv[1])))
+"""
 
 
-def test_killed_again_and_again_it_ends_exact(recorded: Make) -> None:
-    """SIGKILL while the schema is made, then in the middle of the runs."""
-    study = recorded(24, 2)
-    in_schema = lambda: any(study.root.glob(".mlflow.*/mlflow.db"))  # noqa: E731
-    in_runs = lambda: written(study) >= 4  # noqa: E731
-    for reached in (in_schema, in_runs):
-        process = subprocess.Popen([sys.executable, "-c", SYNC, str(study.root)])
-        while process.poll() is None and not reached():
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was too quick to be killed"
-    assert 4 <= written(study) < 26
+def test_killed_in_the_schema_and_in_a_run_it_ends_exact(recorded: Make, empty_database: Path) -> None:
+    study = recorded(4, 1)
+    for name, limit in (("_upgrade_db", 1), ("update_run_info", 3)):
+        command = [sys.executable, "-c", KILLED, str(study.root), name, str(limit)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with contextlib.closing(sqlite3.connect(study.root / "mlflow.db")) as database:
+        assert database.execute("select count(*) from runs where status = 'RUNNING'").fetchone() == (1,)
     track.sync(study)
     assert not list(study.root.glob(".mlflow.*/")), "what the kill left behind is cleared"
     killed = content(study)
     for place in study.root.glob("mlflow.db*"):
         place.unlink()
     clean = Study(study.root.rename(study.root.with_name("clean")))
+    shutil.copy(empty_database, clean.root / "mlflow.db")
     track.sync(clean)
     assert killed == content(clean)
-
-
-def written(study: Study) -> int:
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"file:{study.root / 'mlflow.db'}?mode=ro", uri=True)
-        ) as database:
-            return database.execute("select count(*) from runs").fetchone()[0]
-    except sqlite3.Error:
-        return -1
 
 
 def test_two_at_once_write_each_run_once(study: Study) -> None:
