@@ -147,9 +147,18 @@ def open_plan(path: Path) -> tuple[Plan, Study]:
     return replace(plan, frame=with_state(plan.frame, study, plan.probes)), study
 
 
+def _document(path: Path) -> dict[str, Any]:
+    metadata = pl.read_parquet_metadata(path)
+    if METADATA not in metadata:
+        message = "a table without a plan's metadata, or written by an older orch"
+        raise ValueError(message)
+    document: dict[str, Any] = json.loads(metadata[METADATA])
+    return document
+
+
 def _read(path: Path) -> tuple[Plan, Path]:
     try:
-        document = json.loads(pl.read_parquet_metadata(path)[METADATA])
+        document = _document(path)
         frame = pl.read_parquet(path)
         probes = tuple(probe_from_json(probe) for probe in document["probes"])
         plan = Plan(

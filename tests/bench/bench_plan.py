@@ -61,6 +61,7 @@ def measured(seeds: int) -> dict[str, float]:
             "parquet_s": ended - drafted,
             "total_s": ended - began,
             "cpu_s": time.process_time() - cpu,
+            "plan_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
             "bytes_a_cell": (study.root / "plan.parquet").stat().st_size / plan.frame.height,
         }
         if seeds <= 10:

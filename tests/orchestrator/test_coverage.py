@@ -5,7 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from orch.cli import main
 from orch.coverage import costs, coverage, failed_cells, render
 from orch.plan import Plan, make_plan, read_plan
 from orch_core.record import Reason, Record, dumps
@@ -98,3 +100,12 @@ def test_the_map_is_plain_text_from_small_to_large(planned):
     assert lines[at + 3].split() == ["ViT-S", "!", "0/2"]
     assert "\x1b" not in "".join(lines)
     assert json.dumps(coverage(plan))
+
+
+def test_the_command_prints_one_document_with_json(planned):
+    plain = CliRunner().invoke(main, ["map"])
+    assert plain.exit_code == 0
+    assert "hours by model" in plain.output
+    document = json.loads(CliRunner().invoke(main, ["map", "--json"]).stdout)
+    assert document["schema_version"] == 1
+    assert {cell["mark"] for cell in document["cells"]} == {"#", "+", "!", "."}

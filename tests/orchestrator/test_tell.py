@@ -1,5 +1,8 @@
 """What a plan says it will tell: against a regression in numpy, and warnings for grids that cannot tell."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +119,33 @@ def test_the_plans_text_and_document_carry_it(tmp_path: Path):
 def test_a_target_that_is_none_is_refused(text: str):
     with pytest.raises(OrchError, match="cannot read the target"):
         read_target(text)
+
+
+HEAVY = (
+    "torch",
+    "timm",
+    "scipy",
+    "statsmodels",
+    "seaborn",
+    "matplotlib",
+    "mlflow",
+    "optuna",
+    "submitit",
+    "sklearn",
+)
+
+
+def test_planning_imports_nothing_heavy(tmp_path: Path):
+    plan_of(tmp_path)
+    code = (
+        "import sys; from orch.cli import main; main(['plan', 'grid.yaml', '--json'], standalone_mode=False); "
+        f"print(sorted(set(sys.modules) & set({HEAVY})), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stderr.strip() == "[]"
+    document = json.loads(done.stdout)
+    assert document["schema_version"] == 1
+    assert len(document["frame"]) == document["cells"] == 48
+    assert document["tells"][0]["task_slopes"]["few"]["params"] > 0
