@@ -1,0 +1,97 @@
+"""What a launch of many cells costs, as counts and ratios measured in one run; needs a Slurm (tests/slurm/cluster up).
+
+    python tests/bench/bench_launch.py [--cells 10000] [--folder DIR]
+
+Submits an array that is held, counts what was called and written, asks for the status, cancels, and compares
+with submitit's one job a cell (its own 0.2 s between two submissions included), extrapolated from 10 of them.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from orch import cluster, control, journal, slurm
+from orch.attempts import End
+from orch.settings import Settings, summarise
+from orch.status import entries_now, status, survey
+from orch_core.record import Reason, Record, dumps
+from orch_core.study import Study, create_study
+
+DRIVER = Path(__file__).parents[1] / "orchestrator" / "launching.py"
+
+
+def timed(call):
+    began, cpu = time.monotonic(), time.process_time()
+    result = call()
+    return result, time.monotonic() - began, time.process_time() - cpu
+
+
+def one_by_one(folder: Path, count: int) -> tuple[float, int]:
+    """Seconds and files of `count` held jobs submitted by submitit one by one."""
+    import submitit
+
+    executor = submitit.SlurmExecutor(folder)
+    executor.update_parameters(job_name="orch-bench", additional_parameters={"hold": True})
+    _, seconds, _ = timed(lambda: [executor.submit(print, number) for number in range(count)])
+    subprocess.run(["scancel", "--me", "--name=orch-bench"], check=True)
+    return seconds, sum(path.is_file() for path in folder.rglob("*"))
+
+
+def finish(study: Study, jobs, failed: int) -> None:
+    """Leave the study as workers would: the first `failed` cells with a reason, the others with a record."""
+    for number, job in enumerate(jobs):
+        cell = job.cell.id
+        attempt = study.cell_folder(cell) / "attempts" / "1"
+        attempt.mkdir(parents=True)
+        bad = number < failed
+        end = End(how="failed", cause="code_error", message="a bug") if bad else End(how="done", seconds=1.0)
+        (attempt / "end.json").write_text(dumps({name: getattr(end, name) for name in End.__slots__}))
+        reason = Reason(cause="code_error", message="a bug", log="log.txt") if bad else None
+        record = Record(cell=cell, name=job.cell.name, status="failed" if bad else "done", reason=reason)
+        (attempt / "record.json" if bad else attempt.parents[1] / "record.json").write_text(
+            dumps(record.to_json())
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    arguments = parser.parse_args()
+    spec = importlib.util.spec_from_file_location("launching", DRIVER)
+    launching = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launching)
+    root = Path(tempfile.mkdtemp(dir=arguments.folder))
+    study, jobs = create_study(root / "study", "bench"), launching.jobs(arguments.cells, tasks=())
+    how = Settings(cluster="slurm", options={"hold": True, "time": 10})
+    _, seconds, cpu = timed(lambda: cluster.launch(study, jobs, how, wait=False))
+    files = sum(path.is_file() for path in study.root.rglob("*"))
+    calls = sum(event["event"] == "submitted" for event in journal.events(study.root))
+    tasks = sum(pilot.tasks for pilot in slurm.queue())
+    print(
+        f"{arguments.cells} cells: {calls} sbatch for {tasks} workers, {seconds:.2f} s ({cpu:.2f} s CPU), {files} files"
+    )
+    their_seconds, their_files = one_by_one(root / "submitit", 10)
+    scale = arguments.cells / 10
+    print(
+        f"submitit one by one: {their_seconds * scale:.0f} s, {arguments.cells} sbatch, {their_files * scale:.0f} files"
+    )
+    print(f"ratio: {their_seconds * scale / seconds:.0f} in time, {their_files * scale / files:.0f} in files")
+    control.cancel(study)
+    _, seconds, cpu = timed(lambda: status(study, jobs))
+    print(f"status, nothing done: {seconds:.2f} s ({cpu:.2f} s CPU)")
+    finish(study, jobs, failed=1_000)
+    _, seconds, cpu = timed(lambda: status(study, jobs))
+    print(f"status, all done but 1,000 failed: {seconds:.2f} s ({cpu:.2f} s CPU)")
+    standings = survey(study, entries_now(study, jobs))
+    summary, seconds, cpu = timed(lambda: summarise(study, "", standings, stopped=""))
+    print(f"{len(summary.failures)} failures by cause: {seconds:.2f} s ({cpu:.2f} s CPU)")
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
