@@ -14,7 +14,7 @@ from orch.status import Row, Standing, Status, eta_seconds, progress_of
 from orch_core.study import Study
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.table import Table
 
 PLAIN_SECONDS = 15.0  # between plain lines when nothing has been finished
 RUNNING_SHOWN = 8
@@ -141,17 +141,19 @@ def _plain(study: Study) -> Tell:
     return tell
 
 
-def _panel(study: Study, standings: Sequence[Standing], workers: int, note: str) -> Group:
-    from rich.console import Group
+def _panel(study: Study, standings: Sequence[Standing], workers: int, note: str) -> Table:
     from rich.progress_bar import ProgressBar
+    from rich.table import Table
     from rich.text import Text
 
     ended = sum(standing.state in {"done", "diverged", "failed"} for standing in standings)
     running = [standing for standing in standings if standing.state == "running"]
-    lines = [Text(f"  {cell_line(study, standing)}", style="dim") for standing in running[:RUNNING_SHOWN]]
+    table = Table.grid()
+    table.add_row(ProgressBar(total=max(len(standings), 1), completed=ended, width=60))
+    table.add_row(Text(summary_line(standings, workers)))
+    lines = [cell_line(study, standing) for standing in running[:RUNNING_SHOWN]]
     if len(running) > RUNNING_SHOWN:
-        lines.append(Text(f"  and {len(running) - RUNNING_SHOWN} more", style="dim"))
-    if note:
-        lines.append(Text(f"  {note}", style="dim"))
-    bar = ProgressBar(total=max(len(standings), 1), completed=ended, width=60)
-    return Group(bar, Text(summary_line(standings, workers)), *lines)
+        lines.append(f"and {len(running) - RUNNING_SHOWN} more")
+    for line in (*lines, *([note] if note else [])):
+        table.add_row(Text(f"  {line}", style="dim"))
+    return table
