@@ -83,7 +83,7 @@ def test_forward_flops_are_those_of_the_built_model(name):
 @pytest.mark.parametrize("recipe", TRAINED)
 @pytest.mark.parametrize(("width", "depth", "patch", "resolution"), [(64, 3, 4, 28), (32, 1, 14, 56)])
 def test_training_flops_and_parameters_are_those_of_the_built_objective(
-    tmp_path, recipe, width, depth, patch
+    tmp_path, recipe, width, depth, patch, resolution
 ):
     path = write_images(tmp_path / "bars.npz")
     cell = make_cell(

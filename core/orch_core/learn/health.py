@@ -10,6 +10,9 @@ from orch_core.learn.data import Batch
 from orch_core.learn.encoders import encode, patchify
 
 IMAGES = 128
+LEAST_STD = 0.01
+LEAST_RANK = 1.05
+"""Below these an encoder is a constant: untrained ones lie at 0.2 and 2 and above."""
 
 
 @torch.no_grad()
@@ -27,3 +30,12 @@ def feature_figures(encoder: VisionTransformer, held_out: Batch, patch: int) -> 
     values = torch.linalg.svdvals(features.double())
     share = values / values.sum().clamp(min=1e-12) + 1e-7
     return {"feature_std": spread, "rankme": float((-(share * share.log()).sum()).exp())}
+
+
+def collapse(figures: dict[str, float]) -> str:
+    """What says that an encoder has collapsed, or nothing."""
+    if figures["feature_std"] < LEAST_STD:
+        return f"features of different images are one point (feature_std {figures['feature_std']:.2g})"
+    if figures["rankme"] < LEAST_RANK:
+        return f"features of different images lie on one line (rankme {figures['rankme']:.3g})"
+    return ""

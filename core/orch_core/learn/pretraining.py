@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from orch_core.cell import Cell
-from orch_core.cost import Cost, price
+from orch_core.cost import price
 from orch_core.learn.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from orch_core.learn.curve import append_row, cut_after
 from orch_core.learn.data import Batch, held_out_set, pretraining_set
 from orch_core.learn.encoders import build_encoder
-from orch_core.learn.health import feature_figures
+from orch_core.learn.health import collapse, feature_figures
 from orch_core.learn.ledger import measured_flops, peak_memory
 from orch_core.learn.objectives import Objective, build_objective
 from orch_core.learn.randomness import epoch_indices, generator
@@ -79,37 +79,42 @@ def pretrain(
     """
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    recipe, cost = recipe_of(cell), price(cell)
-    if not (recipe.uses_model and recipe.uses_data):
-        if recipe.uses_model:
-            encoder = build_encoder(cell)
-            save_tensors(folder / "encoder.safetensors", encoder.state_dict())
-        return Result(
-            status="done", values=_ledger(cell, cost, 0), cost={"seconds": time.monotonic() - began}
-        )
-    run = _start(cell, folder)
-    flops = _measure(run) * cell.steps
+    recipe = recipe_of(cell)
+    if recipe.uses_model and recipe.uses_data:
+        return _trained(_start(cell, folder), began, should_stop, checkpoint_seconds)
+    if recipe.uses_model:
+        save_tensors(folder / "encoder.safetensors", build_encoder(cell).state_dict())
+    return Result(status="done", values=_ledger(cell, 0), cost={"seconds": time.monotonic() - began})
+
+
+def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoint_seconds: float) -> Result:
+    flops = _measure(run) * run.cell.steps
     trained = _train(run, should_stop, checkpoint_seconds)
-    values = {**_ledger(cell, cost, flops), **trained}
-    seconds = time.monotonic() - began
     paid = {
-        "seconds": seconds,
-        "images_per_second": values.pop("images_per_second"),
+        "seconds": time.monotonic() - began,
+        "images_per_second": trained.pop("images_per_second"),
         "peak_memory_bytes": peak_memory(run.device),
     }
-    values["images"] = len(run.images)
-    if not math.isfinite(trained["train_loss"]):
-        message = (
-            f"the loss was not a number by step {run.step} of {cell.steps}: lower `lr`, or raise `warmup`"
-        )
-        return Result(
-            status="diverged",
-            values={name: value for name, value in values.items() if math.isfinite(value)},
-            cost=paid,
-            reason=Reason(cause="diverged", message=message),
-        )
-    save_tensors(folder / "encoder.safetensors", run.objective.encoder.state_dict())
+    values = {**_ledger(run.cell, flops), **trained, "images": len(run.images)}
+    reason = _reason(run, trained)
+    if reason:
+        known = {name: value for name, value in values.items() if math.isfinite(value)}
+        return Result(status="diverged", values=known, cost=paid, reason=reason)
+    save_tensors(run.folder / "encoder.safetensors", run.objective.encoder.state_dict())
     return Result(status="done", values=values, cost=paid)
+
+
+def _reason(run: _Run, trained: dict[str, float]) -> Reason | None:
+    """Why the run has no result: it stopped at a loss that is not a number, or at a collapsed encoder."""
+    if math.isfinite(trained["train_loss"]):
+        return None
+    where = f"by step {run.step} of {run.cell.steps}"
+    evidence = collapse(trained) if "feature_std" in trained else ""
+    if evidence:
+        message = f"the encoder had collapsed {where}: {evidence}; lower `lr`, or change what keeps it from collapse"
+        return Reason(cause="collapsed", message=message)
+    message = f"the loss was not a number {where}: lower `lr`, or raise `warmup`"
+    return Reason(cause="diverged", message=message)
 
 
 def _start(cell: Cell, folder: Path) -> _Run:
@@ -148,9 +153,11 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
         if row_due:
             shown = now
             speed = (run.step - first) * cell.batch / (now - began)
-            figures = _held_out(run) if run.step in looks else {}
-            if not math.isfinite(_row(run, speed, figures)):
-                return {"train_loss": math.nan, "images_per_second": speed}
+            loss = run.recent / run.recent_steps
+            figures = _held_out(run) if run.step in looks and math.isfinite(loss) else {}
+            _row(run, loss, speed, figures)
+            if not math.isfinite(loss) or (figures and collapse(figures)):
+                return {"train_loss": math.nan, "images_per_second": speed, **figures}
         stop = should_stop()
         if run.step < cell.steps and (stop or now - saved > checkpoint_seconds):
             _save(run)
@@ -225,9 +232,9 @@ def _held_out(run: _Run) -> dict[str, float]:
     return {"heldout_loss": total / chunks, **figures}
 
 
-def _row(run: _Run, speed: float, figures: dict[str, float]) -> float:
-    """Write a line of the curve; the mean loss since the last one."""
-    cell, loss = run.cell, run.recent / max(1, run.recent_steps)
+def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> None:
+    """Write a line of the curve: `loss` is the mean since the last one."""
+    cell = run.cell
     run.recent, run.recent_steps = 0.0, 0
     row: dict[str, float] = {
         "step": run.step,
@@ -240,7 +247,6 @@ def _row(run: _Run, speed: float, figures: dict[str, float]) -> float:
         **figures,
     }
     append_row(run.metrics, {name: value for name, value in row.items() if math.isfinite(value)})
-    return loss
 
 
 def _save(run: _Run) -> None:
@@ -254,7 +260,8 @@ def _save(run: _Run) -> None:
     save_checkpoint(run.folder / "checkpoint", run.step, state)
 
 
-def _ledger(cell: Cell, cost: Cost, measured: int) -> dict[str, float]:
+def _ledger(cell: Cell, measured: int) -> dict[str, float]:
+    cost = price(cell)
     trains = recipe_of(cell).uses_data
     return {
         "params_encoder": cost.params_encoder,

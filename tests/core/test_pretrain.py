@@ -1,0 +1,147 @@
+"""What a run leaves behind, for every recipe; and what stops it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from learn_cells import TRAINED, make_cell, make_probe, write_images
+from safetensors.torch import load_file
+
+from orch_core.cost import price
+from orch_core.errors import OrchError
+from orch_core.learn import data as data_module
+from orch_core.learn import pretrain, pretraining, probe
+from orch_core.learn.encoders import build_encoder
+from orch_core.learn.health import collapse, feature_figures
+from orch_core.recipe import RECIPES
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "bars.npz")
+
+
+def test_every_recipe_that_trains_is_tested():
+    assert set(TRAINED) == {name for name, recipe in RECIPES.items() if recipe.uses_data}
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_a_run_leaves_its_encoder_curve_and_ledger(bars, tmp_path, recipe):
+    cell = make_cell(bars, recipe)
+    result, cost = pretrain(cell, tmp_path), price(cell)
+    assert (result.status, result.reason) == ("done", None)
+    values = result.values
+    assert (values["steps"], values["samples_seen"], values["images"]) == (10, 160, 96)
+    assert values["flops_train_measured"] == pytest.approx(cost.flops_hardware, rel=1e-3)
+    assert values["params_encoder"] == cost.params_encoder
+    assert math.isfinite(values["heldout_loss"])
+    assert result.cost["images_per_second"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.ndjson").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert rows[-1]["heldout_loss"] == values["heldout_loss"]
+    assert rows[-1]["eta_seconds"] == 0
+    assert sum("heldout_loss" in row for row in rows) >= 5
+    assert set(load_file(tmp_path / "encoder.safetensors")) == set(build_encoder(cell).state_dict())
+    [(_, read)] = probe(cell, tmp_path, [make_probe(bars)])
+    assert 0 <= read.values["auc_lo"] <= read.values["auc"] <= read.values["auc_hi"] <= 1
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_the_same_cell_gives_the_same_numbers_and_another_seed_others(bars, tmp_path, recipe):
+    first, again = (pretrain(make_cell(bars, recipe, samples=48), tmp_path / name) for name in "ab")
+    other = pretrain(make_cell(bars, recipe, samples=48, seed=1), tmp_path / "c")
+    assert first.values == again.values
+    assert first.values["heldout_loss"] != other.values["heldout_loss"]
+
+
+@pytest.mark.parametrize("recipe", ["mae@1", "simmim@1", "supervised@1"])
+def test_training_lowers_the_held_out_loss(bars, tmp_path, recipe):
+    rate = (("lr", 3e-3),)
+    result = pretrain(make_cell(bars, recipe, samples=960, overrides=rate), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.ndjson").read_text().splitlines()]
+    losses = [row["heldout_loss"] for row in rows if "heldout_loss" in row]
+    assert result.values["heldout_loss"] < 0.95 * losses[0]
+
+
+def test_bf16_trains_and_is_another_cell(bars, tmp_path):
+    half, full = (make_cell(bars, precision=precision) for precision in ("bf16", "fp32"))
+    assert half.id != full.id
+    a, b = pretrain(half, tmp_path / "half").values, pretrain(full, tmp_path / "full").values
+    assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=0.02)
+    assert a["heldout_loss"] != b["heldout_loss"]
+
+
+def test_a_run_that_diverges_says_so_and_keeps_no_number_of_it(bars, tmp_path):
+    cell = make_cell(bars, "mae@1", samples=1600)
+    original = pretraining.build_objective
+
+    def broken(cell):
+        objective = original(cell)
+        objective.module.decoder.predict.bias.data.fill_(math.inf)
+        return objective
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "build_objective", broken)
+        result = pretrain(cell, tmp_path)
+    assert (result.status, result.reason.cause) == ("diverged", "diverged")
+    assert "step 1 of 100" in result.reason.message
+    assert "heldout_loss" not in result.values
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_a_collapsed_encoder_is_found_at_the_first_look_with_its_evidence(bars, tmp_path):
+    original = pretraining.build_objective
+
+    def flat(cell):
+        objective = original(cell)
+        objective.encoder.norm.weight.data.zero_()
+        objective.encoder.norm.bias.data.fill_(1)
+        return objective
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "build_objective", flat)
+        result = pretrain(make_cell(bars, samples=16 * 300, overrides=(("lr", 0.0),)), tmp_path)
+    assert (result.status, result.reason.cause) == ("diverged", "collapsed")
+    assert "step 2 of 300" in result.reason.message
+    assert "feature_std" in result.reason.message
+
+
+def test_untrained_encoders_are_not_called_collapsed(bars):
+    for width in (32, 128):
+        for patch in (4, 14):
+            cell = make_cell(bars, "random@1", width=width, heads=1, patch=patch)
+            held_out = data_module.held_out_set(cell)
+            assert not collapse(feature_figures(build_encoder(cell), held_out, patch))
+
+
+def test_controls_train_nothing(tmp_path):
+    random = pretrain(make_cell(None, "random@1"), tmp_path / "random")
+    assert (random.values["samples_seen"], random.values["flops_train"]) == (0, 0)
+    assert (tmp_path / "random" / "encoder.safetensors").exists()
+    pixels = pretrain(make_cell(None, "pixels@1"), tmp_path / "pixels")
+    assert pixels.values["params_encoder"] == 0
+    assert not (tmp_path / "pixels" / "encoder.safetensors").exists()
+
+
+def test_subsets_are_nested_and_leave_out_what_is_held_out(tmp_path):
+    path = write_images(tmp_path / "bars.npz")
+    arrays = dict(np.load(path))
+    arrays["train_images"][:5] = arrays["test_images"][:5]
+    np.savez(path, **arrays)
+    large = data_module.pretraining_set(make_cell(path)).images
+    small = data_module.pretraining_set(make_cell(path, images=30)).images
+    assert len(large) == 91
+    assert torch.equal(large[:30], small)
+    with pytest.raises(OrchError, match="95 images asked for, 91 are there"):
+        data_module.pretraining_set(make_cell(path, images=95))
+
+
+def test_grey_and_colour_and_sizes_become_what_the_cell_asks_for():
+    colour = np.zeros((2, 10, 10, 3), np.uint8)
+    colour[..., 1] = 200
+    grey = data_module.as_tensor(colour, resolution=10, channels=1)
+    assert grey.unique().tolist() == [round(0.587 * 200)]
+    assert data_module.as_tensor(colour, resolution=28, channels=3).shape == (2, 3, 28, 28)
+    assert data_module.as_tensor(colour[..., :1], resolution=10, channels=3).shape == (2, 3, 10, 10)
