@@ -12,6 +12,7 @@ from orch.console import Commands, Exit, emit, say
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 Where = Literal["local", "debug", "slurm"]
+POSITIVE = click.FloatRange(min=0, min_open=True)
 FOLDER = click.Path(path_type=Path)
 
 
@@ -265,9 +266,9 @@ def fit_laws(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool,
     from orch.fitting import Wishes, assignments
     from orch.fitting import fit_laws as fit
 
-    target = [Path(word) for word in words if "=" not in word]
+    target = next((Path(word) for word in words if "=" not in word), None)
     columns = assignments([*mapping, *(word for word in words if "=" in word)], "--map")
-    fitted = fit(target[0] if target else None, Wishes(mapping=columns, **wishes))
+    fitted = fit(target, Wishes(mapping=columns, **wishes))
     emit(fitted.document) if as_json else click.echo(fitted.text)
     raise SystemExit(fitted.exit_code)
 
@@ -297,22 +298,22 @@ def predict(
 @click.option(
     "--map", "mapping", multiple=True, help="NAME=COLUMN ...: value, params, samples, compute, run."
 )
-@click.option("--flops", type=click.FloatRange(min=0, min_open=True), help="Budget in FLOPs.")
-@click.option("--gpu-hours", type=click.FloatRange(min=0, min_open=True), help="Budget in GPU-hours.")
-@click.option("--flops-per-gpu-hour", "rate", type=click.FloatRange(min=0, min_open=True), help="Achieved.")
+@click.option("--group-by", multiple=True, help="One frontier per value; studies: algorithm and mix.")
+@click.option("--flops", type=POSITIVE, help="A budget in FLOPs: what it buys.")
+@click.option("--gpu-hours", type=POSITIVE, help="A budget in GPU-hours, at --flops-per-gpu-hour.")
+@click.option("--flops-per-gpu-hour", "rate", type=POSITIVE, help="What a GPU-hour achieves (not its peak).")
 @AS_JSON
-def frontier(
-    words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool, **budget: float | None
-) -> None:
+def frontier(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool, **wishes: Any) -> None:
     """Show the compute-optimal size and data by three approaches, and what a budget buys.
 
     Example: orch frontier points.csv --map params=N compute=C value=loss --flops 1e21
     """
     from orch.fitting import assignments
-    from orch.fitting import frontier as found
+    from orch.frontier import frontier as found
 
-    target = [Path(word) for word in words if "=" not in word]
+    target = next((Path(word) for word in words if "=" not in word), None)
     columns = assignments([*mapping, *(word for word in words if "=" in word)], "--map")
-    said = found(target[0] if target else None, columns, budget["flops"], budget["gpu_hours"], budget["rate"])
+    flops = wishes["flops"] or (wishes["gpu_hours"] or 0) * (wishes["rate"] or 0) or None
+    said = found(target, columns, wishes["group_by"], flops)
     emit(said.document) if as_json else click.echo(said.text)
     raise SystemExit(said.exit_code)

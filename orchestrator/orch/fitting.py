@@ -1,4 +1,4 @@
-"""`orch fit-laws`, `predict` and `frontier`: from a study, an MLflow experiment or a table of points to laws."""
+"""`orch fit-laws` and `predict`: from a study, an MLflow experiment or a table of points to laws."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import Exit, quantity
+from orch.console import Exit
 from orch.plan import find_study
 from orch.plan_text import columns
-from orch_analysis import frontier as frontiers
 from orch_analysis import lawsfile
 from orch_analysis.choose import Choice
 from orch_analysis.fitted import Fit
@@ -76,8 +75,8 @@ def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
     study = find_study(target)
     if wishes.law:
         frame = read_results(study).pretraining
-        renamed = {"params_encoder": "params", "samples_seen": "samples", "images": "unique_samples"}
-        frame = frame.rename({old: new for old, new in renamed.items() if new not in frame.columns})
+        named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
+        frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
         return _fit_points(frame, study.name, wishes, study.root / "laws")
     page = fit_study(study.root, wishes.out, seed=wishes.seed)
     text = f"report: {page}\nnext: open it in a browser, or `orch ui` for the runs"
@@ -198,71 +197,6 @@ def predict(folder: Path, at: Mapping[str, float]) -> Fitted:
         table.append([group, fit.law.name, f"{got.value:.5g}", band, f"{got.extrapolation:.3g}x"])
         rows.append({"group": dict(fit.group), "law": fit.law.name, **asdict(got)})
     return Fitted(document={"at": dict(at), "predictions": rows}, text=columns(table, left=2))
-
-
-def frontier(
-    target: Path | None,
-    mapping: Mapping[str, str],
-    flops: float | None,
-    gpu_hours: float | None,
-    rate: float | None,
-) -> Fitted:
-    """Compute-optimal size and data by every approach that the points allow; what a budget buys."""
-    if target is not None and target.suffix in TABLES:
-        frame = read_points(target, mapping=mapping, name=target.stem).frame
-        named: dict[str, str | None] = {
-            "value": mapping.get("value") or next((name for name in VALUES if name in frame.columns), "loss"),
-            "params": mapping.get("params", "params"),
-            "samples": mapping.get("samples") or ("samples" if "samples" in frame.columns else None),
-            "flops": mapping.get("compute") or ("flops" if "flops" in frame.columns else None),
-            "run": mapping.get("run"),
-        }
-    else:
-        frame = read_results(find_study(target)).pretraining.filter(pl.col("samples_seen") > 0)
-        named = {
-            "value": "heldout_loss",
-            "params": "params_encoder",
-            "samples": "samples_seen",
-            "flops": "flops_train",
-        }
-        named["run"] = None
-    found = frontiers.of_table(frame, **named)  # type: ignore[arg-type]
-    budget = flops or (gpu_hours or 0) * (rate or 0) or None
-    lines = [_frontier_line(one, budget) for one in found]
-    warnings = frontiers.disagreements(found, budget) if budget else ()
-    document: dict[str, Any] = {
-        "frontiers": [_frontier_json(one, budget) for one in found],
-        "warnings": list(warnings),
-    }
-    failed = all(one.outcome != "ok" for one in found)
-    text = "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
-    return Fitted(document=document, text=text, exit_code=Exit.NO_FIT if failed else Exit.OK)
-
-
-def _frontier_line(one: frontiers.Frontier, flops: float | None) -> str:
-    if one.outcome != "ok":
-        return f"{one.approach:11} {one.outcome}: {one.message}"
-    low, high = one.a_interval
-    line = f"{one.approach:11} N* ~ C^{one.a:.3f} [{low:.3f}, {high:.3f}], D* ~ C^{one.b:.3f}, n={one.n}"
-    if flops:
-        best = frontiers.optimum(one, flops)
-        line += (
-            f"; at {quantity(flops, 'FLOP')}: N* {quantity(best.params[0])}, D* {quantity(best.samples[0])}"
-        )
-    return "\n".join([line, *(f"  warning: {warning}" for warning in one.warnings)])
-
-
-def _frontier_json(one: frontiers.Frontier, flops: float | None) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "approach": one.approach,
-        "outcome": one.outcome,
-        "message": one.message,
-        "n": one.n,
-    }
-    if one.outcome != "ok":
-        return said
-    said |= {"a": one.a, "a_interval": list(one.a_interval), "b": one.b, "b_interval": list(one.b_interval)}
-    return said | ({"optimum": asdict(frontiers.optimum(one, flops))} if flops else {})
 
 
 def assignments(words: Sequence[str], what: str) -> dict[str, str]:
