@@ -113,15 +113,15 @@ def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_
 
 
 def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: str, seed: int) -> Path:
+    """The report with its laws.json; laws.json alone, with its outcomes, where nothing could be fitted."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path = lawsfile.write(found, out, {"points": points, "command": command})
         if any(_fit_of(one).estimates for one in found):
-            report_points(points, found, out, command=command, seed=seed)
+            return report_points(points, found, out, command=command, seed=seed).with_name("laws.json")
+        return lawsfile.write(found, out, {"points": points, "command": command})
     except OSError as error:
         message = f"cannot write into {out}: {error.strerror or error}"
         raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
-    return path
 
 
 def _reading(

@@ -259,8 +259,8 @@ def caveats(runs: pl.DataFrame, best: pl.DataFrame, n_slopes: int) -> list[str]:
         found.append("Some probes have no untrained control of their size and show no gain.")
     found += [
         (
-            "Intervals of an AUC are of its test images, by bootstrap; those of a gain add both in quadrature. Neither contains "
-            "the seed, and both probes of a gain saw the same test images, so the gain's interval is on the wide side."
+            "Intervals of an AUC are of its test images, by bootstrap; those of a gain pair both probes on the same resampled "
+            "images. Neither contains what another training seed would change."
         ),
         (
             f"{n_slopes} slopes are printed, each with its own 95% interval: about {number(0.05 * n_slopes, 1)} would exclude zero "
