@@ -81,7 +81,9 @@ def test_preemption_loses_no_step_and_the_cells_run_again_at_once(launching, lau
     launching.until(lambda: rival.strip() not in call("squeue", "-h", "-o%i"))
     freed = time.time()
     launching.until(lambda: sum(line.get("begin", 0) > 0 for line in lines(launching, study, jobs)) == 2)
-    assert time.time() - freed < 15
+    waited = time.time() - freed
+    print(f"running again {waited:.1f} s after the nodes were free")
+    assert waited < 60  # Slurm itself would let them wait for 120 s
     launching.finish(process)
     launching.check_complete(study, jobs)
     for job in jobs:
