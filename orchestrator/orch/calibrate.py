@@ -87,12 +87,11 @@ def calibrate(
 
 def _this_device() -> tuple[str, Callable[[], float]]:
     """The device of plans that stands for this machine, and the clock to measure it with."""
-    import torch
+    from orch_core.learn.ledger import use_accelerator
 
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
+    name = use_accelerator()
+    if not name:
         return "CPU", time.process_time
-    name = torch.cuda.get_device_name()
     known = next((device for device in DEVICES if device != "CPU" and device in name), None)
     return known or "H100", time.perf_counter
 

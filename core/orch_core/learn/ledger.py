@@ -36,6 +36,14 @@ def measured_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     return int(counter.get_total_flops())
 
 
+def use_accelerator() -> str:
+    """Name of the GPU that training here uses; empty where there is none, and then training keeps to one thread."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    torch.set_num_threads(1)
+    return ""
+
+
 def peak_memory(device: torch.device) -> float:
     """Peak bytes of this process on its device (resident set on a CPU)."""
     if device.type == "cuda":
