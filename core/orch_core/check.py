@@ -200,6 +200,9 @@ def _overrides(document: Document) -> list[Problem]:
             problems.append(document.problem(("overrides", recipe), message, at_key=True))
             continue
         for name, value in changes.items() if isinstance(changes, dict) else ():
+            if value == []:
+                message = f"{name}: give a value, or a list of at least one"
+                problems.append(document.problem(("overrides", recipe, name), message))
             try:
                 for each in value if isinstance(value, list) else [value]:
                     constants(_plain_cell(recipe, (name, each)))
