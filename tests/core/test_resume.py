@@ -16,7 +16,7 @@ from orch_core.learn.checkpoint import load_checkpoint, save_checkpoint
 DRIVER = Path(__file__).parent / "resume_driver.py"
 CPU = torch.device("cpu")
 KILLS = 3
-"""In the suite; tests/bench/bench_resume.py kills twenty times."""
+"""In the suite; `resume_driver.py FOLDER NPZ 20 RECIPE...` kills twenty times."""
 
 
 @pytest.fixture(scope="module")
