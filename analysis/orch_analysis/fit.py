@@ -14,7 +14,7 @@ from orch_analysis.fitted import Band, Dropped, Fit, Identifiability, Line, Outc
 from orch_analysis.law import Array, Law, Link
 from orch_analysis.points import Usable
 from orch_analysis.problem import Problem, build, params_of, predict
-from orch_analysis.solver import Solution, solve
+from orch_analysis.solver import Solution, minimise, solve
 from orch_core.errors import OrchError
 
 __all__ = ["Band", "Dropped", "Fit", "Identifiability", "Outcome", "Prediction", "fit"]
@@ -24,7 +24,6 @@ Interval = Literal["auto", "percentile", "bca", "t"]
 EFFICIENT = (
     1.345  # Huber's delta in units of the noise sd: 95% efficiency at the normal (Huber & Ronchetti 2009)
 )
-EASY = 0.9  # share of agreeing starts above which a replicate needs only one
 NOTHING = 1e-6  # a term that changes the law by less, in its link, is not there
 LEAST = 1e-5  # smallest automatic delta: exact data have no noise to scale it to
 STARTS = 16  # independent global searches behind the certificate of the point fit
@@ -261,9 +260,12 @@ def _intervals(
         clusters=rows.clusters,
         stderr=stderr,
     )
-    starts = 1 if best.agreement[0] >= EASY else 3
+    starts = 1 if problem.terms or len(best.minima) == 1 or len(problem.law.free) > identify.FEW else 3
     draws = _values(
-        problem, solve(problem, data.target, data.weights, delta, starts=starts, seed=request.seed).theta
+        problem,
+        solve(
+            problem, data.target, data.weights, delta, starts=starts, seed=request.seed, precise=False
+        ).theta,
     )
     if kind != "bca":
         named = enumerate(problem.law.free)
@@ -272,7 +274,10 @@ def _intervals(
     if rows.clusters is not None:
         left_out = (rows.clusters[None] != np.unique(rows.clusters)[:, None]) * weight
     jackknife = _values(
-        problem, solve(problem, problem.target, left_out, delta, starts=starts, seed=request.seed).theta
+        problem,
+        solve(
+            problem, problem.target, left_out, delta, starts=starts, seed=request.seed, precise=False
+        ).theta,
     )
     estimate = _values(problem, best.theta)[0]
     return draws, {
@@ -297,9 +302,13 @@ def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution,
     rows = weight[None, :]
     delta = float("inf") if request.loss != "huber" or request.delta is None else request.delta
     if request.loss == "huber" and request.delta is None:
-        for _ in range(3):
-            found = solve(problem, problem.target, rows, delta, starts=4, seed=request.seed)
-            residuals = predict(problem, found.theta)[0] - problem.target
+        theta = solve(problem, problem.target, rows, delta, starts=4, seed=request.seed, precise=False).theta
+        for refined in range(3):
+            if refined:
+                theta, _ = minimise(
+                    problem, theta, problem.target[None], rows, delta, tolerance=1e-5, exact=False
+                )
+            residuals = predict(problem, theta)[0] - problem.target
             delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), LEAST)
     return solve(problem, problem.target, rows, delta, starts=STARTS, seed=request.seed), delta
 
@@ -338,9 +347,15 @@ def _doubts(
     request: Request, rows: Usable, problem: Problem, residuals: Array, best: Solution
 ) -> tuple[str, ...]:
     out = []
-    if best.agreement[0] < 0.5:
-        share = f"{best.agreement[0]:.0%} of {STARTS} independent starts"
-        out.append(f"only {share} reached the optimum: the objective has other minima, see identifiability")
+    if len(best.minima) > 1:
+        count = len(best.minima) - 1
+        share = f"{best.agreement[0]:.0%} of {STARTS} independent starts reached the optimum"
+        out.append(
+            f"the objective has {count} or more other minima within 5% of the best ({share}), see identifiability"
+        )
+    elif best.agreement[0] < 0.5:
+        share = f"only {best.agreement[0]:.0%} of {STARTS} independent starts"
+        out.append(f"{share} reached the optimum to 1e-8: it lies in a flat valley, see identifiability")
     if request.stderr:
         known = rows.extra[request.stderr] / np.abs(problem.scale)
         excess = float(

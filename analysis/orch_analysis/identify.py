@@ -7,7 +7,7 @@ is called identified when its likelihood profile closes on both sides, inside it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from orch_analysis.law import Array
 from orch_analysis.problem import Problem
 from orch_analysis.solver import minimise, stages
 
+FEW = 3  # parameters up to which a curved law is profiled from every minimum known and finely
 NEARLY = 0.002  # objectives this close, relative to the optimum, are as good for any practical purpose
+ENOUGH = 2e-5  # tolerance of a profile point, a hundredth of what it is compared to
 WIDE = 20.0  # a 95% range wider than this factor determines no positive parameter
-REACH = np.array([0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.75, 1.0, 1.3, 1.6, 1.9, 2.3, 3.0, 4.0, 6.0, 10.0, 20.0])
+REACH = np.array(
+    [0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.75, 1.0, 1.3, 1.6, 1.9, 2.3, 3.0, 4.0, 6.0, 10.0, 20.0]
+)
 SIDES = np.array([-1.0, 1.0])
 
 
@@ -71,14 +75,18 @@ class Valley:
         return np.asarray(np.max(away, axis=0, initial=0.0))
 
     def _minimise(self, starts: Array, held: NDArray[np.bool_]) -> Array:
-        """Objectives reached from `starts`, by way of wider deltas: small ones have many minima."""
+        """Objectives reached from `starts`, least squares first: far from the data Huber's loss has no curvature."""
         rows, target, weights = (
             np.zeros(len(starts), dtype=np.intp),
             self.problem.target[None],
             self.weights[None],
         )
         reached = np.zeros(len(starts))
-        for delta, tolerance, exact in stages(self.problem, self.theta[None], target, self.delta):
+        own = stages(self.problem, self.theta[None], target, self.delta)
+        plan = [(float("inf"), ENOUGH, False), *own]
+        for delta, tolerance, exact in plan:
+            if exact and self.problem.terms is None and len(own) == 2:
+                break  # without wider deltas Gauss-Newton steps are good enough for a profile
             starts, reached = minimise(
                 self.problem,
                 starts,
@@ -87,7 +95,7 @@ class Valley:
                 delta,
                 rows=rows,
                 held=held,
-                tolerance=max(tolerance, 1e-5),
+                tolerance=max(tolerance, ENOUGH),
                 exact=exact,
             )
         return reached
@@ -99,12 +107,15 @@ class Valley:
 def profile(valley: Valley) -> dict[str, Identifiability]:
     """Identifiability of each free parameter around an optimum."""
     p = valley.theta.size
+    costly = valley.problem.terms is None and p > FEW
+    if costly:
+        valley = replace(valley, minima=valley.theta[None])
     rises = valley.rises(np.broadcast_to(REACH[:, None, None], (REACH.size, p, 2)))
     likely = 3.841 / max(
         valley.problem.y.size - p, 1
     )  # 95% point of chi2 with one degree of freedom over n - p
     wide = valley.ends(rises, likely, refine=0)
-    near = valley.ends(rises, NEARLY, refine=5)
+    near = valley.ends(rises, NEARLY, refine=0 if costly else 5)
     return {
         name: _judge(valley.problem, k, name, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
         for k, name in enumerate(valley.problem.law.free)

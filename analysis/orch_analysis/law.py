@@ -44,7 +44,8 @@ class Law:
     `f(x, p)` gives the value from the variables `x` and the parameters `p`, two mappings of broadcastable arrays
     (parameters come as columns, points as rows). `link` is the space in which residuals are taken: "log" (relative
     errors), "linear", or "log_error" (log of one minus the value, for metrics with a ceiling of 1). `linear` names
-    the parameters in which `f` is affine: the global search solves them in closed form. `starts(x, y)` gives
+    the parameters in which `f` is affine: the global search solves them in closed form. `slopes(x, p)` gives the
+    value and its derivative by each parameter; without it they are differences. `starts(x, y)` gives
     candidate values of the remaining parameters, one array per name, all of one length; without it the search
     covers the bounds. `terms` is set when `f` is a sum of power-law terms, whose derivatives are then exact.
     `loss` is what "auto" means for it: that of
@@ -61,6 +62,7 @@ class Law:
     units: Mapping[str, str] = field(default_factory=dict)
     link: Link = "log"
     linear: tuple[str, ...] = ()
+    slopes: Callable[[Values, Values], tuple[Array, Values]] | None = None
     starts: Callable[[Values, Array], Values] | None = None
     terms: tuple[Term, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
@@ -106,6 +108,9 @@ class Law:
         def f(x: Values, p: Values) -> Array:
             return self.f({own: x[variable]}, p)
 
+        def slopes(x: Values, p: Values) -> tuple[Array, Values]:
+            return self.slopes({own: x[variable]}, p) if self.slopes else (np.zeros(0), {})
+
         def starts(x: Values, y: Array) -> Values:
             return self.starts({own: x[variable]}, y) if self.starts else {}
 
@@ -118,6 +123,7 @@ class Law:
             x=(variable,),
             formula=self.formula.replace(own, variable),
             f=f,
+            slopes=slopes if self.slopes else None,
             starts=starts if self.starts else None,
             terms=terms,
         )

@@ -150,12 +150,12 @@ def derivatives(
 ) -> tuple[Array, ...]:
     """Objective (fits,), gradient (fits, p) and Hessian (fits, p, p) at coordinates (fits, p).
 
-    With exact=False, laws without analytic derivatives get the Gauss-Newton Hessian and forward differences.
+    With exact=False, laws that are not sums of power-law terms get the Gauss-Newton Hessian.
     """
     if problem.terms is not None:
         return _exact(problem.terms, theta, target, weights, delta)
     with np.errstate(all="ignore"):
-        return _differences(problem, theta, target, weights, delta, exact=exact)
+        return _curved(problem, theta, target, weights, delta, exact=exact)
 
 
 def _exact(terms: Terms, theta: Array, target: Array, weights: Array, delta: float) -> tuple[Array, ...]:
@@ -189,37 +189,57 @@ def _exact(terms: Terms, theta: Array, target: Array, weights: Array, delta: flo
     return objective, gradient, hessian
 
 
-def _differences(
+def _curved(
     problem: Problem, theta: Array, target: Array, weights: Array, delta: float, *, exact: bool
 ) -> tuple[Array, ...]:
-    """The same by differences of the law itself, for laws given only as a function.
+    """The same for any law, from its slopes or, without them, from differences of its values.
 
-    First derivatives are central (relative error 1e-9); second ones only steer the steps, not where they end.
+    Second derivatives are forward differences: they only steer the steps, not where they end.
     """
-    fits, p = theta.shape
-    steps = STEP * np.maximum(1.0, np.abs(theta))
-    centre = predict(problem, theta)
+    p = theta.shape[1]
+    centre, jacobian = _slopes(problem, theta) if problem.law.slopes else _differences(problem, theta)
     residuals = centre - target
     clipped = np.clip(residuals, -delta, delta)
     pull = weights * clipped
     objective = np.einsum("ij,ij->i", pull, residuals - 0.5 * clipped)
-    ups = np.stack([predict(problem, _moved(theta, steps, k)) - centre for k in range(p)])
-    hessian = np.zeros((fits, p, p))
-    if exact:
-        downs = np.stack([predict(problem, _moved(theta, -steps, k)) - centre for k in range(p)])
-        jacobian = (ups - downs) / (2.0 * steps.T[:, :, None])
-        ahead = np.einsum("ij,kij->ik", pull, ups)
-        np.einsum("ikk->ik", hessian)[:] = np.einsum("ij,kij->ik", pull, ups + downs) / steps**2
-        for j in range(p):
-            for k in range(j):
-                both = np.einsum("ij,ij->i", pull, predict(problem, _moved(theta, steps, j, k)) - centre)
-                mixed = (both - ahead[:, j] - ahead[:, k]) / (steps[:, j] * steps[:, k])
-                hessian[:, j, k] = hessian[:, k, j] = mixed
-    else:
-        jacobian = ups / steps.T[:, :, None]
     gradient = np.einsum("ij,kij->ik", pull, jacobian)
-    inside = jacobian * (weights * (clipped == residuals))
-    return objective, gradient, hessian + np.einsum("kij,lij->ikl", inside, jacobian, optimize=True)
+    hessian = np.einsum(
+        "kij,lij->ikl", jacobian * (weights * (clipped == residuals)), jacobian, optimize=True
+    )
+    if exact:
+        steps = STEP * np.maximum(1.0, np.abs(theta))
+        for k in range(p):
+            moved = _moved(theta, steps, k)
+            ahead = _slopes(problem, moved)[1] if problem.law.slopes else _differences(problem, moved)[1]
+            bend = np.einsum("ij,kij->ik", pull, ahead - jacobian) / steps[:, k, None]
+            hessian[:, k, :] += 0.5 * bend
+            hessian[:, :, k] += 0.5 * bend
+    return objective, gradient, hessian
+
+
+def _slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
+    """Values in the link (fits, n) and their derivatives in the coordinates (p, fits, n), from the law itself."""
+    law = problem.law
+    assert law.slopes is not None
+    named = {name: value[..., None] for name, value in params_of(problem, theta).items()}
+    value, slopes = law.slopes(problem.x, named)
+    link = link_of(problem)
+    factor = {"log": 1.0 / value, "linear": np.ones_like(value), "log_error": -1.0 / (1.0 - value)}[link]
+    columns = [
+        slopes[name] * factor * (named[name] if problem.logs[k] else 1.0) for k, name in enumerate(law.free)
+    ]
+    return to_link(link, value), np.stack(columns)
+
+
+def _differences(problem: Problem, theta: Array) -> tuple[Array, Array]:
+    """The same from central differences of the values (relative error 1e-9)."""
+    steps = STEP * np.maximum(1.0, np.abs(theta))
+    columns = [
+        (predict(problem, _moved(theta, steps, k)) - predict(problem, _moved(theta, -steps, k)))
+        / (2.0 * steps[:, k, None])
+        for k in range(theta.shape[1])
+    ]
+    return predict(problem, theta), np.stack(columns)
 
 
 def _moved(theta: Array, steps: Array, *which: int) -> Array:

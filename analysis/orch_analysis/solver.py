@@ -13,13 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orch_analysis.law import Array
-from orch_analysis.problem import Problem, derivatives, predict
+from orch_analysis.problem import Problem, derivatives, from_link, huber, link_of, predict
 from orch_analysis.search import search
 
 AGREEMENT = 1e-8  # starts agree when their objectives differ by less, relative to the best
 CHUNK = 30_000  # fits x points worked on together: a few arrays of this size stay in the cache
 INFINITE = float("inf")
+FLAT = 1e-6  # scaled curvature below which differences of derivatives show no more than their own error
 MAX_STEPS = 150
+MAX_CURVED = 80  # the same for laws without exact derivatives, which converge in 40 or crawl along a valley
+PATIENCE = 10  # steps without a gain worth having after which a row stops
+ZERO = 1e-24  # square of a residual that is rounding error
+SMALL = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # shares of the value at which a vanished term is tried again
+WORTH = 1e-9  # relative gain of a step worth having; starts are compared to 1e-8
 NEAR = 1.05  # other minima within 5% of the best are worth knowing
 
 
@@ -37,33 +43,97 @@ class Solution:
 
 
 def solve(
-    problem: Problem, target: Array, weights: Array, delta: float, *, starts: int = 1, seed: int = 0
+    problem: Problem,
+    target: Array,
+    weights: Array,
+    delta: float,
+    *,
+    starts: int = 1,
+    seed: int = 0,
+    precise: bool = True,
 ) -> Solution:
     """Minimise sum_i weights_i huber_delta(law_i - target_i) for every row of `weights` (fits, n).
 
     `target` is (n,) or one row per fit. `starts` independent global searches, each over its own random share of the
-    grid, are run for every fit; the best wins and `agreement` says how many of them found it.
+    grid, are run for every fit; the best wins and `agreement` says how many of them found it. Without `precise`, laws
+    that are not sums of power-law terms stop at 1e-6 of the objective, far below what resampling moves it by.
     """
     fits = weights.shape[0]
     targets = np.broadcast_to(target, weights.shape)
     theta = search(problem, targets, weights, starts, seed).reshape(fits * starts, -1)
     rows = np.repeat(np.arange(fits), starts)
-    theta, objective = minimise(
+    theta, objective = _settled(
         problem, theta, targets, weights, INFINITE, rows=rows, tolerance=1e-3, exact=False
     )
+    quick = not precise and problem.terms is None
     for stage, tolerance, exact in stages(problem, theta[::starts], targets, delta):
-        theta, objective = minimise(
+        if exact and quick:
+            break
+        theta, objective = _settled(
             problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance, exact=exact
         )
     by_fit = objective.reshape(fits, starts)
     best = by_fit.argmin(axis=1)
     lowest = by_fit.min(axis=1)
-    agree = by_fit - lowest[:, None] <= AGREEMENT * lowest[:, None] + 1e-28
+    agree = by_fit - lowest[:, None] <= AGREEMENT * lowest[:, None] + ZERO * problem.y.size
     chosen = theta.reshape(fits, starts, -1)[np.arange(fits), best]
     first, heights = theta[:starts], by_fit[0]
-    relative = np.round(heights / max(lowest[0], 1e-300), 8)
+    relative = np.round(heights / max(lowest[0], 1e-300), 4)
     distinct = [at for at in np.unique(relative, return_index=True)[1] if relative[at] <= NEAR][:8]
     return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
+
+
+def _settled(
+    problem: Problem,
+    theta: Array,
+    target: Array,
+    weights: Array,
+    delta: float,
+    *,
+    rows: NDArray[np.intp],
+    tolerance: float,
+    exact: bool,
+) -> tuple[Array, Array]:
+    """Local minima, once more from where a term that has vanished on the way would be worth having.
+
+    The logarithm of a coefficient hides its gradient where the coefficient is zero; the check is made in its own unit.
+    """
+    theta, objective = minimise(
+        problem, theta, target, weights, delta, rows=rows, tolerance=tolerance, exact=exact
+    )
+    theta, again = _revived(problem, theta, objective, target[rows], weights[rows], delta)
+    if again.any():
+        theta[again], objective[again] = minimise(
+            problem, theta[again], target, weights, delta, rows=rows[again], tolerance=tolerance, exact=exact
+        )
+    return theta, objective
+
+
+def _revived(
+    problem: Problem, theta: Array, objective: Array, target: Array, weights: Array, delta: float
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Coordinates with vanished coefficients raised to the best share of `SMALL`, in the rows where that is better."""
+    theta, changed = theta.copy(), np.zeros(len(theta), dtype=bool)
+    for k, name in enumerate(problem.law.free):
+        if name not in problem.law.linear or not problem.logs[k]:
+            continue
+        unit, none = theta.copy(), theta.copy()
+        none[:, k] = problem.lower[k]
+        unit[:, k] = 0.0
+        value = from_link(link_of(problem), predict(problem, none))
+        share = np.median(np.abs(from_link(link_of(problem), predict(problem, unit)) - value), axis=1)
+        floor = np.log(float(np.median(np.abs(problem.scale)))) - np.log(np.maximum(share, 1e-290))
+        lowest = objective.copy()
+        vanished = theta[:, k] < floor + np.log(SMALL[0])
+        for level in np.log(SMALL):
+            rows = np.flatnonzero(vanished & (theta[:, k] < floor + level))
+            trial = theta[rows]
+            trial[:, k] = np.minimum(floor[rows] + level, problem.upper[k])
+            reached = huber(predict(problem, trial) - target[rows], weights[rows], delta)
+            better = reached < lowest[rows]
+            theta[rows[better]], lowest[rows[better]] = trial[better], reached[better]
+            changed[rows[better]] = True
+    return theta, changed
 
 
 def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
@@ -71,6 +141,8 @@ def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[
     some = slice(0, 50)
     spread = float(np.nanmedian(np.abs(predict(problem, theta[some]) - target[some])))
     wide = [delta * factor for factor in (10.0, 3.0) if delta * factor < 3.0 * spread]
+    if problem.terms is None:
+        return [(stage, 1e-3, False) for stage in wide] + [(delta, 1e-6, False), (delta, 1e-12, True)]
     return [(stage, 1e-3, False) for stage in wide] + [(delta, 1e-12, True)]
 
 
@@ -127,15 +199,16 @@ def _newton(
     live = np.arange(theta.shape[0])
     state = derivatives(problem, theta, target, weights, delta, exact=exact)
     damping = np.full(theta.shape[0], 1e-3)
-    for _ in range(MAX_STEPS):
+    idle = np.zeros(theta.shape[0])
+    for _ in range(MAX_STEPS if problem.terms else MAX_CURVED):
         step, predicted, decrement = _step(problem, theta, state, damping, held)
         objective = state[0]
         final[live], reached[live] = theta, objective
-        going = (decrement > tolerance * objective + 1e-30) & (damping < 1e12) & np.isfinite(objective)
+        going = (decrement > tolerance * objective + 1e-3 * ZERO) & (idle < PATIENCE) & np.isfinite(objective)
         if not going.any():
             break
         if not going.all():
-            live, damping = live[going], damping[going]
+            live, damping, idle = live[going], damping[going], idle[going]
             theta, step, predicted = theta[going], step[going], predicted[going]
             target, weights, held = target[going], weights[going], held[going]
             state = tuple(part[going] for part in state)
@@ -147,6 +220,7 @@ def _newton(
         good = better & (gain > 0.75 * predicted)
         poor = ~better | (gain < 0.25 * predicted)
         damping = np.where(good, damping * 0.1, np.where(poor, np.maximum(damping, 1e-4) * 6.0, damping))
+        idle = np.where(better & (gain > max(0.1 * tolerance, WORTH) * state[0]), 0, idle + 1)
         theta = np.where(better[:, None], trial, theta)
         state = tuple(
             np.where(better.reshape(-1, *(1,) * (part.ndim - 1)), fresh, part)
@@ -176,7 +250,7 @@ def _step(
     steep = np.abs(curvature)
     moved = -along / (steep + damping[:, None] + 1e-13)
     predicted = -np.sum(along * moved + 0.5 * steep * moved**2, axis=1)
-    decrement = 0.5 * np.sum(along**2 / (steep + 1e-10), axis=1)
+    decrement = 0.5 * np.sum(along**2 / (steep + (FLAT if problem.terms is None else 1e-10)), axis=1)
     step = np.einsum("ikl,il->ik", directions, moved) / size
     largest = np.max(np.abs(step) / np.where(problem.logs, 3.0, 1.0 + np.abs(theta)), axis=1)
     return step / np.maximum(largest, 1.0)[:, None], predicted, decrement
