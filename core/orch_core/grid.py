@@ -15,7 +15,11 @@ from orch_core.cell import Model
 from orch_core.load import did_you_mean
 from orch_core.models import known_models, named_model
 
+MOST = 2**53  # images and samples are counted exactly in floating point below it
 PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real parameter count by this share
+
+
+Whole = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Section(BaseModel):
@@ -38,7 +42,13 @@ def _listed(value: object) -> object:
 def _log_space(value: dict[str, Any]) -> list[int]:
     span = value["log_space"]
     numbers = isinstance(span, list) and len(span) == 3 and all(isinstance(x, int | float) for x in span)
-    if len(value) > 1 or not numbers or min(span[:2]) <= 0 or not isinstance(span[2], int) or span[2] < 2:
+    if (
+        len(value) > 1
+        or not numbers
+        or not 0 < min(span[:2]) <= max(span[:2]) <= 1e30
+        or not isinstance(span[2], int)
+        or span[2] < 2
+    ):
         message = f"log_space takes [first, last, how many], all positive, at least 2: got {span}"
         raise _mistake(message)
     first, last, count = float(span[0]), float(span[1]), span[2]
@@ -49,9 +59,9 @@ class Shape(Section):
     """A ViT by its shape. `params` is the nominal encoder size, refused when off by more than 2%."""
 
     name: str = Field(min_length=1)
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int | None = Field(default=None, gt=0, description="default: one per 64 of width")
+    width: int = Field(gt=0, lt=2**31)
+    depth: int = Field(gt=0, lt=2**31)
+    heads: int | None = Field(default=None, gt=0, lt=2**31, description="default: one per 64 of width")
     mlp_ratio: float = Field(default=4.0, gt=0)
     params: float | None = Field(default=None, gt=0)
 
@@ -70,8 +80,8 @@ class Family(Section):
     """ViTs of every width with every depth, named `FAMILY-w64-d4`; one head per `head_width`, at least one."""
 
     family: str = Field(min_length=1)
-    width: Annotated[list[Annotated[int, Field(gt=0)]], BeforeValidator(_listed), Field(min_length=1)]
-    depth: Annotated[list[Annotated[int, Field(gt=0)]], BeforeValidator(_listed), Field(min_length=1)]
+    width: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+    depth: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
     head_width: int = Field(default=64, gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
 
@@ -109,8 +119,8 @@ def _size(value: object) -> object:
         message = f"a data size is a number of images, a share such as 10%, or all: got {value!r}"
         raise _mistake(message)
     if isinstance(value, int):
-        if value <= 0:
-            message = f"a data size must be positive: got {value}"
+        if not 0 < value < MOST:
+            message = f"a data size must be positive, below 2^53: got {value}"
             raise _mistake(message)
         return value
     if value == "all":
@@ -132,14 +142,15 @@ def _mix(value: object) -> object:
     return value
 
 
-Whole = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 Lengths = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
 Sizes = Annotated[
     list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed), Field(min_length=1)
 ]
-Seeds = Annotated[list[int], BeforeValidator(_listed), Field(min_length=1)]
+Seeds = Annotated[
+    list[Annotated[int, Field(gt=-(2**62), lt=2**62)]], BeforeValidator(_listed), Field(min_length=1)
+]
 Wholes = Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
 Value = bool | int | float | str
 
@@ -152,7 +163,7 @@ class Source(Section):
 
     path: str
     modality: str
-    images: Whole | None = None
+    images: int | None = Field(default=None, gt=0, lt=MOST)
 
 
 class TaskFile(Section):
@@ -309,7 +320,9 @@ class Grid(Section):
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sources: dict[str, Source] = Field(min_length=1)
     tasks: dict[str, TaskFile] = {}
-    mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix)]] = Field(min_length=1)
+    mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix), Field(min_length=1)]] = (
+        Field(min_length=1)
+    )
     axes: Axes
     training: Training
     overrides: dict[str, dict[str, Value | list[Value]]] = Field(

@@ -22,6 +22,7 @@ from orch_core.cell import Cell, Model, Portion
 from orch_core.check import LENGTHS, CheckedGrid
 from orch_core.cost import price
 from orch_core.expression import evaluate
+from orch_core.grid import MOST
 from orch_core.identity import LANE, lanes
 from orch_core.recipe import RECIPES
 
@@ -106,7 +107,7 @@ def _recipe_block(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame
         frame = _isoflop_table(checked, block, name, shapes)
     else:
         data = _data_table(data_choices(checked, block))
-        frame = _with_length(shapes.join(data, how="cross"), block.axes, training.batch)
+        frame = _with_length(checked, block, shapes.join(data, how="cross"))
     seeds = block.axes["seed"] if recipe.uses_model else [0]
     frame = _identified(frame, checked, name).join(_seed_table(seeds), how="cross")
     batch = training.batch if recipe.uses_data else 0
@@ -205,8 +206,9 @@ def _isoflop_table(checked: CheckedGrid, block: Block, name: str, shapes: pl.Dat
     return shapes[[row.shape for row in rows]].hstack(data).with_columns(seen)
 
 
-def _with_length(frame: pl.DataFrame, axes: Mapping[str, Any], batch: int) -> pl.DataFrame:
-    """Every training length, as samples seen in whole batches."""
+def _with_length(checked: CheckedGrid, block: Block, frame: pl.DataFrame) -> pl.DataFrame:
+    """Every training length, as samples seen in whole batches; raises GridError for one beyond 2^53."""
+    axes, batch = block.axes, checked.grid.training.batch
     name = next(name for name in LENGTHS if axes.get(name))
     frame = frame.join(pl.DataFrame({"_length": pl.Series(axes[name], dtype=_REAL)}), how="cross")
     wanted = {
@@ -214,6 +216,9 @@ def _with_length(frame: pl.DataFrame, axes: Mapping[str, Any], batch: int) -> pl
         "epochs": pl.col("_length") * pl.col("images"),
         "flops": pl.col("_length") / pl.col("flops_train_image"),
     }[name]
+    most = frame.select(wanted.max()).item()
+    if most is not None and most >= MOST:
+        raise refuse(checked, (*block.loc, name), f"{name}: comes to {most:.3g} samples seen, more than 2^53")
     steps = (wanted / batch).round().clip(lower_bound=1)
     return frame.with_columns(samples_seen=(steps * batch).cast(pl.Int64)).drop("_length")
 

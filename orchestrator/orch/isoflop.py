@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orch.choices import Block, DataChoice, available, data_choice, mixes, refuse
 from orch_core.check import CheckedGrid
+from orch_core.grid import MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ def _try(
     """Samples seen in whole batches, the data they are drawn from, and why there are none."""
     isoflop, batch = block.isoflop, checked.grid.training.batch
     assert isoflop is not None
+    if wanted >= MOST:
+        return 0, [], f"would see {wanted:.3g} samples, more than 2^53"
     steps = round(wanted / batch)
     if steps < isoflop.min_steps:
         return (
