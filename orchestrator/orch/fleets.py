@@ -124,7 +124,8 @@ class _Queue:
         """The workers of the study's launches; what was seen before where Slurm does not answer."""
         if now or time.monotonic() - self.asked >= QUEUE_SECONDS:
             try:
-                self.seen = slurm.queue(f"orch-{token}-" for token in journal.tokens(self.root))
+                names = (f"orch-{token}-" for token in journal.tokens(self.root))
+                self.seen = slurm.without_stuck(slurm.queue(names))
                 self.trouble = ""
             except OrchError as error:
                 self.trouble = f"Slurm does not answer: {error.message}"

@@ -39,6 +39,7 @@ DEATHS = {
     "OUT_OF_MEMORY": ("out_of_memory", "killed by Slurm: out of memory"),
     "CANCELLED": ("cancelled", "cancelled before it could save"),
 }
+STUCK = ("launch failed", "JobHoldMaxRequeue")
 MEMORY_LOCAL = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 Value = str | int | bool
 
@@ -131,6 +132,19 @@ def start_now(pilots: Sequence[Pilot]) -> None:
     for job in waiting:
         with contextlib.suppress(OrchError):  # it starts by itself, later
             run("scontrol", "update", f"JobId={job}", "StartTime=now", seconds=15)
+
+
+def without_stuck(pilots: Sequence[Pilot]) -> list[Pilot]:
+    """The workers that will run, after cancelling those that Slurm holds because it failed to start them.
+
+    They would wait for a person to release them; workers are alike, so that others are submitted instead.
+    A hold that the user asked for stays.
+    """
+    stuck = [pilot.job for pilot in pilots if pilot.state == "PENDING" and pilot.reason.startswith(STUCK)]
+    for job in stuck:
+        with contextlib.suppress(OrchError):
+            run("scancel", job, seconds=15)
+    return [pilot for pilot in pilots if pilot.job not in stuck]
 
 
 def cause_of_death(job: str) -> tuple[str, str]:

@@ -107,6 +107,26 @@ def test_what_is_running_is_not_submitted_again(launching, start, played, tmp_pa
     launching.check_complete(open_study(root), launching.jobs(4, pause=0.1))
 
 
+def test_a_worker_that_slurm_failed_to_start_and_holds_is_replaced(launching, start, played, tmp_path):
+    root = tmp_path / "study"
+    (played / "scancel").write_text(f'#!/bin/bash\necho "$@" >>{played}/scancel.calls\n')
+    (played / "scancel").chmod(0o755)
+    squeue = (played / "squeue").read_text()
+    # the first array never runs: squeue shows its tasks as held, until they are cancelled
+    (played / "squeue").write_text(
+        squeue.replace(
+            "then cat", "then sed 's/^101_\\(.\\)|RUNNING|None/101_\\1|PENDING|launch failed requeued held/'"
+        )
+    )
+    (played / "never.sh").write_text("sleep 30")
+    sbatch = (played / "sbatch").read_text()
+    first = '$([ $id = 101 ] && echo "$HERE/never.sh" || echo "$1")'
+    (played / "sbatch").write_text(sbatch.replace('setsid bash "$1"', f"setsid bash {first}"))
+    launching.finish(start(root, "--cells", 3, "--settings", settings()))
+    launching.check_complete(open_study(root), launching.jobs(3))
+    assert {line.split("_")[0] for line in (played / "scancel.calls").read_text().split()} == {"101"}
+
+
 def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_path):
     study = create_study(tmp_path / "study", "s")
     how = Settings(
