@@ -54,7 +54,6 @@ MUTANTS = [
     (MOCO, "keys.T / temperature", "keys.T * temperature"),
     (MOCO, "self.teacher_projector(encode(self.teacher_encoder, view)", "self.projector(encode(self.teacher_encoder, view)"),
     (MOCO, "encode(self.teacher_encoder, view)", "encode(self.encoder, view)"),
-    (MOCO, "with torch.no_grad():\n            keys", "with torch.enable_grad():\n            keys"),
     (MOCO, "student), 1 - momentum)", "student), momentum)"),
     (MOCO, "functional.normalize(queries, dim=1)", "queries"),
     (MOCO, "affine=False, ", ""),

@@ -251,6 +251,17 @@ def test_i_jepa_target_is_the_whole_images_and_the_student_sees_the_context_alon
     assert (gradient * hidden == 0).all()
 
 
+def test_i_jepa_teacher_follows_along_a_line_to_one():
+    objective, _ = objective_and_inputs("i-jepa@1")
+    for progress, momentum in ((0.0, 0.996), (0.5, 0.998), (1.0, 1.0)):
+        teacher, student = (
+            part.cls_token.clone() for part in (objective.module.teacher_encoder, objective.encoder)
+        )
+        objective.after_step(progress)
+        expected = momentum * teacher + (1 - momentum) * student
+        torch.testing.assert_close(objective.module.teacher_encoder.cls_token, expected)
+
+
 def test_i_jepa_refuses_a_grid_without_room_for_a_context():
     with pytest.raises(OrchError, match="leave no context of 2 x 2 patches"):
         price(make_cell(None, "i-jepa@1", patch=14))

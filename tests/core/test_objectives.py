@@ -24,7 +24,7 @@ def objective_and_inputs(recipe: str, n: int = 6, **fields) -> tuple[Objective, 
                 tensor += 0.1 * torch.from_numpy(rng.standard_normal(tensor.shape))
         for name, tensor in objective.module.named_buffers():
             if name.endswith("centre"):
-                tensor += torch.from_numpy(rng.standard_normal(tensor.shape))
+                tensor += 0.05 * torch.from_numpy(rng.standard_normal(tensor.shape))  # as logits differ
     batch = Batch(
         images=torch.from_numpy(rng.integers(0, 256, (n, 3, 28, 28)).astype(np.uint8)),
         free=torch.zeros(n, dtype=torch.bool),
