@@ -47,7 +47,7 @@ def _log_space(value: dict[str, Any]) -> list[int]:
         or not numbers
         or not 0 < min(span[:2]) <= max(span[:2]) <= 1e30
         or not isinstance(span[2], int)
-        or span[2] < 2
+        or not 2 <= span[2] <= 1_000_000
     ):
         message = f"log_space takes [first, last, how many], all positive, at least 2: got {span}"
         raise _mistake(message)
