@@ -131,7 +131,7 @@ class _Queue:
                 self.trouble = f"Slurm does not answer: {error.message}"
             self.asked = time.monotonic()
             if self.kick:
-                slurm.start_now(self.seen)
+                slurm.start_now(self.seen, lambda job: journal.worker_ended(self.root, job))
             self._adopt_orphans()
         return self.seen
 

@@ -4,7 +4,7 @@ journal.ndjson                       intents and what became of them, one line a
 launches/<token>/launch.json         settings, code state and snapshot, command line
                  jobs.ndjson         the manifest: one job a line, with the attempts made before
                  launcher.json       locked by `orch launch` while it waits
-                 workers/<name>.json locked by each worker while it lives
+                 workers/<name>.json locked by each worker while it lives, `.ended` once it has ended by itself
                  errors/             tracebacks seen, to stop a class whose code is broken
                  deaths/             workers that died, by node, to keep away from bad ones
                  cancelled           tombstone: workers stop, and nothing requeues itself
@@ -120,6 +120,12 @@ def tokens(root: Path) -> list[str]:
 def live_workers(root: Path, token: str) -> list[Path]:
     """Lock files of the workers of a launch that live on this machine."""
     return [path for path in sorted((launch_folder(root, token) / "workers").glob("*.json")) if is_held(path)]
+
+
+def worker_ended(root: Path, job: str) -> bool:
+    """Whether every worker that ran as a Slurm job has said that it ended; one that was killed has not."""
+    files = [path.suffix for path in (root / "launches").glob(f"*/workers/{job}-*")]
+    return bool(files) and set(files) == {".ended"}
 
 
 def launcher_lives(root: Path, token: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +126,17 @@ def count_tasks(job: str) -> int:
     return total
 
 
-def start_now(pilots: Sequence[Pilot]) -> None:
-    """Spare requeued jobs the two minutes that Slurm lets them wait for the old credential to expire."""
-    waiting = [pilot.job for pilot in pilots if pilot.state == "PENDING" and pilot.reason == "BeginTime"]
+def start_now(pilots: Sequence[Pilot], has_ended: Callable[[str], bool]) -> None:
+    """Spare requeued jobs the two minutes that Slurm lets them wait for the old credential to expire.
+
+    Only those whose worker `has_ended`: a node that failed and came back still runs the old process, and
+    starting the job there again makes Slurm drain the node (`Duplicate jobid`).
+    """
+    waiting = [
+        pilot.job
+        for pilot in pilots
+        if pilot.state == "PENDING" and pilot.reason == "BeginTime" and has_ended(pilot.job)
+    ]
     for job in waiting:
         with contextlib.suppress(OrchError):  # it starts by itself, later
             run("scontrol", "update", f"JobId={job}", "StartTime=now", seconds=15)

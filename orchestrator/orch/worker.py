@@ -70,6 +70,8 @@ def run(root: str, token: str, name: str, group: str = "") -> str:
                 code=launch["code"],
             )
             why = walk_manifest(walk, journal.manifest(study.root, token, group))
+            with contextlib.suppress(OSError):  # a full disk: Slurm's own wait will do
+                path.rename(path.with_suffix(".ended"))
             if why == "deadline" and not journal.is_cancelled(study.root, token):
                 _come_back(stop, owner.job)
             return why
