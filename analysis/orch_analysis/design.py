@@ -73,7 +73,9 @@ def expected(
     scales = int(np.unique(np.stack(list(x.values()), axis=1), axis=0).shape[0])
     warnings = list(oddities(x))
     if scales < len(free) or n <= len(free):
-        warnings.append(f"{n} cells at {scales} scales for {len(free)} parameters: the law cannot be fitted")
+        warnings.append(
+            f"{n} cells at {scales} scales for {len(free)} parameters: the law cannot be fitted whole"
+        )
     factor = covariance_factor(truth, x)
     t = student(level, max(n - len(free), 1))
     parameters = {}
