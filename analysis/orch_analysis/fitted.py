@@ -157,7 +157,7 @@ class Fit:
         curve = curve[np.isfinite(curve)]
         if curve.size < 20:
             return None, None
-        ends = from_link(self.link, np.quantile(curve, [0.5 - level / 2, 0.5 + level / 2]))
+        ends = from_link(self.link, np.quantile(curve, [0.5 - level / 2, 0.5 + level / 2], method="weibull"))
         return float(ends.min()), float(ends.max())
 
     def _inflation(self) -> float:

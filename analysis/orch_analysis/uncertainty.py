@@ -149,8 +149,12 @@ def _inverse_times(columns: Array, labels: NDArray[np.intp], sizes: Array, share
 
 
 def percentile(draws: Array, level: float) -> tuple[float, float]:
-    """Central interval of the draws (those that are numbers)."""
-    ends = np.quantile(draws[np.isfinite(draws)], [0.5 - level / 2, 0.5 + level / 2])
+    """Central interval of the draws (those that are numbers).
+
+    Quantiles at rank (draws + 1) p, which a new draw falls short of with probability p (Hyndman & Fan 1996, type 6):
+    the usual interpolation makes intervals of a few hundred draws too narrow.
+    """
+    ends = np.quantile(draws[np.isfinite(draws)], [0.5 - level / 2, 0.5 + level / 2], method="weibull")
     return float(ends[0]), float(ends[1])
 
 

@@ -1,0 +1,90 @@
+"""Coverage of nominal 95% intervals on simulated truth: `python tests/bench/bench_coverage.py [data sets] [n ...]`.
+
+Laws with known parameters, 1% noise that is normal, heavy-tailed (Student t with 3 degrees of freedom) or shared by
+the three points of a cluster (half of the variance). For every parameter, and for a prediction ten times beyond the
+largest scale, the share of data sets whose interval holds the truth. With 300 data sets the Monte Carlo error is
+0.013; the aim is 0.93 to 0.97.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+
+import sys
+import time
+
+import numpy as np
+import polars as pl
+
+from orch_analysis.fit import fit
+from orch_analysis.laws import LAWS
+
+SD = 0.01
+KINDS = ("normal", "heavy", "clustered")
+TRUTHS = {
+    "power_offset": {"E": 0.05, "A": 20.0, "alpha": 0.3},
+    "chinchilla": {"E": 1.81721810, "A": 477.825868, "B": 2143.41736, "alpha": 0.3473105, "beta": 0.36717243},
+}
+SHAPES = {12: (4, 3, 1), 20: (5, 4, 1), 60: (5, 4, 3), 240: (8, 6, 5)}
+
+
+def design(law: str, n: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Scales of the points, and the scale ten times beyond."""
+    if law == "power_offset":
+        return {"params": np.geomspace(3e6, 3e8, n)}, {"params": 3e9}
+    sizes, data, copies = SHAPES[n]
+    grid = np.meshgrid(np.geomspace(5e7, 1e10, sizes), np.geomspace(1e9, 3e11, data), indexing="ij")
+    N, D = (np.repeat(axis.ravel(), copies) for axis in grid)
+    return {"params": N, "samples": D}, {"params": 1e11, "samples": 3e12}
+
+
+def noise(kind: str, clusters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    own = (
+        rng.standard_t(3, clusters.size) / np.sqrt(3)
+        if kind == "heavy"
+        else rng.standard_normal(clusters.size)
+    )
+    if kind == "clustered":
+        own = np.sqrt(0.5) * (own + rng.standard_normal(clusters.max() + 1)[clusters])
+    return SD * own
+
+
+def coverage(law: str, n: int, kind: str, sets: int) -> dict[str, float]:
+    x, beyond = design(law, n)
+    truth, clusters = TRUTHS[law], np.arange(n) // 3
+    exact = LAWS[law].value(x, truth)
+    goal = float(LAWS[law].value({k: np.array([v]) for k, v in beyond.items()}, truth)[0])
+    hits = dict.fromkeys([*truth, "10x"], 0)
+    for seed in range(sets):
+        y = exact * np.exp(noise(kind, clusters, np.random.default_rng([seed, n])))
+        # copies at one scale are told apart by their cluster or number, or they would count as duplicates
+        table = pl.DataFrame(x | {"y": y, "run": clusters, "copy": np.arange(n)})
+        found = fit(
+            law, table, value="y", bootstrap=200, seed=seed, cluster="run" if kind == "clustered" else None
+        )
+        for name, value in truth.items():
+            lo, hi = found.intervals[name]
+            hits[name] += lo <= value <= hi
+        band = found.predict(**beyond)
+        hits["10x"] += band.lo <= goal <= band.hi
+    return {name: count / sets for name, count in hits.items()}
+
+
+def main() -> None:
+    sets = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    for n in map(int, sys.argv[2:] or SHAPES):
+        for law in TRUTHS:
+            for kind in KINDS:
+                begin = time.process_time()
+                found = coverage(law, n, kind, sets)
+                shown = "  ".join(f"{name} {value:.3f}" for name, value in found.items())
+                print(
+                    f"n={n:3d} {law:12s} {kind:9s} {shown}  ({time.process_time() - begin:.0f} CPU s)",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
