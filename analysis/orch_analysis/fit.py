@@ -269,7 +269,7 @@ def _intervals(
     )
     if kind != "bca":
         named = enumerate(problem.law.free)
-        return draws, {name: uncertainty.percentile(draws[:, i], request.level) for i, name in named}
+        return draws, {name: uncertainty.percentile(draws[:, i], request.level, kind) for i, name in named}
     left_out = (1.0 - np.eye(rows.y.size)) * weight
     if rows.clusters is not None:
         left_out = (rows.clusters[None] != np.unique(rows.clusters)[:, None]) * weight

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from orch_analysis import uncertainty
 from orch_analysis.law import Array, Law, Link
 from orch_analysis.problem import from_link, to_link
 from orch_core.errors import OrchError
@@ -92,7 +93,7 @@ class Fit:
     estimates: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     level: float
-    interval: str
+    interval: uncertainty.Kind | Literal["none"]
     objective: float | None
     n: int
     residuals: tuple[float, ...]
@@ -157,7 +158,8 @@ class Fit:
         curve = curve[np.isfinite(curve)]
         if curve.size < 20:
             return None, None
-        ends = from_link(self.link, np.quantile(curve, [0.5 - level / 2, 0.5 + level / 2], method="weibull"))
+        kind: uncertainty.Kind = "t" if self.interval == "none" else self.interval
+        ends = from_link(self.link, np.array(uncertainty.percentile(curve, level, kind)))
         return float(ends.min()), float(ends.max())
 
     def _inflation(self) -> float:
