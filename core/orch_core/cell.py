@@ -172,13 +172,15 @@ def probe_from_json(document: Mapping[str, Any]) -> Probe:
 class Job:
     """A row of a plan: a cell, the probes that read it out, and what it is expected to take.
 
-    seconds: expected wall time of training and probes on one device; memory_bytes: expected peak of training.
+    seconds: expected wall time of training and probes on one device; memory_bytes: expected peak of training;
+    size_class: of the grid's `cluster.classes`, or `default`.
     """
 
     cell: Cell
     probes: tuple[Probe, ...] = ()
     seconds: float = 0.0
     memory_bytes: float = 0.0
+    size_class: str = "default"
 
     def to_json(self) -> dict[str, Any]:
         """The job as a line of a launch manifest."""
@@ -187,6 +189,7 @@ class Job:
             "probes": [asdict(probe) for probe in self.probes],
             "seconds": self.seconds,
             "memory_bytes": self.memory_bytes,
+            "size_class": self.size_class,
         }
 
 
@@ -197,4 +200,5 @@ def job_from_json(document: Mapping[str, Any]) -> Job:
         probes=tuple(probe_from_json(probe) for probe in document["probes"]),
         seconds=document["seconds"],
         memory_bytes=document["memory_bytes"],
+        size_class=document["size_class"],
     )

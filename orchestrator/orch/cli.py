@@ -12,6 +12,7 @@ from orch.console import Commands, Exit, emit, say
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 Where = Literal["local", "debug", "slurm"]
+WHOLE = click.IntRange(min=1)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 FOLDER = click.Path(path_type=Path)
 
@@ -136,16 +137,37 @@ def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON eithe
 @main.command()
 @click.argument("target", type=FOLDER, required=False)
 @click.option("--cluster", type=click.Choice(["local", "debug", "slurm"]), default="local", show_default=True)
-@click.option("--parallel", type=click.IntRange(min=1), help="Workers at once; default: one a core or GPU.")
+@click.option("--parallel", "--max-parallel", type=WHOLE, help="Workers at once; default: one a core or GPU.")
+@click.option("--partition", help="Slurm: sbatch's option; these win over the grid's `cluster:`.")
+@click.option("--account", help="Slurm: sbatch's option.")
+@click.option("--qos", help="Slurm: sbatch's option.")
+@click.option("--gpus-per-node", type=click.IntRange(min=0), help="Slurm: sbatch's option.")
+@click.option("--nodes", type=WHOLE, help="Slurm: sbatch's option.")
+@click.option("--time", help="Slurm: sbatch's option; a worker that runs out of it saves and goes on.")
+@click.option("--sbatch", multiple=True, metavar="NAME=VALUE", help="Slurm: any other option of sbatch.")
+@click.option("--max-gpu-hours", type=POSITIVE, help="Stop, and save, when the launch has spent this much.")
+@click.option(
+    "--dry-run", is_flag=True, help="Slurm: print the sbatch scripts and their cost; submit nothing."
+)
+@click.option(
+    "--wait/--no-wait", default=True, help="Stay until all is done (default), or leave the workers to it."
+)
 @AS_JSON
-def launch(target: Path | None, cluster: Where, parallel: int | None, *, as_json: bool) -> None:
-    """Run what is missing of a study: pretraining, then probes. TARGET is a study or a grid.
+def launch(target: Path | None, *, dry_run: bool, as_json: bool, **wishes: Any) -> None:
+    """Run what is missing of a study: pretraining, then probes. TARGET is a study, a grid or a plan.
 
     Without TARGET: the study planned last in this directory. Example: orch launch --cluster local
     """
-    from orch.launching import launch_study
+    from orch.launching import launch_study, preview, script_page, wishes_of
 
-    summary = launch_study(target, cluster, parallel)
+    asked = wishes_of(**wishes)
+    if dry_run:
+        scripts = preview(target, asked)
+        said = [asdict(script) for script in scripts]
+        page = "\n".join(script_page(one) for one in scripts) or "nothing is left to launch"
+        emit({"scripts": said}) if as_json else click.echo(page)
+        return
+    summary = launch_study(target, asked)
     if as_json:
         emit(summary.to_json())
     raise SystemExit(summary.exit_code)
@@ -317,3 +339,75 @@ def frontier(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool,
     said = found(target, columns, wishes["group_by"], flops)
     emit(said.document) if as_json else click.echo(said.text)
     raise SystemExit(said.exit_code)
+
+
+@main.command()
+@click.argument("study", type=FOLDER, required=False)
+@click.option("--cells", multiple=True, metavar="CELL|EXPR", help="Only these: names, ids, or `mix == 'ct'`.")
+@click.option("--dropped", is_flag=True, help="Only cells that run although the plan holds them no more.")
+@AS_JSON
+def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json: bool) -> None:
+    """Stop a study's workers, or some cells: what runs saves first, and nothing comes back by itself.
+
+    Example: orch cancel --cells "model == 'ViT-L'"
+    """
+    from orch.steering import cancelled
+
+    done = cancelled(study, cells, dropped=dropped)
+    said = (
+        f"{done.launches} launches, {done.cells} cells, {done.workers} workers here told to stop. {done.note}"
+    )
+    emit(asdict(done)) if as_json else click.echo(said.rstrip())
+
+
+@main.command()
+@click.argument("study", type=FOLDER, required=False)
+@click.option("--cause", default="", help="Only cells that failed so: out_of_memory, killed, ...")
+@click.option("--cluster", type=click.Choice(["local", "debug", "slurm"]), default="local", show_default=True)
+@AS_JSON
+def retry(study: Path | None, *, cause: str, cluster: Where, as_json: bool) -> None:
+    """Try failed cells again, from what they had saved.
+
+    Example: orch retry --cause killed
+    """
+    from orch.steering import retried
+
+    summary = retried(study, cause, cluster)
+    if as_json:
+        emit(summary.to_json())
+    raise SystemExit(summary.exit_code)
+
+
+@main.command()
+@click.argument("cell")
+@click.option("--study", type=FOLDER, help="Default: the study planned last in this directory.")
+def logs(cell: str, *, study: Path | None) -> None:
+    """Print the log of a cell's newest attempt. CELL is its name or the beginning of its id.
+
+    Example: orch logs mae-w64-all-2000-s0
+    """
+    from orch.control import find_cell, log_path
+    from orch.plan import find_study
+
+    opened = find_study(study)
+    path = log_path(opened, find_cell(opened, cell))
+    click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+@main.command()
+@click.argument("cell")
+@click.option("--study", type=FOLDER, help="Default: the study planned last in this directory.")
+@AS_JSON
+def why(cell: str, *, study: Path | None, as_json: bool) -> None:
+    """Say what stands behind a cell's numbers: config, attempts, nodes, cost, code state, the log's end.
+
+    Example: orch why mae-w64-all-2000-s0
+    """
+    from orch.control import find_cell
+    from orch.control import why as reasons
+    from orch.plan import find_study
+    from orch.steering import why_page
+
+    opened = find_study(study)
+    found = reasons(opened, find_cell(opened, cell))
+    emit(found.to_json()) if as_json else click.echo(why_page(found))

@@ -109,9 +109,8 @@ def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[
 
 
 def group_of(job: Job, settings: Settings) -> str:
-    """The resource class of a job: its model's name where that has a profile, else `default`."""
-    name = job.cell.model.name if job.cell.model else ""
-    return name if name in settings.profiles else "default"
+    """The resource class of a job: its size class where that has a profile, else `default`."""
+    return job.size_class if job.size_class in settings.profiles else "default"
 
 
 def preview(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Script, ...]:

@@ -18,6 +18,7 @@ def run_demo(folder: Path) -> int:
 
     Raises OrchError where the shipped experiments are not beside the package, or `folder` cannot be written.
     """
+    from orch.launching import Wishes as Launch
     from orch.launching import launch_study
     from orch.plan import find_study
     from orch.planning import Wishes, planned
@@ -30,7 +31,7 @@ def run_demo(folder: Path) -> int:
     say(made.text)
     study = find_study(None)
     say("\n$ orch launch --cluster local")
-    summary = launch_study(study.root, "local", None)
+    summary = launch_study(study.root, Launch())
     if summary.exit_code or summary.remaining:
         return summary.exit_code
     say("\n$ orch fit-laws")

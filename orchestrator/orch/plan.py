@@ -84,7 +84,11 @@ class Plan:
         for row in self.frame.iter_rows(named=True):
             seconds = 3600 * row["hours_mid"]
             yield Job(
-                cell=cell_of(row), probes=self.probes, seconds=seconds, memory_bytes=row["memory_bytes"]
+                cell=cell_of(row),
+                probes=self.probes,
+                seconds=seconds,
+                memory_bytes=row["memory_bytes"],
+                size_class=row["size_class"],
             )
 
 

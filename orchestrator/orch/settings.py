@@ -21,7 +21,7 @@ class Settings:
     parallel:      workers at once; 0 for one a GPU or core here, and for 32 on Slurm
     attempts:      of a cell in a row without progress before it counts as failed
     options:       sbatch's long options (`partition`, `gpus-per-node`, `time`, ...), for all workers
-    profiles:      more of them by the model's name: each such model is a resource class of its own
+    profiles:      more of them by size class (`Job.size_class`): each is a resource class of its own
     max_gpu_hours: a launch that has spent this much stops, and saves; 0 for no limit
     """
 

@@ -135,6 +135,7 @@ def jobs(
             ),
             probes=probes,
             seconds=seconds,
+            size_class=models[seed % len(models)] if models else "default",
         )
         for seed in range(count)
     ]
