@@ -9,7 +9,8 @@ demo: .venv/train.stamp          ## a real scaling study on this machine, from i
 	$(BIN)/orch demo
 
 test: .venv/dev.stamp            ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/slurm
+	$(BIN)/python -m pytest tests/slurm
 
 check: .venv/dev.stamp           ## lint, format, types, the dependency rule
 	$(BIN)/ruff check .
