@@ -107,7 +107,9 @@ def _temporary(path: Path, text: str | bytes) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o666 & ~_UMASK)  # a study is read by others of the lab; mkstemp's files are not
+            os.fchmod(
+                handle, 0o666 & ~_UMASK
+            )  # a study is read by others of the lab; mkstemp's files are not
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
