@@ -51,7 +51,7 @@ def gain_figure(table: pl.DataFrame) -> Figure:
     """Gain of AUC over the untrained control of the same size, a panel per task, with 95% intervals."""
     rows = table.filter(pl.col("gain").is_not_null(), ~pl.col("algorithm").is_in(["random", "pixels"]))
     tasks = rows["task"].unique().sort().to_list()
-    figure, axes = panels(len(tasks), sharey=True)
+    figure, axes = panels(len(tasks))
     series = _series(rows)
     for ax, task in zip(axes, tasks, strict=False):
         ax.axhline(0, color=style.GREY, linewidth=1, zorder=1)
@@ -168,11 +168,11 @@ def _clip(ax: Axes, rows: Sequence[Slope]) -> None:
     ax.set_xlim(min(low, 0) - pad, max(high, 0) + pad)
 
 
-def panels(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def panels(count: int) -> tuple[Figure, list[Axes]]:
     """Axes for `count` panels in at most four columns."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    figure, axes = style.canvas(rows, columns, height=2.0, sharey=sharey)
+    figure, axes = style.canvas(rows, columns, height=2.0)
     style.finish(axes[:count])
     style.hide(axes[count:])
     return figure, axes

@@ -125,7 +125,7 @@ def _gain(found: Findings, folder: Path) -> list[Picture]:
         or found.scored.filter(pl.col("gain").is_not_null(), pl.col("mix") != "").is_empty()
     ):
         return []
-    caption = "At the largest number of images of each mix. Bars: 95%, paired over the test images. Zero: pretraining gave nothing."
+    caption = "At the largest number of images of each mix. Bars: 95%, paired over the test images. Zero: pretraining gave nothing. Panels have their own axis."
     return [
         style.save(
             tasks.gain_figure(_few_mixes(found)), folder, "gain",
