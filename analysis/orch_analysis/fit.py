@@ -264,7 +264,14 @@ def _intervals(
     draws = _values(
         problem,
         solve(
-            problem, data.target, data.weights, delta, starts=starts, seed=request.seed, precise=False
+            problem,
+            data.target,
+            data.weights,
+            delta,
+            starts=starts,
+            seed=request.seed,
+            precise=False,
+            basins=best.minima,
         ).theta,
     )
     if kind != "bca":
@@ -276,7 +283,14 @@ def _intervals(
     jackknife = _values(
         problem,
         solve(
-            problem, problem.target, left_out, delta, starts=starts, seed=request.seed, precise=False
+            problem,
+            problem.target,
+            left_out,
+            delta,
+            starts=starts,
+            seed=request.seed,
+            precise=False,
+            basins=best.minima,
         ).theta,
     )
     estimate = _values(problem, best.theta)[0]

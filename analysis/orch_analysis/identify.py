@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orch_analysis.fitted import Identifiability
 from orch_analysis.law import Array
 from orch_analysis.problem import Problem
-from orch_analysis.solver import minimise, stages
+from orch_analysis.solver import ROUGH, minimise, stages
 
 FEW = 3  # parameters up to which a curved law is profiled from every minimum known and finely
 NEARLY = 0.002  # objectives this close, relative to the optimum, are as good for any practical purpose
@@ -83,7 +83,8 @@ class Valley:
         )
         reached = np.zeros(len(starts))
         own = stages(self.problem, self.theta[None], target, self.delta)
-        plan = [(float("inf"), ENOUGH, False), *own]
+        costly = self.problem.terms is None and self.theta.size > FEW
+        plan = [(float("inf"), ROUGH if costly else ENOUGH, False), *own]
         for delta, tolerance, exact in plan:
             if exact and self.problem.terms is None and len(own) == 2:
                 break  # without wider deltas Gauss-Newton steps are good enough for a profile
@@ -97,6 +98,7 @@ class Valley:
                 held=held,
                 tolerance=max(tolerance, ENOUGH),
                 exact=exact,
+                brief=costly,
             )
         return reached
 

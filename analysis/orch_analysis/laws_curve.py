@@ -61,6 +61,12 @@ def log_span(x: Array, points: int, outside: float = 0.0) -> Array:
     return np.asarray(np.exp(np.linspace(lo - margin, hi + margin, points)))
 
 
+def _softplus(t: Array) -> tuple[Array, Array]:
+    """log(1 + exp(t)) and its derivative, the logistic function, from one exponential."""
+    small = np.exp(-np.abs(t))
+    return np.maximum(t, 0.0) + np.log1p(small), np.where(t < 0.0, small, 1.0) / (1.0 + small)
+
+
 def _m4_slopes(x: Values, p: Values) -> tuple[Array, Values]:
     """Solve (e - eps_inf) / (eps_0 - e)^alpha = beta * x^-c for e by Newton steps on t = logit of e in its range.
 
@@ -72,11 +78,9 @@ def _m4_slopes(x: Values, p: Values) -> tuple[Array, Values]:
     right = np.log(p["beta"]) - p["c"] * logs - (1.0 - alpha) * np.log(span)
     t = np.where(right < 0, right, right / alpha)
     for _ in range(6):
-        softplus = np.maximum(t, 0.0) + np.log1p(np.exp(-np.abs(t)))
-        s = np.exp(t - softplus)
+        softplus, s = _softplus(t)
         t = t - (t - softplus + alpha * softplus - right) / (1.0 - s + alpha * s)
-    softplus = np.maximum(t, 0.0) + np.log1p(np.exp(-np.abs(t)))
-    s = np.exp(t - softplus)
+    softplus, s = _softplus(t)
     moves = span * s * (1.0 - s) / (1.0 - s + alpha * s)  # d value / d right
     level = -(1.0 - alpha) / span
     return p["eps_inf"] + span * s, {
@@ -94,15 +98,25 @@ def _m4(x: Values, p: Values) -> Array:
 
 def _m4_starts(x: Values, y: Array) -> Values:
     """Candidates: given both levels and alpha, log((e - eps_inf) / (eps_0 - e)^alpha) is a line in log x."""
-    rows: list[tuple[float, float, float, float, float]] = []
     logs = np.log(x["samples"])
-    for low in y.min() * np.array([0.02, 0.3, 0.6, 0.8, 0.9, 0.97]):
-        for top in y.max() + (y.max() - y.min()) * np.array([0.02, 0.1, 0.5, 2.0, 10.0]):
-            for alpha in (0.25, 0.5, 1.0, 2.0, 4.0):
-                left = np.log(y - low) - alpha * np.log(top - y)
-                slope, level = np.polyfit(logs, left, 1)
-                rows.append((low, top, alpha, np.exp(np.clip(level, -300, 300)), max(-slope, 0.01)))
-    return dict(zip(M4.params, np.array(rows).T, strict=True))
+    grid = product(
+        low=y.min() * np.array([0.02, 0.3, 0.6, 0.8, 0.9, 0.97]),
+        top=y.max() + (y.max() - y.min()) * np.array([0.02, 0.1, 0.5, 2.0, 10.0]),
+        alpha=np.array([0.25, 0.5, 1.0, 2.0, 4.0]),
+    )
+    low, top, alpha = (grid[name][:, None] for name in ("low", "top", "alpha"))
+    left = np.log(y - low) - alpha * np.log(top - y)
+    away = logs - logs.mean()
+    slope = left @ away / max(float(away @ away), 1e-300)
+    level = left.mean(axis=1) - slope * logs.mean()
+    rows = (
+        grid["low"],
+        grid["top"],
+        grid["alpha"],
+        np.exp(np.clip(level, -300, 300)),
+        np.maximum(-slope, 0.01),
+    )
+    return dict(zip(M4.params, rows, strict=True))
 
 
 M4 = Law(
@@ -136,8 +150,7 @@ def bnsl(breaks: int) -> Law:
         for i in numbers:
             c, width = p[f"c{i}"], p[f"f{i}"]
             t = (logs - np.log(p[f"d{i}"])) / width
-            softplus = np.maximum(t, 0.0) + np.log1p(np.exp(-np.abs(t)))
-            share = np.exp(t - softplus)
+            softplus, share = _softplus(t)
             power = power - c * width * softplus
             by_power |= {
                 f"c{i}": -width * softplus,
@@ -152,7 +165,12 @@ def bnsl(breaks: int) -> Law:
         }
 
     def f(x: Values, p: Values) -> Array:
-        return slopes(x, p)[0]
+        logs = np.log(x["samples"])
+        power = -p["c0"] * logs
+        for i in numbers:
+            softplus, _ = _softplus((logs - np.log(p[f"d{i}"])) / p[f"f{i}"])
+            power = power - p[f"c{i}"] * p[f"f{i}"] * softplus
+        return np.asarray(p["a"] + p["b"] * np.exp(power))
 
     def starts(x: Values, _y: Array) -> Values:
         if breaks == 1:

@@ -150,7 +150,8 @@ def derivatives(
 ) -> tuple[Array, ...]:
     """Objective (fits,), gradient (fits, p) and Hessian (fits, p, p) at coordinates (fits, p).
 
-    With exact=False, laws that are not sums of power-law terms get the Gauss-Newton Hessian.
+    With exact=False, laws that are not sums of power-law terms get the Gauss-Newton Hessian, followed by what the
+    curvature of their path needs: values (fits, n), weights in the Hessian (fits, n) and derivatives (fits, p, n).
     """
     if problem.terms is not None:
         return _exact(problem.terms, theta, target, weights, delta)
@@ -197,53 +198,41 @@ def _curved(
     Second derivatives are forward differences: they only steer the steps, not where they end.
     """
     p = theta.shape[1]
-    centre, jacobian = _slopes(problem, theta) if problem.law.slopes else _differences(problem, theta)
+    centre, jacobian = _slopes(problem, theta)
     residuals = centre - target
     clipped = np.clip(residuals, -delta, delta)
     pull = weights * clipped
     objective = np.einsum("ij,ij->i", pull, residuals - 0.5 * clipped)
-    gradient = np.einsum("ij,kij->ik", pull, jacobian)
-    hessian = np.einsum(
-        "kij,lij->ikl", jacobian * (weights * (clipped == residuals)), jacobian, optimize=True
-    )
-    if exact:
-        steps = STEP * np.maximum(1.0, np.abs(theta))
-        for k in range(p):
-            moved = _moved(theta, steps, k)
-            ahead = _slopes(problem, moved)[1] if problem.law.slopes else _differences(problem, moved)[1]
-            bend = np.einsum("ij,kij->ik", pull, ahead - jacobian) / steps[:, k, None]
-            hessian[:, k, :] += 0.5 * bend
-            hessian[:, :, k] += 0.5 * bend
-    return objective, gradient, hessian
+    gradient = (jacobian @ pull[:, :, None])[:, :, 0]
+    curve = weights * (clipped == residuals)
+    hessian = (jacobian * curve[:, None]) @ jacobian.transpose(0, 2, 1)
+    if not exact:
+        return objective, gradient, hessian, centre, curve, jacobian
+    steps = STEP * np.maximum(1.0, np.abs(theta))
+    moved = theta + np.eye(p)[:, None] * steps
+    ahead = _slopes(problem, moved.reshape(-1, p))[1].reshape(p, *jacobian.shape)
+    bend = np.einsum("kilj,ij->ikl", ahead - jacobian, pull) / steps[:, :, None]
+    return objective, gradient, hessian + 0.5 * (bend + bend.transpose(0, 2, 1))
 
 
 def _slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
-    """Values in the link (fits, n) and their derivatives in the coordinates (p, fits, n), from the law itself."""
-    law = problem.law
-    assert law.slopes is not None
+    """Values in the link (fits, n) and their derivatives in the coordinates (fits, p, n).
+
+    Without derivatives of the law's own they are central differences of the values (relative error 1e-9).
+    """
+    law, (fits, p) = problem.law, theta.shape
+    if law.slopes is None:
+        steps = STEP * np.maximum(1.0, np.abs(theta))
+        away = (np.eye(p)[:, None] * steps).reshape(-1, p)
+        every = np.tile(theta, (p, 1))
+        ends = predict(problem, np.concatenate([theta, every + away, every - away]))
+        rise = (ends[fits : fits + p * fits] - ends[fits + p * fits :]).reshape(p, fits, -1)
+        return ends[:fits], (rise / (2.0 * steps.T[:, :, None])).transpose(1, 0, 2)
     named = {name: value[..., None] for name, value in params_of(problem, theta).items()}
     value, slopes = law.slopes(problem.x, named)
     link = link_of(problem)
     factor = {"log": 1.0 / value, "linear": np.ones_like(value), "log_error": -1.0 / (1.0 - value)}[link]
-    columns = [
-        slopes[name] * factor * (named[name] if problem.logs[k] else 1.0) for k, name in enumerate(law.free)
-    ]
-    return to_link(link, value), np.stack(columns)
-
-
-def _differences(problem: Problem, theta: Array) -> tuple[Array, Array]:
-    """The same from central differences of the values (relative error 1e-9)."""
-    steps = STEP * np.maximum(1.0, np.abs(theta))
-    columns = [
-        (predict(problem, _moved(theta, steps, k)) - predict(problem, _moved(theta, -steps, k)))
-        / (2.0 * steps[:, k, None])
-        for k in range(theta.shape[1])
-    ]
-    return predict(problem, theta), np.stack(columns)
-
-
-def _moved(theta: Array, steps: Array, *which: int) -> Array:
-    moved = theta.copy()
-    for k in which:
-        moved[:, k] += steps[:, k]
-    return moved
+    jacobian = np.empty((fits, p, problem.y.size))
+    for k, name in enumerate(law.free):
+        jacobian[:, k] = slopes[name] * (factor * named[name] if problem.logs[k] else factor)
+    return to_link(link, value), jacobian

@@ -21,11 +21,22 @@ CHUNK = 30_000  # fits x points worked on together: a few arrays of this size st
 INFINITE = float("inf")
 FLAT = 1e-6  # scaled curvature below which differences of derivatives show no more than their own error
 MAX_STEPS = 150
-MAX_CURVED = 80  # the same for laws without exact derivatives, which converge in 40 or crawl along a valley
+MAX_CURVED = 80  # the same for laws that are not sums of terms, which may crawl along a valley
 PATIENCE = 10  # steps without a gain worth having after which a row stops
+ROUGH_STEPS = 12  # steps of a curved law towards a minimum that another stage will find
+BRIEF_STEPS = (
+    30  # steps of a curved law where the last thousandth of the objective does not show: see `minimise`
+)
+BRIEF_PATIENCE = 4
+BRIEF_WORTH = 1e-5
+ROUGH = 1e-3  # tolerance of a stage on the way
 ZERO = 1e-24  # square of a residual that is rounding error
 SMALL = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # shares of the value at which a vanished term is tried again
 WORTH = 1e-9  # relative gain of a step worth having; starts are compared to 1e-8
+AHEAD = 0.1  # share of a step at which the law is looked at for its curvature along it
+TURN = 0.75  # longest acceleration, as a share of the step
+HUGE = 1e100  # accelerations beyond are where the law overflows
+LEAST = 1e-10  # smallest damping of scaled curvatures that keeps their inverse finite
 NEAR = 1.05  # other minima within 5% of the best are worth knowing
 
 
@@ -51,26 +62,30 @@ def solve(
     starts: int = 1,
     seed: int = 0,
     precise: bool = True,
+    basins: Array | None = None,
 ) -> Solution:
     """Minimise sum_i weights_i huber_delta(law_i - target_i) for every row of `weights` (fits, n).
 
     `target` is (n,) or one row per fit. `starts` independent global searches, each over its own random share of the
     grid, are run for every fit; the best wins and `agreement` says how many of them found it. Without `precise`, laws
-    that are not sums of power-law terms stop at 1e-6 of the objective, far below what resampling moves it by.
+    that are not sums of power-law terms take `brief` steps, after which each start goes on from the best of the
+    `basins` (m, p) if steps from there have led lower than those from its own search.
     """
     fits = weights.shape[0]
     targets = np.broadcast_to(target, weights.shape)
     theta = search(problem, targets, weights, starts, seed).reshape(fits * starts, -1)
     rows = np.repeat(np.arange(fits), starts)
-    theta, objective = _settled(
-        problem, theta, targets, weights, INFINITE, rows=rows, tolerance=1e-3, exact=False
-    )
     quick = not precise and problem.terms is None
+    theta, objective = _settled(
+        problem, theta, targets, weights, INFINITE, rows=rows, tolerance=ROUGH, exact=False, brief=quick
+    )
+    if basins is not None and quick:
+        theta = _from_basins(problem, theta, objective, basins, targets, weights, rows)
     for stage, tolerance, exact in stages(problem, theta[::starts], targets, delta):
         if exact and quick:
             break
         theta, objective = _settled(
-            problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance, exact=exact
+            problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance, exact=exact, brief=quick
         )
     by_fit = objective.reshape(fits, starts)
     best = by_fit.argmin(axis=1)
@@ -83,6 +98,31 @@ def solve(
     return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
 
 
+def _from_basins(
+    problem: Problem,
+    theta: Array,
+    objective: Array,
+    basins: Array,
+    target: Array,
+    weights: Array,
+    rows: NDArray[np.intp],
+) -> Array:
+    """Where each start of a search continues: in the best of the `basins` (m, p) if that leads lower by now."""
+    curves = predict(problem, basins)
+    heights = np.stack([huber(curve - target, weights, INFINITE) for curve in curves])
+    other, level = minimise(
+        problem,
+        basins[heights.argmin(axis=0)],
+        target,
+        weights,
+        INFINITE,
+        tolerance=ROUGH,
+        exact=False,
+        brief=True,
+    )
+    return np.where((level[rows] < objective)[:, None], other[rows], theta)
+
+
 def _settled(
     problem: Problem,
     theta: Array,
@@ -93,18 +133,27 @@ def _settled(
     rows: NDArray[np.intp],
     tolerance: float,
     exact: bool,
+    brief: bool,
 ) -> tuple[Array, Array]:
     """Local minima, once more from where a term that has vanished on the way would be worth having.
 
     The logarithm of a coefficient hides its gradient where the coefficient is zero; the check is made in its own unit.
     """
     theta, objective = minimise(
-        problem, theta, target, weights, delta, rows=rows, tolerance=tolerance, exact=exact
+        problem, theta, target, weights, delta, rows=rows, tolerance=tolerance, exact=exact, brief=brief
     )
     theta, again = _revived(problem, theta, objective, target[rows], weights[rows], delta)
     if again.any():
         theta[again], objective[again] = minimise(
-            problem, theta[again], target, weights, delta, rows=rows[again], tolerance=tolerance, exact=exact
+            problem,
+            theta[again],
+            target,
+            weights,
+            delta,
+            rows=rows[again],
+            tolerance=tolerance,
+            exact=exact,
+            brief=brief,
         )
     return theta, objective
 
@@ -142,8 +191,8 @@ def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[
     spread = float(np.nanmedian(np.abs(predict(problem, theta[some]) - target[some])))
     wide = [delta * factor for factor in (10.0, 3.0) if delta * factor < 3.0 * spread]
     if problem.terms is None:
-        return [(stage, 1e-3, False) for stage in wide] + [(delta, 1e-6, False), (delta, 1e-12, True)]
-    return [(stage, 1e-3, False) for stage in wide] + [(delta, 1e-12, True)]
+        return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-6, False), (delta, 1e-12, True)]
+    return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-12, True)]
 
 
 def minimise(
@@ -157,12 +206,15 @@ def minimise(
     held: NDArray[np.bool_] | None = None,
     tolerance: float = 1e-12,
     exact: bool = True,
+    brief: bool = False,
 ) -> tuple[Array, Array]:
     """Local minima from the coordinates `theta` (starts, p): coordinates and objectives.
 
     `rows` says which row of `target` and `weights` belongs to each start; `held` (starts, p) marks coordinates that
     stay where they are (a profile). Stops a row when a full Newton step would gain less than `tolerance` of it.
-    `exact` asks for the exact Hessian, which laws without analytic derivatives pay for.
+    `exact` asks for the exact Hessian, which laws that are not sums of terms pay for. `brief` stops those in a flat
+    valley after `BRIEF_STEPS`, or when four steps gain less than 1e-5 of the objective each: an interval from n
+    points sees changes of the order of 1/n.
     """
     rows = np.arange(theta.shape[0]) if rows is None else rows
     held = np.zeros(theta.shape, dtype=bool) if held is None else held
@@ -179,6 +231,7 @@ def minimise(
             held[part],
             tolerance,
             exact=exact,
+            brief=brief,
         )
     return out, objective
 
@@ -193,18 +246,21 @@ def _newton(
     tolerance: float,
     *,
     exact: bool,
+    brief: bool,
 ) -> tuple[Array, Array]:
+    limit, patience, worth = _effort(problem, tolerance, brief=brief)
     theta = np.clip(theta, problem.lower, problem.upper)
     final, reached = theta.copy(), np.full(theta.shape[0], np.inf)
     live = np.arange(theta.shape[0])
     state = derivatives(problem, theta, target, weights, delta, exact=exact)
     damping = np.full(theta.shape[0], 1e-3)
     idle = np.zeros(theta.shape[0])
-    for _ in range(MAX_STEPS if problem.terms else MAX_CURVED):
-        step, predicted, decrement = _step(problem, theta, state, damping, held)
+    bent = len(state) > 3
+    for _ in range(limit):
+        step, predicted, decrement = _step(problem, theta, state, damping, held, bent=bent)
         objective = state[0]
         final[live], reached[live] = theta, objective
-        going = (decrement > tolerance * objective + 1e-3 * ZERO) & (idle < PATIENCE) & np.isfinite(objective)
+        going = (decrement > tolerance * objective + 1e-3 * ZERO) & (idle < patience) & np.isfinite(objective)
         if not going.any():
             break
         if not going.all():
@@ -220,7 +276,7 @@ def _newton(
         good = better & (gain > 0.75 * predicted)
         poor = ~better | (gain < 0.25 * predicted)
         damping = np.where(good, damping * 0.1, np.where(poor, np.maximum(damping, 1e-4) * 6.0, damping))
-        idle = np.where(better & (gain > max(0.1 * tolerance, WORTH) * state[0]), 0, idle + 1)
+        idle = np.where(better & (gain > worth * state[0]), 0, idle + 1)
         theta = np.where(better[:, None], trial, theta)
         state = tuple(
             np.where(better.reshape(-1, *(1,) * (part.ndim - 1)), fresh, part)
@@ -229,11 +285,27 @@ def _newton(
     return final, reached
 
 
+def _effort(problem: Problem, tolerance: float, *, brief: bool) -> tuple[int, int, float]:
+    """Most steps, steps without a gain worth having after which a row stops, and the relative gain worth having."""
+    if problem.terms is not None:
+        return MAX_STEPS, PATIENCE, max(0.1 * tolerance, WORTH)
+    if brief:
+        steps = ROUGH_STEPS if tolerance >= ROUGH else BRIEF_STEPS
+        return steps, BRIEF_PATIENCE, max(tolerance, BRIEF_WORTH)
+    return MAX_CURVED, PATIENCE, max(0.1 * tolerance, WORTH)
+
+
 def _step(
-    problem: Problem, theta: Array, state: tuple[Array, ...], damping: Array, held: NDArray[np.bool_]
+    problem: Problem,
+    theta: Array,
+    state: tuple[Array, ...],
+    damping: Array,
+    held: NDArray[np.bool_],
+    *,
+    bent: bool,
 ) -> tuple[Array, Array, Array]:
     """Damped Newton step, the gain that the model predicts for it, and the gain of an undamped one."""
-    _, gradient, hessian = state
+    gradient, hessian = state[1:3]
     pinned = held | ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0))
     slope = np.where(pinned, 0.0, gradient)
     diagonal = np.einsum("ikk->ik", hessian)
@@ -245,12 +317,53 @@ def _step(
     )
     scaled = np.clip(np.nan_to_num(scaled), -1e6, 1e6)
     np.einsum("ikk->ik", scaled)[pinned] = 1.0
-    curvature, directions = np.linalg.eigh(scaled)
-    along = np.einsum("ikl,ik->il", directions, slope / size)
-    steep = np.abs(curvature)
-    moved = -along / (steep + damping[:, None] + 1e-13)
-    predicted = -np.sum(along * moved + 0.5 * steep * moved**2, axis=1)
-    decrement = 0.5 * np.sum(along**2 / (steep + (FLAT if problem.terms is None else 1e-10)), axis=1)
-    step = np.einsum("ikl,il->ik", directions, moved) / size
+    if bent:
+        step, predicted, decrement = _bent(problem, theta, state, damping, scaled, slope / size, size)
+    else:
+        curvature, directions = np.linalg.eigh(scaled)
+        along = np.einsum("ikl,ik->il", directions, slope / size)
+        steep = np.abs(curvature)
+        moved = -along / (steep + damping[:, None] + 1e-13)
+        predicted = -np.sum(along * moved + 0.5 * steep * moved**2, axis=1)
+        decrement = 0.5 * np.sum(along**2 / (steep + (FLAT if problem.terms is None else 1e-10)), axis=1)
+        step = np.einsum("ikl,il->ik", directions, moved) / size
+    step = np.where(pinned, 0.0, step)
     largest = np.max(np.abs(step) / np.where(problem.logs, 3.0, 1.0 + np.abs(theta)), axis=1)
     return step / np.maximum(largest, 1.0)[:, None], predicted, decrement
+
+
+def _bent(
+    problem: Problem,
+    theta: Array,
+    state: tuple[Array, ...],
+    damping: Array,
+    scaled: Array,
+    slope: Array,
+    size: Array,
+) -> tuple[Array, Array, Array]:
+    """The same with a Gauss-Newton Hessian: a step that follows the valley's curvature.
+
+    Geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), kept where it is at most 3/4 of the step.
+    """
+    eye = np.eye(theta.shape[1])
+    inverse = np.linalg.inv(scaled + (damping[:, None, None] + LEAST) * eye)
+    moved = -(inverse @ slope[:, :, None])[:, :, 0]
+    quadratic = np.einsum("ik,ikl,il->i", moved, scaled, moved)
+    predicted = -np.sum(slope * moved, axis=1) - 0.5 * quadratic
+    newton = np.linalg.solve(scaled + FLAT * eye, slope[:, :, None])[:, :, 0]
+    turn = _turn(problem, theta, state, moved / size) / size
+    turn = np.where((slope != 0.0) & (np.abs(turn) < HUGE), turn, 0.0)
+    sideways = -(inverse @ turn[:, :, None])[:, :, 0]
+    smooth = np.linalg.norm(sideways, axis=1) <= TURN * np.linalg.norm(moved, axis=1)
+    moved = moved + np.where(smooth[:, None], 0.5 * sideways, 0.0)
+    return moved / size, predicted, 0.5 * np.sum(slope * newton, axis=1)
+
+
+def _turn(problem: Problem, theta: Array, state: tuple[Array, ...], step: Array) -> Array:
+    """Second derivative of the law along the step, projected on the derivatives of its coordinates: (fits, p)."""
+    centre, curve, jacobian = state[3:]
+    with np.errstate(all="ignore"):
+        ahead = predict(problem, theta + AHEAD * step)
+        straight = np.einsum("ikj,ik->ij", jacobian, step)
+        bend = 2.0 / AHEAD * ((ahead - centre) / AHEAD - straight)
+        return np.asarray((jacobian @ (curve * bend)[:, :, None])[:, :, 0])
