@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ def launch_study(target: Path | None, wishes: Wishes) -> Summary:
     """
     plan, study = _opened(target)
     settings = _settings(plan, wishes)
+    _check_training(wishes)
     limits = limits_of(plan)
     if limits.hours is not None:
         reserve(plan, study, limits)
@@ -101,6 +103,13 @@ def _opened(target: Path | None) -> tuple[Plan, Study]:
         message = f"{plan.study} cannot be launched here: not on this machine: {', '.join(plan.absent)}"
         raise OrchError(message, hint="bring the files to the paths that the grid gives, then plan again")
     return plan, study
+
+
+def _check_training(wishes: Wishes) -> None:
+    missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
+    if missing and wishes.cluster != "slurm":  # the nodes of a cluster may have what the login node has not
+        message = f"this machine cannot train: {', '.join(missing)} not installed"
+        raise OrchError(message, hint="pip install 'orch-scaling[train]'; `orch doctor` checks the rest")
 
 
 def _settings(plan: Plan, wishes: Wishes) -> Settings:
