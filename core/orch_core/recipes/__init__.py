@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from orch_core.cell import Cell
 from orch_core.vit import Flops, Shape
 
+OURS = "ours, extrapolated: "  # opens the source of a constant that no paper gives at the sizes here
 Value = bool | int | float | str
 Constants = Mapping[str, Value]
 NOTHING = Flops()
@@ -76,3 +77,18 @@ class Recipe:
     def id(self) -> str:
         """`mae@1`."""
         return f"{self.name}@{self.version}"
+
+
+def width_of(cell: Cell) -> int:
+    """The encoder's width, 0 without one."""
+    return cell.model.width if cell.model else 0
+
+
+def scaled_rate(cell: Cell, rate: float, *, batch: int, width: int) -> float:
+    """A paper's learning rate at its batch and width, carried to the cell's.
+
+    Square root of the batch (Malladi et al. 2022, for Adam), width to the power -0.75 below the paper's width: ours,
+    between muP's -1 (Yang et al. 2022, hidden layers under Adam) and none, measured at width 64 only.
+    """
+    narrow = min(1.0, width_of(cell) / width) or 1.0
+    return rate * math.sqrt(cell.batch / batch) / math.pow(narrow, 0.75)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from orch_core.cell import Cell
-from orch_core.recipes import Constant, Constants, Recipe, Work
+from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, width_of
 from orch_core.vit import (
     Flops,
     Shape,
@@ -23,13 +23,8 @@ from orch_core.vit import (
     shape_of,
 )
 
-OURS = "ours, extrapolated: "
 BYOL = "default configuration: BYOL's augmentation, no hue, saturation or grey: calibrated images"
 GLOBALS = 2
-
-
-def _width(cell: Cell) -> int:
-    return cell.model.width if cell.model else 0
 
 
 def learning_rate(cell: Cell) -> float:
@@ -44,18 +39,18 @@ def local_side(cell: Cell) -> int:
 
 def drop_path(cell: Cell) -> float:
     """0.3 at ViT-L, 0.1 at ViT-B (Franca), none below."""
-    width = _width(cell)
+    width = width_of(cell)
     return 0.3 if width >= 1024 else 0.1 if width >= 768 else 0.0
 
 
 def prototypes(cell: Cell) -> int:
     """The official 65536 at ViT-L, in proportion to the width below."""
-    return min(65536, 64 * _width(cell))
+    return min(65536, 64 * width_of(cell))
 
 
 def head_hidden(cell: Cell) -> int:
     """The official 2048 from width 256 on, eight widths below."""
-    return min(2048, 8 * _width(cell))
+    return min(2048, 8 * width_of(cell))
 
 
 def masked_counts(crops: int, patches: int, constants: Constants) -> list[int]:

@@ -12,25 +12,18 @@ import math
 
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
-from orch_core.recipes import Constant, Constants, Recipe, Work
+from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import Shape, activation_bytes, block, block_params, encoder, encoder_params, linear
-
-OURS = "ours, extrapolated: "
-
-
-def _width(cell: Cell) -> int:
-    return cell.model.width if cell.model else 0
 
 
 def learning_rate(cell: Cell) -> float:
     """1e-3 at batch 2048 and width 768 and more."""
-    narrow = min(1.0, _width(cell) / 768) or 1.0
-    return 1e-3 * math.sqrt(cell.batch / 2048) / math.pow(narrow, 0.75)
+    return scaled_rate(cell, 1e-3, batch=2048, width=768)
 
 
 def predictor_width(cell: Cell) -> int:
     """Half the encoder's width in steps of 32, at most the official 384 (which it is from ViT-B on)."""
-    return min(384, max(32, 32 * round(_width(cell) / 64)))
+    return min(384, max(32, 32 * round(width_of(cell) / 64)))
 
 
 def predictor_depth(cell: Cell) -> int:

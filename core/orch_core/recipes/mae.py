@@ -6,28 +6,19 @@ at another scale the rule says how it extrapolates, and that it does.
 
 from __future__ import annotations
 
-import math
-
 from orch_core.cell import Cell
-from orch_core.recipes import Constant, Constants, Recipe, Work
+from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import Flops, Shape, activation_bytes, block, block_params, encoder, linear
-
-OURS = "ours, extrapolated: "
-
-
-def _width(cell: Cell) -> int:
-    return cell.model.width if cell.model else 0
 
 
 def learning_rate(cell: Cell) -> float:
     """2.4e-3 (1.5e-4 x 4096/256) at batch 4096 and width 768 and more."""
-    narrow = min(1.0, _width(cell) / 768) or 1.0
-    return 2.4e-3 * math.sqrt(cell.batch / 4096) / math.pow(narrow, 0.75)
+    return scaled_rate(cell, 2.4e-3, batch=4096, width=768)
 
 
 def decoder_width(cell: Cell) -> int:
     """Half the encoder's width in steps of 32, at most the official 512 (which it is at ViT-L)."""
-    return min(512, max(32, 32 * round(_width(cell) / 64)))
+    return min(512, max(32, 32 * round(width_of(cell) / 64)))
 
 
 def decoder_depth(cell: Cell) -> int:

@@ -6,10 +6,8 @@ scale the rule says how it extrapolates, and that it does.
 
 from __future__ import annotations
 
-import math
-
 from orch_core.cell import Cell
-from orch_core.recipes import Constant, Constants, Recipe, Work
+from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import (
     Flops,
     Shape,
@@ -22,17 +20,10 @@ from orch_core.vit import (
     mlp_params,
 )
 
-OURS = "ours, extrapolated: "
-
-
-def _width(cell: Cell) -> int:
-    return cell.model.width if cell.model else 0
-
 
 def learning_rate(cell: Cell) -> float:
     """2.4e-3 (1.5e-4 x 4096/256) at batch 4096 and width 768 and more."""
-    narrow = min(1.0, _width(cell) / 768) or 1.0
-    return 2.4e-3 * math.sqrt(cell.batch / 4096) / math.pow(narrow, 0.75)
+    return scaled_rate(cell, 2.4e-3, batch=4096, width=768)
 
 
 def crop_min(cell: Cell) -> float:
@@ -42,12 +33,12 @@ def crop_min(cell: Cell) -> float:
 
 def freeze_patch_embed(cell: Cell) -> bool:
     """As the paper at its sizes (ViT-S and larger); below, a random projection of few dimensions costs accuracy."""
-    return _width(cell) >= 384
+    return width_of(cell) >= 384
 
 
 def head_hidden(cell: Cell) -> int:
     """The official 4096 at width 512 and more, eight widths below."""
-    return min(4096, 8 * _width(cell))
+    return min(4096, 8 * width_of(cell))
 
 
 def sizes(shape: Shape, constants: Constants) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,20 +6,14 @@ rule says how it extrapolates, and that it does.
 
 from __future__ import annotations
 
-import math
-
 from orch_core.cell import Cell
-from orch_core.recipes import Constant, Constants, Recipe, Work
+from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate
 from orch_core.vit import Shape, activation_bytes, encoder, linear
-
-OURS = "ours, extrapolated: "
 
 
 def learning_rate(cell: Cell) -> float:
     """4e-4 (1e-4 x 2048/512) at batch 2048 and width 768 and more."""
-    width = cell.model.width if cell.model else 0
-    narrow = min(1.0, width / 768) or 1.0
-    return 4e-4 * math.sqrt(cell.batch / 2048) / math.pow(narrow, 0.75)
+    return scaled_rate(cell, 4e-4, batch=2048, width=768)
 
 
 def masked(patches: int, mask_ratio: float) -> int:

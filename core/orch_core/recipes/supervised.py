@@ -6,20 +6,14 @@ RandAugment and mixup, which are made for natural images. Where a study works at
 
 from __future__ import annotations
 
-import math
-
 from orch_core.cell import Cell
-from orch_core.recipes import Constant, Constants, Recipe, Work
+from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate
 from orch_core.vit import Shape, activation_bytes, encoder, linear
-
-OURS = "ours, extrapolated: "
 
 
 def learning_rate(cell: Cell) -> float:
     """1e-3 at batch 1024 and width 384 and more."""
-    width = cell.model.width if cell.model else 0
-    narrow = min(1.0, width / 384) or 1.0
-    return 1e-3 * math.sqrt(cell.batch / 1024) / math.pow(narrow, 0.75)
+    return scaled_rate(cell, 1e-3, batch=1024, width=384)
 
 
 def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
