@@ -83,7 +83,10 @@ def hint_for(words: str) -> str:
         ("node configuration", "`sinfo -o '%N %c %m %G'` shows what the nodes have"),
         ("time", "`sinfo -o '%P %l'` shows the partitions' time limits; give minutes or D-HH:MM:SS"),
         ("option", "options are sbatch's long names: `man sbatch`"),
-        ("slurmctld", "the controller is down: wait for it, or ask who runs the cluster; `scontrol ping` tells"),
+        (
+            "slurmctld",
+            "the controller is down: wait for it, or ask who runs the cluster; `scontrol ping` tells",
+        ),
         ("contact", "the controller may be down: `scontrol ping`"),
         ("socket", "the controller may be down: `scontrol ping`"),
     ):
