@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import orch_core
-from orch import freeze
+from orch.launching import freeze
 
 DRIVER = Path(__file__).parent / "orchestrator" / "launching.py"
 

@@ -53,7 +53,7 @@ def plan(grid: Path, study: Path | None, *, as_json: bool, **wishes: Any) -> Non
 
     Example: orch plan experiments/demo.yaml
     """
-    from orch.planning import Wishes, planned
+    from orch.planning.command import Wishes, planned
 
     made = planned(grid, study, Wishes(**wishes))
     if as_json:
@@ -70,7 +70,7 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 
     With GRID the recipes and shapes of its cells, else a small ladder. Example: orch calibrate experiments/demo.yaml
     """
-    from orch.calibrating import calibrate_for
+    from orch.planning.calibrating import calibrate_for
 
     document, text = calibrate_for(grid)
     if as_json:
@@ -94,7 +94,7 @@ def suggest(study: Path | None, target: str, budget: float, out: Path, *, as_jso
 
     Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
     """
-    from orch.suggesting import suggest_for
+    from orch.planning.suggesting import suggest_for
 
     document, text = suggest_for(study, target, budget, out, **only)
     if as_json:
@@ -111,8 +111,8 @@ def coverage_map(study: Path | None, *, as_json: bool) -> None:
 
     Example: orch map studies/demo
     """
-    from orch.coverage import costs, coverage, failed_cells, render
-    from orch.plan import find_study, read_plan
+    from orch.planning.coverage import costs, coverage, failed_cells, render
+    from orch.planning.plan import find_study, read_plan
 
     opened = find_study(study)
     made, failed = read_plan(opened), failed_cells(opened)
@@ -158,7 +158,7 @@ def launch(target: Path | None, *, dry_run: bool, as_json: bool, **wishes: Any) 
 
     Without TARGET: the study planned last in this directory. Example: orch launch --cluster local
     """
-    from orch.launching import launch_study, preview, script_page, wishes_of
+    from orch.launching.command import launch_study, preview, script_page, wishes_of
 
     asked = wishes_of(**wishes)
     if dry_run:
@@ -181,9 +181,9 @@ def status(study: Path | None, *, as_json: bool) -> None:
 
     Example: orch status studies/demo
     """
-    from orch.plan import find_study, read_plan
-    from orch.show import status_table
-    from orch.status import status as study_status
+    from orch.launching.show import status_table
+    from orch.launching.status import status as study_status
+    from orch.planning.plan import find_study, read_plan
 
     opened = find_study(study)
     now = study_status(opened, list(read_plan(opened).jobs()))
@@ -202,8 +202,8 @@ def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None
 
     Example: orch sync
     """
-    from orch.plan import find_study
-    from orch.track import sync as mirror
+    from orch.planning.plan import find_study
+    from orch.tracking.track import sync as mirror
 
     summary = mirror(find_study(study), tracking_uri)
     if as_json:
@@ -220,8 +220,8 @@ def ui(study: Path | None, port: int) -> None:
 
     Example: orch ui --port 5001
     """
-    from orch.plan import find_study
-    from orch.ui import ui as serve
+    from orch.planning.plan import find_study
+    from orch.tracking.ui import ui as serve
 
     serve(find_study(study), port, tell=lambda address: say(f"MLflow UI: {address} (Ctrl-C stops it)"))
 
@@ -351,7 +351,7 @@ def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json
 
     Example: orch cancel --cells "model == 'ViT-L'"
     """
-    from orch.steering import cancelled
+    from orch.launching.steering import cancelled
 
     done = cancelled(study, cells, dropped=dropped)
     said = (
@@ -370,7 +370,7 @@ def retry(study: Path | None, *, cause: str, cluster: Where, as_json: bool) -> N
 
     Example: orch retry --cause killed
     """
-    from orch.steering import retried
+    from orch.launching.steering import retried
 
     summary = retried(study, cause, cluster)
     if as_json:
@@ -386,8 +386,8 @@ def logs(cell: str, *, study: Path | None) -> None:
 
     Example: orch logs mae-w64-all-2000-s0
     """
-    from orch.control import find_cell, log_path
-    from orch.plan import find_study
+    from orch.launching.control import find_cell, log_path
+    from orch.planning.plan import find_study
 
     opened = find_study(study)
     path = log_path(opened, find_cell(opened, cell))
@@ -403,10 +403,10 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
 
     Example: orch why mae-w64-all-2000-s0
     """
-    from orch.control import find_cell
-    from orch.control import why as reasons
-    from orch.plan import find_study
-    from orch.steering import why_page
+    from orch.launching.control import find_cell
+    from orch.launching.control import why as reasons
+    from orch.launching.steering import why_page
+    from orch.planning.plan import find_study
 
     opened = find_study(study)
     found = reasons(opened, find_cell(opened, cell))

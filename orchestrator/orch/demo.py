@@ -18,10 +18,10 @@ def run_demo(folder: Path) -> int:
 
     Raises OrchError where the shipped experiments are not beside the package, or `folder` cannot be written.
     """
-    from orch.launching import Wishes as Launch
-    from orch.launching import launch_study
-    from orch.plan import find_study
-    from orch.planning import Wishes, planned
+    from orch.launching.command import Wishes as Launch
+    from orch.launching.command import launch_study
+    from orch.planning.command import Wishes, planned
+    from orch.planning.plan import find_study
     from orch_analysis.report import fit_study
 
     started = time.monotonic()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orch.track import network_filesystem
+from orch.tracking.track import network_filesystem
 from orch_core import provenance
 from orch_core.errors import OrchError
 from orch_core.study import open_study

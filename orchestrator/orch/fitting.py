@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from orch.console import Exit
-from orch.plan import find_study
-from orch.plan_text import columns
+from orch.planning.plan import find_study
+from orch.planning.text import columns
 from orch_analysis import lawsfile
 from orch_analysis.choose import Choice
 from orch_analysis.fitted import Fit
@@ -66,7 +66,7 @@ class Fitted:
 def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
     """Fit a study (without `law`: every law of its report) or a table of points; raises OrchError for bad input."""
     if wishes.tracking_uri:
-        from orch.track import read_points as from_mlflow
+        from orch.tracking.track import read_points as from_mlflow
 
         name = wishes.experiment or find_study(target).name
         return _fit_points(from_mlflow(wishes.tracking_uri, name), name, wishes, Path(f"{name}-laws"))

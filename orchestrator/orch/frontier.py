@@ -11,7 +11,7 @@ import polars as pl
 
 from orch.console import Exit, quantity
 from orch.fitting import TABLES, VALUES, Fitted
-from orch.plan import find_study
+from orch.planning.plan import find_study
 from orch_analysis.frontier import Frontier, disagreements, of_table, optimum
 from orch_analysis.results import read_curves, read_results
 from orch_analysis.table import read_points

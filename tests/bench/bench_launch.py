@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from orch import cluster, control, journal, slurm
-from orch.attempts import End
-from orch.settings import Settings, summarise
-from orch.status import entries_now, status, survey
+from orch.launching import cluster, control, journal, slurm
+from orch.launching.attempts import End
+from orch.launching.settings import Settings, summarise
+from orch.launching.status import entries_now, status, survey
 from orch_core.record import Reason, Record, dumps
 from orch_core.study import Study, create_study
 

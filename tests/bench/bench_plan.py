@@ -47,7 +47,7 @@ def measured(seeds: int) -> dict[str, float]:
         folder = Path(name)
         (folder / "grid.yaml").write_text(GRID.replace("SEEDS", str(list(range(seeds)))))
         began, cpu = time.perf_counter(), time.process_time()
-        from orch.plan import draft, summary, write
+        from orch.planning.plan import draft, summary, write
 
         imported = time.perf_counter()
         plan, study, checked = draft(folder / "grid.yaml", folder / "study")
@@ -70,8 +70,8 @@ def measured(seeds: int) -> dict[str, float]:
 
 
 def against_itself(frame, folder: Path, seeds: int) -> dict[str, float]:
-    from orch.diff import diff
-    from orch.enumerate import enumerate_cells
+    from orch.planning.diff import diff
+    from orch.planning.enumerate import enumerate_cells
     from orch_core.check import read_grid
 
     found = {}
@@ -92,7 +92,7 @@ def against_itself(frame, folder: Path, seeds: int) -> dict[str, float]:
 
 
 def one_at_a_time(frame) -> dict[str, float]:
-    from orch.enumerate import cell_of
+    from orch.planning.enumerate import cell_of
     from orch_core.cost import price
 
     rows = frame.sample(2000, seed=0).to_dicts()

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from orch import mirror, track
+from orch.tracking import mirror, track
 from orch_core.study import create_study
 
 spec = importlib.util.spec_from_file_location(

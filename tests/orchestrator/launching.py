@@ -13,7 +13,7 @@ import time
 import types
 from pathlib import Path
 
-from orch import attempts, cluster, freeze, journal
+from orch.launching import attempts, cluster, freeze, journal
 from orch_core.cell import Cell, Job, Model, Probe
 from orch_core.errors import OrchError
 from orch_core.study import Study, create_study

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch import budget
-from orch.attempts import End
-from orch.budget import Limits, assess, limits_of, open_reservations, overspent, reserve, spent_hours
-from orch.plan import Plan, make_plan, read_plan
-from orch.planning import Wishes, planned
+from orch.launching.attempts import End
+from orch.planning import budget
+from orch.planning.budget import Limits, assess, limits_of, open_reservations, overspent, reserve, spent_hours
+from orch.planning.command import Wishes, planned
+from orch.planning.plan import Plan, make_plan, read_plan
 from orch_core.errors import OrchError
 from orch_core.record import Record
 from orch_core.study import Study, publish

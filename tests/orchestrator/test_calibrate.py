@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from orch import calibrate, calibration
-from orch.calibration import Calibration, ProbeLoad, ProbeRate, Rate
-from orch.plan import draft
+from orch.planning import calibrate, calibration
+from orch.planning.calibration import Calibration, ProbeLoad, ProbeRate, Rate
+from orch.planning.plan import draft
 from orch_core.cell import Cell, Model
 from orch_core.cost import price
 from orch_core.errors import OrchError
@@ -145,7 +145,7 @@ def test_more_work_takes_longer_whatever_the_rates():
 
 
 def test_a_grids_cells_are_spread_over_their_work():
-    from orch.calibrating import _cells
+    from orch.planning.calibrating import _cells
 
     chosen, precision = _cells(Path("grid.yaml"))
     assert precision == "fp32"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch import cluster, fleets, journal, slurm
-from orch.settings import Settings
+from orch.launching import cluster, fleets, journal, slurm
+from orch.launching.settings import Settings
 from orch_core.errors import OrchError
 from orch_core.study import create_study, open_study
 

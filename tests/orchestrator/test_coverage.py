@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from orch.cli import main
-from orch.coverage import costs, coverage, failed_cells, render
-from orch.plan import Plan, make_plan, read_plan
+from orch.planning.coverage import costs, coverage, failed_cells, render
+from orch.planning.plan import Plan, make_plan, read_plan
 from orch_core.record import Reason, Record, dumps
 from orch_core.study import Study, publish
 

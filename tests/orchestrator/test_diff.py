@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.diff import LABELS, diff
-from orch.enumerate import cell_of, enumerate_cells
-from orch.plan import make_plan, open_plan
-from orch.planning import Wishes, planned
+from orch.planning.command import Wishes, planned
+from orch.planning.diff import LABELS, diff
+from orch.planning.enumerate import cell_of, enumerate_cells
+from orch.planning.plan import make_plan, open_plan
 from orch_core.check import read_grid
 from orch_core.errors import OrchError
 

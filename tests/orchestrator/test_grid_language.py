@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.enumerate import cell_of, enumerate_cells
-from orch.pricing import resources, with_classes, with_micro_batches
+from orch.planning.enumerate import cell_of, enumerate_cells
+from orch.planning.pricing import resources, with_classes, with_micro_batches
 from orch_core.check import read_grid
 from orch_core.cost import price
 from orch_core.device import DEVICES

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.enumerate import cell_of, enumerate_cells
-from orch.plan import draft
+from orch.planning.enumerate import cell_of, enumerate_cells
+from orch.planning.plan import draft
 from orch_core.check import read_grid
 from orch_core.errors import GridError, OrchError
 from orch_core.load import load_yaml

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.enumerate import cell_of, enumerate_cells, first_halves, halves_of
-from orch.plan import draft
+from orch.planning.enumerate import cell_of, enumerate_cells, first_halves, halves_of
+from orch.planning.plan import draft
 from orch_core.check import read_grid
 
 GRID = """\

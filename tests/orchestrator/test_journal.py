@@ -5,7 +5,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch import freeze, journal
+from orch.launching import freeze, journal
 from orch_core.study import create_study
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orch import attempts, journal
+from orch.launching import attempts, journal
 from orch_core.study import open_study
 
 

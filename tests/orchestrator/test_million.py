@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from orch.diff import diff
-from orch.enumerate import cell_of, enumerate_cells
-from orch.plan import make_plan, read_plan, summary
+from orch.planning.diff import diff
+from orch.planning.enumerate import cell_of, enumerate_cells
+from orch.planning.plan import make_plan, read_plan, summary
 from orch_core.check import read_grid
 from orch_core.cost import price
 from orch_core.record import Record

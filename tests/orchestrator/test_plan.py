@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch.enumerate import cell_of, enumerate_cells
-from orch.plan import find_study, make_plan, read_plan, summary
+from orch.planning.enumerate import cell_of, enumerate_cells
+from orch.planning.plan import find_study, make_plan, read_plan, summary
 from orch_core.check import read_grid
 from orch_core.cost import price
 from orch_core.errors import OrchError

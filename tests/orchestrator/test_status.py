@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from orch import cluster, control, journal, show
-from orch.status import AXES, eta_seconds, status, survey
+from orch.launching import cluster, control, journal, show
+from orch.launching.status import AXES, eta_seconds, status, survey
 from orch_core.errors import OrchError
 from orch_core.study import create_study
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.enumerate import cell_of
-from orch.plan import Plan, draft, make_plan, read_plan
-from orch.suggest import SEEDS, suggest, write_grid
-from orch.suggesting import suggest_for
+from orch.planning.enumerate import cell_of
+from orch.planning.plan import Plan, draft, make_plan, read_plan
+from orch.planning.suggest import SEEDS, suggest, write_grid
+from orch.planning.suggesting import suggest_for
 from orch_analysis import adaptive, design
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError

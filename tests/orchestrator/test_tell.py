@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from orch.plan import Plan, draft
-from orch.planning import Wishes, planned, read_target
-from orch.tell import tell
+from orch.planning.command import Wishes, planned, read_target
+from orch.planning.plan import Plan, draft
+from orch.planning.tell import tell
 from orch_analysis import design
 from orch_core.errors import OrchError
 

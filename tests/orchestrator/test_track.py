@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch import mirror, track
+from orch.tracking import mirror, track
 from orch_core.errors import OrchError
 from orch_core.study import Study, create_study
 
@@ -271,7 +271,7 @@ import os, sys
 from pathlib import Path
 from mlflow.store.db import utils
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from orch import track
+from orch.tracking import track
 from orch_core.study import Study
 
 def killing(owner, name, limit, calls=[]):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch import attempts, causes, journal, worker
-from orch.attempts import End
-from orch.process import Stop
+from orch.launching import attempts, causes, journal, worker
+from orch.launching.attempts import End
+from orch.launching.process import Stop
 from orch_core.errors import OrchError
 from orch_core.study import create_study
 

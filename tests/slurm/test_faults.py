@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orch import attempts, journal, slurm
+from orch.launching import attempts, journal, slurm
 from orch_core.study import open_study
 
 KILLS = int(os.environ.get("ORCH_KILLS", "10"))

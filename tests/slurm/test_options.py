@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orch import cluster, control, journal, slurm
-from orch.settings import Settings
-from orch.status import status
+from orch.launching import cluster, control, journal, slurm
+from orch.launching.settings import Settings
+from orch.launching.status import status
 from orch_core.errors import OrchError
 from orch_core.study import create_study, open_study
 

@@ -1,0 +1,87 @@
+"""`orch cancel`, `retry` and `why`, from the words of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orch.console import duration, quantity
+from orch.launching import cluster, control
+from orch.launching.command import Where
+from orch.launching.settings import Settings, Summary
+from orch.planning.plan import Plan, find_study, read_plan
+from orch_core.errors import OrchError
+from orch_core.expression import AXES, evaluate
+from orch_core.study import Study
+
+OPERATORS = ("==", "!=", "<", ">", " in ", "not ")
+COLUMNS = {"params": "params_encoder", "flops": "flops_train"}  # of a plan, where the axis has another name
+
+
+def cancelled(target: Path | None, words: tuple[str, ...], *, dropped: bool) -> control.Cancelled:
+    """Cancel a study, or cells by name, id or expression; raises OrchError where a word means no cell."""
+    study = find_study(target)
+    plan = read_plan(study)
+    cells = [cell for word in words for cell in _meant(study, plan, word)]
+    if dropped:
+        cells += control.dropped(study, list(plan.jobs()))
+        if not cells:
+            return control.Cancelled(
+                launches=0, cells=0, workers=0, note="no cell runs that the plan does not hold"
+            )
+    return control.cancel(study, cells)
+
+
+def retried(target: Path | None, cause: str, where: Where) -> Summary:
+    """Launch the failed cells again; raises OrchError where there is none of the cause."""
+    study = find_study(target)
+    failed = control.failed_jobs(study, list(read_plan(study).jobs()), cause)
+    if not failed:
+        message = f"no cell of {study.name} has failed{f' with cause {cause!r}' if cause else ''}"
+        raise OrchError(message, hint="`orch status` shows where the study stands")
+    return cluster.launch(study, failed, Settings(cluster=where))
+
+
+def _meant(study: Study, plan: Plan, word: str) -> list[str]:
+    if not any(operator in word for operator in OPERATORS):
+        return [control.find_cell(study, word)]
+    found = []
+    for row in plan.frame.iter_rows(named=True):
+        axes: dict[str, Any] = {name: row.get(COLUMNS.get(name, name)) for name in AXES}
+        if evaluate(word, axes, is_in=lambda value, items: value in items):
+            found.append(row["id"])
+    if not found:
+        message = f"no cell of the plan is meant by {word!r}"
+        raise OrchError(message, hint="quote values: mix == 'ct'; `orch map` shows the axes")
+    return found
+
+
+def why_page(why: control.Why) -> str:
+    """Everything behind one cell, for the terminal."""
+    model = why.config.get("model") or {}
+    lines = [f"{why.name}  {why.id}", f"{why.status}{': ' + why.reason if why.reason else ''}", ""]
+    shape = f"width {model['width']} depth {model['depth']} heads {model['heads']}" if model else "no encoder"
+    lines += [f"config    {why.config['recipe']} {shape}, {_data(why.config)}"]
+    lines += [f"value     {name} {_shown(value)}" for name, value in why.values.items()]
+    lines += [f"probe     {task} auc {_shown(values.get('auc'))}" for task, values in why.probes.items()]
+    lines += [f"cost      {name} {_shown(value)}" for name, value in why.cost.items()]
+    code = why.provenance.get("code", {})
+    lines += [f"code      {name} {value}" for name, value in code.items()]
+    for one in why.attempts:
+        place = f"{one.owner.host} job {one.owner.job or one.owner.pid}" if one.owner else "unknown place"
+        end = (
+            f"{one.end.how} {one.end.cause} after {duration(one.end.seconds / 3600)}"
+            if one.end
+            else "running"
+        )
+        lines.append(f"attempt {one.number} on {place}: {end} ({one.log})")
+    return "\n".join([*lines, *(["", why.log_tail] if why.log_tail else [])])
+
+
+def _data(config: dict[str, Any]) -> str:
+    portions = ", ".join(f"{portion['source']} {portion['images']:,}" for portion in config["data"])
+    return f"{config['samples_seen']:,} samples of {portions or 'no images'}, seed {config['seed']}"
+
+
+def _shown(value: object) -> str:
+    return quantity(value) if isinstance(value, float | int) and abs(value) >= 1e4 else f"{value}"

@@ -1,0 +1,123 @@
+"""Waiting for a launch: workers are kept at work, deaths are noticed, Ctrl-C stops without losing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orch.launching import causes, journal
+from orch.launching.fleets import Fleet
+from orch.launching.journal import Entry
+from orch.launching.process import Stop
+from orch.launching.status import Standing, stand
+from orch.launching.worker import record_death
+from orch_core.errors import OrchError
+from orch_core.study import Study
+
+POLL_SECONDS, POLL_SECONDS_MOST = 0.5, 30.0
+STOP_SECONDS = 60.0  # that workers get to save after Ctrl-C
+FUTILE_ROUNDS = 3  # of workers that end without having claimed anything, before the launch gives up
+FINAL = frozenset({"done", "diverged", "failed"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a launch waits for; `max_seconds` of device time may be spent on it."""
+
+    study: Study
+    token: str
+    limit: int
+    stop: Stop
+    tell: Callable[[Sequence[Standing], int, str], None]
+    max_seconds: float = math.inf
+
+
+def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Standing]:
+    """Poll until every entry is done or failed for good, or until `watch.stop`; returns where each stands.
+
+    Raises OrchError where the disk is full, or where workers die before they begin.
+    """
+    standings = {entry.id: stand(watch.study, entry) for entry in entries}
+    spent = sum(standing.seconds for standing in standings.values())
+    futile, seen = 0, _mark(standings)
+    while True:
+        began = time.monotonic()
+        _refresh(watch, standings)
+        looked = time.monotonic() - began
+        here = list(standings.values())
+        watch.tell(here, fleet.alive(), fleet.note())
+        pending = [standing for standing in here if standing.state == "pending"]
+        if any(standing.cause == "disk_full" for standing in pending):
+            _end(fleet)
+            raise disk_full(watch.study)
+        if all(standing.state in FINAL for standing in here):
+            return here
+        if sum(standing.seconds for standing in here) - spent > watch.max_seconds:
+            watch.stop.reason = watch.stop.reason or "budget"
+        if journal.is_cancelled(watch.study.root, watch.token):
+            watch.stop.reason = watch.stop.reason or "cancelled"
+        if watch.stop.wanted():
+            if watch.stop.reason != "signal" or not fleet.detached:
+                _end(fleet)
+            _refresh(watch, standings)
+            return list(standings.values())
+        mark = _mark(standings)
+        futile, seen = (futile if mark == seen else 0), mark
+        if pending:
+            futile += fleet.keep(pending) > 0
+            if futile > FUTILE_ROUNDS:
+                _end(fleet)
+                message = "workers end before they begin"
+                raise OrchError(message, hint=fleet.explain())
+        # looking takes a tenth of the time at most, however slow the file system
+        _sleep(watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST))
+
+
+def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:
+    """Look again at what is not final, and record the deaths of workers; raises OrchError where that cannot be."""
+    try:
+        for cell, old in standings.items():
+            if old.state in FINAL:
+                continue
+            now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
+            if now.dead:
+                record_death(watch.study, now.entry, now.attempt)
+                now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
+            standings[cell] = now
+    except OSError as error:
+        if causes.is_disk_error(error, watch.study.root):
+            raise disk_full(watch.study, error) from error
+        raise
+
+
+def _mark(standings: dict[str, Standing]) -> int:
+    """A number that grows with every attempt and every record: while it stands still, nothing happens."""
+    return sum(standing.attempt + standing.probes_done for standing in standings.values())
+
+
+def _end(fleet: Fleet) -> None:
+    """Ask the workers to stop, and give them time to save; a second Ctrl-C leaves them to it."""
+    with contextlib.suppress(OrchError):  # Slurm may not answer: its workers find the tombstone
+        fleet.stop()
+    stop = time.monotonic() + STOP_SECONDS
+    while fleet.alive() and time.monotonic() < stop:
+        time.sleep(0.1)
+
+
+def _sleep(stop: Stop, seconds: float) -> None:
+    """Sleep, but not through a signal."""
+    end = time.monotonic() + seconds
+    while not stop.reason and time.monotonic() < end:
+        time.sleep(min(0.1, seconds))
+
+
+def disk_full(study: Study, error: OSError | None = None) -> OrchError:
+    """What to tell the user when the study cannot be written any more."""
+    what = "cannot be written" if error and error.errno in causes.UNWRITABLE else "has no space left"
+    return OrchError(
+        f"the file system of the study {what}: {study.root}",
+        hint="make room (or make it writable) and `orch launch` again: finished cells stay, others resume",
+    )

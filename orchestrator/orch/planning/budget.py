@@ -1,0 +1,177 @@
+"""What a study may cost: hours are reserved before a launch, and cells beyond the limit are refused by name.
+
+The ledger `budget.json` in the study holds the hours reserved for each cell. Once a cell is done its attempts' real
+hours count instead, so that what is left shrinks and grows with the truth; deleting the ledger loses only what
+launches now running have reserved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from orch.launching import attempts
+from orch.planning.plan import Plan
+from orch.planning.pricing import hours_left
+from orch_core.errors import OrchError
+from orch_core.record import dumps, write_atomic
+from orch_core.study import Study
+
+LEDGER = "budget.json"
+NAMED = 10  # cells that an error names; the rest is counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Device-hours and money that a study may take; None is no limit. `usd_per_hour` is the price of a device-hour."""
+
+    gpu_hours: float | None = None
+    usd: float | None = None
+    usd_per_hour: float | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """The tighter limit in device-hours."""
+        bounds = [self.gpu_hours] if self.gpu_hours is not None else []
+        if self.usd is not None and self.usd_per_hour:
+            bounds.append(self.usd / self.usd_per_hour)
+        return min(bounds, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What fits a budget. All in device-hours.
+
+    limit:    of the study, None without one
+    spent:    by every attempt so far, failed ones included
+    reserved: for cells of other launches that are not done
+    fits:     rows of the plan that are left to do and fit, in its order; asked: their hours
+    refused:  rows that do not
+    """
+
+    limit: float | None
+    spent: float
+    reserved: float
+    asked: float
+    fits: pl.DataFrame
+    refused: pl.DataFrame
+
+
+def limits_of(plan: Plan, *, gpu_hours: float | None = None, usd: float | None = None) -> Limits:
+    """The limits of a plan: those of its grid, unless given; raises OrchError for money without a price."""
+    given = Limits(
+        gpu_hours=gpu_hours if gpu_hours is not None else plan.budget.get("gpu_hours"),
+        usd=usd if usd is not None else plan.budget.get("usd"),
+        usd_per_hour=plan.usd_per_hour,
+    )
+    if given.usd is not None and not given.usd_per_hour:
+        message = f"a budget of {given.usd:g} USD needs the price of a device-hour"
+        raise OrchError(
+            message, hint="set cluster.usd_per_gpu_hour in the grid, or give a budget in GPU-hours"
+        )
+    return given
+
+
+def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
+    """Which of the cells left to do fit the limits, in the order of the plan; a cheaper later cell may still fit."""
+    left = plan.frame.filter(pl.col("state") != "done")
+    hours = left.select(hours_left(len(plan.probes))).to_series()
+    spent, mine = spent_hours(study), set(left["id"].to_list())
+    reserved = sum(value for cell, value in open_reservations(study).items() if cell not in mine)
+    room = float("inf") if limits.hours is None else limits.hours - spent - reserved
+    asked, fits = 0.0, []
+    for value in hours:
+        fits.append(asked + value <= room)
+        asked += value if fits[-1] else 0.0
+    mask = pl.Series(fits, dtype=pl.Boolean)
+    return Verdict(
+        limit=limits.hours,
+        spent=spent,
+        reserved=reserved,
+        asked=asked,
+        fits=left.filter(mask),
+        refused=left.filter(~mask),
+    )
+
+
+def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -> Verdict:
+    """Write the hours of what a launch will run into the ledger, before it runs.
+
+    Raises OrchError naming the cells that fall out, nothing reserved; with `within` they are left out instead.
+    """
+    with attempts.exclusive(study.root / f".{LEDGER}.lock"):
+        verdict = assess(plan, study, limits)
+        if verdict.refused.height and not within:
+            raise _beyond(verdict, len(plan.probes))
+        hours = verdict.fits.select("id", hours_left(len(plan.probes)))
+        ledger = open_reservations(study) | dict(hours.iter_rows())
+        write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))
+    return verdict
+
+
+def _beyond(verdict: Verdict, probes: int) -> OrchError:
+    refused = verdict.refused
+    names = [describe(row) for row in refused.head(NAMED).iter_rows(named=True)]
+    more = f" and {refused.height - NAMED:,} more" if refused.height > NAMED else ""
+    short = float(refused.select(hours_left(probes)).sum().item())
+    message = (
+        f"{refused.height:,} of {refused.height + verdict.fits.height:,} cells do not fit the budget of "
+        f"{verdict.limit:.4g} device-hours ({verdict.spent:.4g} spent, {verdict.reserved:.4g} reserved, "
+        f"{verdict.asked:.4g} for the cells that fit, {short:.4g} more asked for): {', '.join(names)}{more}"
+    )
+    return OrchError(message, hint="raise the budget, shrink the grid, or launch only the cells that fit")
+
+
+def describe(row: Mapping[str, object]) -> str:
+    """A cell in words: `mae@1 ViT-S all 200000 seed 0`."""
+    parts = [row["recipe"], row["model"], row["mix"], row["images"] or "", f"seed {row['seed']}"]
+    return " ".join(str(part) for part in parts if part)
+
+
+def overspent(study: Study, limits: Limits) -> bool:
+    """Whether attempts have taken more than the limit; a launch stops its workers at their next step then."""
+    return limits.hours is not None and spent_hours(study) > limits.hours
+
+
+def open_reservations(study: Study) -> dict[str, float]:
+    """Hours reserved by cell, for cells without a published record."""
+    try:
+        hours = json.loads((study.root / LEDGER).read_text(encoding="utf-8"))["hours"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    return {cell: float(value) for cell, value in hours.items() if not _is_done(study, cell)}
+
+
+def release(study: Study, cells: Iterable[str]) -> None:
+    """Give back what was reserved for cells that will not run."""
+    with attempts.exclusive(study.root / f".{LEDGER}.lock"):
+        gone = set(cells)
+        ledger = {cell: hours for cell, hours in open_reservations(study).items() if cell not in gone}
+        write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))
+
+
+def _is_done(study: Study, cell: str) -> bool:
+    return (study.cell_folder(cell) / "record.json").exists()
+
+
+def spent_hours(study: Study) -> float:
+    """Device-hours of every attempt at every cell, running ones up to their last sign of life."""
+    seconds = 0.0
+    for cell in (study.root / "cells").iterdir():
+        for number in attempts.numbers(cell):
+            folder = cell / "attempts" / str(number)
+            end = attempts.end_of(folder)
+            seconds += end.seconds if end else _alive_for(study, cell.name, number)
+    return seconds / 3600
+
+
+def _alive_for(study: Study, cell: str, number: int) -> float:
+    folder = study.cell_folder(cell) / "attempts" / str(number)
+    owner = attempts.owner_of(folder)
+    try:
+        return max(0.0, (folder / "log.txt").stat().st_mtime - owner.started) if owner else 0.0
+    except FileNotFoundError:
+        return 0.0

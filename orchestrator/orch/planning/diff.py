@@ -1,0 +1,121 @@
+"""What a new plan changes against an old one: cells to create, kept, dropped, and changed with the reasons."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from orch.planning.enumerate import first_halves
+
+Places = NDArray[np.intp]
+
+LABELS = ("algorithm", "model", "mix", "images", "seed", "resolution", "patch")
+FIELDS = (
+    "recipe", "width", "depth", "heads", "mlp_ratio", "overrides", "samples_seen", "batch", "precision", "channels",
+    "subset_seed", "data",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """create, keep, drop: rows of the plans' frames; changed: labels, `id` and `old_id`, and `reason` per pair of cells.
+
+    A cell is changed where the old plan has one of the same algorithm, model, mix, data size, seed, resolution and
+    patch under another id; the reason names every field that made the id another.
+    """
+
+    create: pl.DataFrame
+    keep: pl.DataFrame
+    drop: pl.DataFrame
+    changed: pl.DataFrame
+
+    def counts(self) -> dict[str, int]:
+        """Cells by what becomes of them."""
+        return {name: getattr(self, name).height for name in ("create", "keep", "drop", "changed")}
+
+
+def diff(old: pl.DataFrame, new: pl.DataFrame) -> Diff:
+    """Compare two frames of plans (see `orch.planning.enumerate`) by id."""
+    if new["id"].equals(old["id"]):
+        return Diff(
+            create=new.clear(), keep=new, drop=old.clear(), changed=_changed(old.clear(), new.clear())
+        )
+    ours, theirs = _matches(first_halves(new["id"]), first_halves(old["id"]))
+    same = (new["id"][ours] == old["id"][theirs]).to_numpy()
+    kept_of_new, kept_of_old = np.zeros(new.height, dtype=bool), np.zeros(old.height, dtype=bool)
+    kept_of_new[ours[same]], kept_of_old[theirs[same]] = True, True
+    created, dropped = new.filter(~kept_of_new), old.filter(~kept_of_old)
+    ours, theirs = _matches(_labels(created), _labels(dropped))
+    return Diff(
+        create=created.filter(_others(created.height, ours)),
+        keep=new.filter(kept_of_new),
+        drop=dropped.filter(_others(dropped.height, theirs)),
+        changed=_changed(dropped[theirs], created[ours]),
+    )
+
+
+def _matches(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> tuple[Places, Places]:
+    """Places of equal keys in both, in the order of the first; keys of a side are distinct."""
+    order, other = np.argsort(ours), np.argsort(theirs)
+    if not (ours.size and theirs.size):
+        return order[:0], other[:0]
+    at = np.minimum(np.searchsorted(theirs[other], ours[order]), theirs.size - 1)
+    found = theirs[other[at]] == ours[order]
+    first, second = order[found], other[at[found]]
+    back = np.argsort(first)
+    return first[back], second[back]
+
+
+def _labels(frame: pl.DataFrame) -> NDArray[np.uint64]:
+    """A key per row: its labels, and how many rows before it have the same."""
+    keys = frame.select(LABELS).hash_rows().to_numpy()
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = (
+        np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        if keys.size
+        else np.zeros(0, dtype=np.intp)
+    )
+    nth = np.empty(keys.size, dtype=np.uint64)
+    nth[order] = np.arange(keys.size) - np.repeat(starts, np.diff(np.append(starts, keys.size)))
+    return np.asarray(keys + nth * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _others(height: int, places: Places) -> NDArray[np.bool_]:
+    rest = np.ones(height, dtype=bool)
+    rest[places] = False
+    return rest
+
+
+def _changed(dropped: pl.DataFrame, created: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the two frames are pairs: labels, both ids, and every field in which they differ."""
+    pairs = created.hstack(dropped.select(pl.col("id", *FIELDS).name.suffix("_old")))
+    differ = [field for field in FIELDS if not created[field].equals(dropped[field])]
+    reasons = [_reason(field) for field in differ] or [pl.lit("", pl.String)]
+    reason = pl.concat_str(reasons, separator="; ", ignore_nulls=True)
+    return pairs.select("id", pl.col("id_old").alias("old_id"), *LABELS, reason.alias("reason"))
+
+
+def _reason(field: str) -> pl.Expr:
+    new, old = pl.col(field), pl.col(f"{field}_old")
+    if field == "data":
+        words = pl.lit("other images under the same names")
+        new, old = (side.map_batches(_identities, return_dtype=pl.String) for side in (new, old))
+    else:
+        texts = (side.cast(pl.String).fill_null("-") for side in (old, new))
+        words = pl.format(field + " {} -> {}", *texts)
+    return pl.when(new.ne_missing(old)).then(words)
+
+
+def _identities(texts: pl.Series) -> pl.Series:
+    """Portions by what identifies them, fingerprints and counts, without names and places."""
+    distinct = texts.unique()
+    plain = [
+        json.dumps([[portion["fingerprint"], portion["images"]] for portion in json.loads(text)])
+        for text in distinct
+    ]
+    return texts.replace_strict(distinct, pl.Series(plain, dtype=pl.String), return_dtype=pl.String)

@@ -1,0 +1,22 @@
+"""From a study and a target to a grid of the cells to run next."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orch.planning.command import read_target
+from orch.planning.plan import find_study
+from orch.planning.suggest import render, suggest, write_grid
+
+
+def suggest_for(
+    study: Path | None, target: str, budget: float, out: Path, *, algorithm: str | None, mix: str | None
+) -> tuple[dict[str, Any], str]:
+    """Suggest, write the grid to `out`, and say so as a document and as text."""
+    opened = find_study(study)
+    advice = suggest(opened, read_target(target), budget, recipe=algorithm, mix=mix)
+    write_grid(opened, advice, out)
+    document = {"study": opened.name, "grid": str(out), "advice": [asdict(one) for one in advice]}
+    return document, render(advice, out, opened)
