@@ -9,6 +9,7 @@ import pkgutil
 import orch_core.recipes
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
+from orch_core.identity import digest
 from orch_core.recipes import Constant, Recipe, Value
 
 __all__ = ["RECIPES", "Constant", "Recipe", "Value", "constants", "recipe_named", "recipe_of"]
@@ -50,6 +51,16 @@ def constants(cell: Cell) -> dict[str, Value]:
             raise OrchError(message, hint=_candidates(name, list(values)))
         values[name] = _checked(recipe, name, value, values[name])
     return values
+
+
+def trunk(cell: Cell) -> str:
+    """Identity of what runs of other lengths share with this cell's up to their cool-downs; empty where they share nothing."""
+    if not recipe_of(cell).uses_data:
+        return ""
+    values = constants(cell)
+    if not (values["cooldown"] and values["warmup_samples"]):
+        return ""
+    return digest({**cell.identity(), "samples_seen": 0, "overrides": {**values, "cooldown": 0}})
 
 
 def _checked(recipe: Recipe, name: str, value: Value, default: Value) -> Value:

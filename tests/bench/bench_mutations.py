@@ -76,7 +76,7 @@ MUTANTS = [
     (DINO, "tokens = encode(self.teacher_encoder, patchify(crops, self.patch))", "tokens = encode(self.encoder, patchify(crops, self.patch))"),
     (DINO, "depth + 1 - layer)", "layer)"),
     (DINO, "        module.move_centres()\n", ""),
-    (DINO, "cosine(progress, float(constants[\"momentum\"]), 1.0)", "float(constants[\"momentum\"])"),
+    (DINO, "cosine(progress.late, float(constants[\"momentum\"]), 1.0)", "float(constants[\"momentum\"])"),
     (JEPA, "encode(self.teacher_encoder, patches)[:, 1:]", "encode(self.teacher_encoder, patches)[:, :-1]"),
     (JEPA, "whole = functional.layer_norm(whole, whole.shape[-1:])", "whole = whole * 1.0"),
     (JEPA, "smooth_l1_loss", "mse_loss"),

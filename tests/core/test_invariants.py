@@ -16,11 +16,16 @@ from orch_core.errors import OrchError
 from orch_core.learn.data import pretraining_set
 from orch_core.learn.encoders import build_encoder, encode, patchify, positions
 from orch_core.learn.masks import block_masks, square_order
-from orch_core.learn.objectives import build_objective
+from orch_core.learn.objectives import Progress, build_objective
 from orch_core.learn.objectives.dinov2 import distillation, koleo
 from orch_core.learn.objectives.mae import normalised
-from orch_core.learn.schedule import build_optimiser, cosine, learning_rate_at, set_schedule
-from orch_core.recipe import constants
+from orch_core.learn.schedule import build_optimiser, cosine, schedule_of, set_schedule
+from orch_core.recipe import constants, trunk
+
+
+def at(progress):
+    """So far a run without cool-down is."""
+    return Progress(early=progress, late=progress)
 
 
 def test_mae_encoder_does_not_depend_on_masked_pixels_and_does_on_visible_ones():
@@ -125,7 +130,7 @@ def test_moco_teacher_is_the_closed_form_average_of_past_students():
 def test_moco_teacher_moves_before_its_keys_are_taken():
     objective, inputs = objective_and_inputs("moco-v3@1")
     before = objective.module(*inputs).item()
-    objective.before_step(0.0)
+    objective.before_step(at(0.0))
     after = objective.module(*inputs).item()
     assert before != after
 
@@ -147,7 +152,7 @@ def test_biases_and_norms_do_not_decay_and_every_trained_parameter_is_optimised(
     cell = make_cell(None, recipe)
     objective = build_objective(cell)
     module, optimiser = objective.module, build_optimiser(objective, constants(cell))
-    set_schedule(optimiser, 5, 10, constants(cell))
+    set_schedule(optimiser, schedule_of(10, 16, constants(cell)), 5)
     groups = optimiser.param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
     optimised = {id(p) for group in groups for p in group["params"]}
@@ -158,12 +163,35 @@ def test_biases_and_norms_do_not_decay_and_every_trained_parameter_is_optimised(
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
-    values = {"lr": 1.0, "warmup": 0.1}
-    rates = [learning_rate_at(step, 100, values) for step in range(101)]
+    values = {"lr": 1.0, "warmup": 0.1, "cooldown": 0.0, "warmup_samples": 0}
+    rates = [schedule_of(100, 16, values).rate(step) for step in range(101)]
     assert rates[9] == rates[10] == 1.0
     assert all(b > a for a, b in pairwise(rates[:10]))
     assert all(b < a for a, b in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_runs_that_differ_in_length_alone_do_the_same_up_to_their_cooldowns():
+    """And in it the rate falls as 1 - sqrt(share), as in equation 1 of Haegele et al. 2024."""
+    values = {"lr": 1.0, "warmup": 0.1, "cooldown": 0.2, "warmup_samples": 160}
+    short, long = (schedule_of(steps, 16, values) for steps in (100, 200))
+    assert (short.warm, short.branch, long.branch) == (10, 80, 160)
+    for step in range(80):
+        assert (short.rate(step), short.progress(step)) == (long.rate(step), long.progress(step))
+    assert [short.rate(80 + fallen) for fallen in (0, 5, 20)] == [1.0, 0.5, 0.0]
+    assert short.progress(100).late == long.progress(200).late == 1
+    assert long.progress(159).late == 0
+
+
+def test_what_runs_share_is_their_trunk():
+    sections = (("cooldown", 0.2), ("warmup_samples", 32))
+    cell = make_cell(None, samples=160, overrides=sections)
+    assert trunk(cell) == trunk(replace(cell, samples_seen=320))
+    assert trunk(cell) == trunk(replace(cell, overrides=(("cooldown", 0.5), ("warmup_samples", 32))))
+    others = ({"seed": 1}, {"batch": 32}, {"recipe": "simmim@1"}, {"precision": "bf16"})
+    assert len({trunk(cell), *(trunk(replace(cell, **other)) for other in others)}) == 5
+    for alone in ((), (("cooldown", 0.2),), (("warmup_samples", 32),)):
+        assert trunk(replace(cell, overrides=alone)) == ""
 
 
 def test_dino_compares_no_crop_with_itself_and_every_other_pair():
@@ -189,7 +217,7 @@ def test_dino_centres_of_this_step_are_those_of_the_steps_before():
     loss = module(*inputs).item()
     assert torch.equal(module.class_centre, before)
     mean = module.means[0]
-    objective.after_step(0.0)
+    objective.after_step(at(0.0))
     torch.testing.assert_close(module.class_centre, 0.9 * before + 0.1 * mean)
     assert module(*inputs).item() != loss
 
@@ -199,9 +227,9 @@ def test_dino_teacher_follows_the_student_by_its_momentum():
     module = objective.module
     module(*inputs)
     before, student = module.teacher_head.prototypes.clone(), module.head.prototypes
-    objective.after_step(0.0)
+    objective.after_step(at(0.0))
     torch.testing.assert_close(module.teacher_head.prototypes, 0.992 * before + 0.008 * student)
-    objective.after_step(1.0)
+    objective.after_step(at(1.0))
     torch.testing.assert_close(module.teacher_head.prototypes, 0.992 * before + 0.008 * student)
 
 
@@ -209,7 +237,7 @@ def test_dino_teacher_temperature_warms_from_its_start():
     objective, _ = objective_and_inputs("dinov2@1")
     temperatures = []
     for progress in (0.0, 0.15, 0.3, 1.0):
-        objective.before_step(progress)
+        objective.before_step(at(progress))
         temperatures.append(objective.module.temperature.item())
     assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07], abs=1e-6)
 
@@ -257,7 +285,7 @@ def test_i_jepa_teacher_follows_along_a_line_to_one():
         teacher, student = (
             part.cls_token.clone() for part in (objective.module.teacher_encoder, objective.encoder)
         )
-        objective.after_step(progress)
+        objective.after_step(at(progress))
         expected = momentum * teacher + (1 - momentum) * student
         torch.testing.assert_close(objective.module.teacher_encoder.cls_token, expected)
 
@@ -318,7 +346,7 @@ def test_dino_rates_fall_towards_the_pixels_and_prototypes_rest_first():
     assert rates["head.mlp.0.weight"].scale == 1
     optimiser = build_optimiser(objective, values)
     for step, frozen in ((0, True), (2, False)):
-        set_schedule(optimiser, step, 100, values)
+        set_schedule(optimiser, schedule_of(100, 16, values), step)
         group = next(g for g in optimiser.param_groups if g["params"][0] is objective.module.head.prototypes)
         assert (group["lr"] == 0) == frozen
         assert group["weight_decay"] == pytest.approx(cosine(step / 100, 0.04, 0.4))

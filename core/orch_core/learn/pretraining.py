@@ -22,7 +22,7 @@ from orch_core.learn.ledger import measured_flops, peak_memory
 from orch_core.learn.objectives import Objective, build_objective
 from orch_core.learn.randomness import epoch_indices, generator
 from orch_core.learn.result import Result
-from orch_core.learn.schedule import build_optimiser, learning_rate_at, set_schedule
+from orch_core.learn.schedule import Schedule, build_optimiser, schedule_of, set_schedule
 from orch_core.recipe import constants, recipe_of
 from orch_core.recipes import Constants
 from orch_core.record import Reason
@@ -50,6 +50,7 @@ class _Run:
     cell: Cell
     folder: Path
     constants: Constants
+    schedule: Schedule
     device: torch.device
     objective: Objective
     optimiser: torch.optim.Optimizer
@@ -126,6 +127,7 @@ def _start(cell: Cell, folder: Path) -> _Run:
         cell=cell,
         folder=folder,
         constants=values,
+        schedule=schedule_of(cell.steps, cell.batch, values),
         device=device,
         objective=objective,
         optimiser=build_optimiser(objective, values),
@@ -180,8 +182,8 @@ def _one_step(run: _Run) -> None:
     cell, step = run.cell, run.step
     inputs = _inputs(run, step)
     torch.manual_seed(int(generator(cell.seed, "layers", step).integers(2**63)))  # for drop-path
-    run.objective.before_step(step / cell.steps)
-    set_schedule(run.optimiser, step, cell.steps, run.constants)
+    run.objective.before_step(run.schedule.progress(step))
+    set_schedule(run.optimiser, run.schedule, step)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=cell.precision == "bf16"):
         loss = run.objective.module(*inputs)
     loss.backward()
@@ -189,7 +191,7 @@ def _one_step(run: _Run) -> None:
         for part in run.objective.module.children():
             torch.nn.utils.clip_grad_norm_(part.parameters(), float(run.constants["clip"]))
     run.optimiser.step()
-    run.objective.after_step(step / cell.steps)
+    run.objective.after_step(run.schedule.progress(step))
     run.optimiser.zero_grad(set_to_none=True)
     value = float(loss.detach())
     run.step += 1
@@ -240,7 +242,7 @@ def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> Non
         "step": run.step,
         "samples_seen": run.step * cell.batch,
         "loss": loss,
-        "lr": learning_rate_at(run.step - 1, cell.steps, run.constants),
+        "lr": run.schedule.rate(run.step - 1),
         "images_per_second": speed,
         "eta_seconds": (cell.steps - run.step) * cell.batch / speed,
         "time": time.time(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
-from orch_core.learn.objectives import Objective
-from orch_core.recipes import Constants
+from orch_core.learn.objectives import Objective, Progress
+from orch_core.recipes import Constants, branch_step, warmup_steps
 
 
 def cosine(progress: float, start: float, end: float) -> float:
@@ -20,12 +21,53 @@ def linear_warmup(progress: float, share: float) -> float:
     return min(1.0, progress / share) if share > 0 else 1.0
 
 
-def learning_rate_at(step: int, steps: int, constants: Constants) -> float:
-    """Linear warm-up over a share of the run, then half a cosine to zero (Loshchilov and Hutter 2017)."""
-    peak, warm = float(constants["lr"]), max(1, round(float(constants["warmup"]) * steps))
-    if step < warm:
-        return peak * (step + 1) / warm
-    return cosine((step - warm) / max(1, steps - warm), peak, 0.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A run's rates by step: `warm` steps of warm-up; from step `branch` on the rate falls to zero.
+
+    Without a cool-down it falls along half a cosine right after the warm-up (Loshchilov and Hutter 2017). With one it
+    is constant in between and falls as 1 - sqrt (Hägele et al. 2024, arXiv 2405.18392, section 3): up to `branch` a run
+    of any length does the same.
+    """
+
+    steps: int
+    warm: int
+    branch: int
+    constants: Constants
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, the first being 0."""
+        peak = float(self.constants["lr"])
+        if step < self.warm:
+            return peak * (step + 1) / self.warm
+        if not self.constants["cooldown"]:
+            return cosine((step - self.warm) / max(1, self.steps - self.warm), peak, 0.0)
+        return peak * (1 - math.sqrt(self._fallen(step)))
+
+    def progress(self, step: int) -> Progress:
+        """How far the run is before a step.
+
+        With an absolute warm-up, shares of the run are those of a run whose warm-up is that long: they do not depend on
+        its length. With a cool-down, what runs to an end does so in it.
+        """
+        whole = step / self.steps
+        share = max(0.01, float(self.constants["warmup"]))
+        nominal = self.warm / share if self.constants["warmup_samples"] else self.steps
+        late = self._fallen(step) if self.constants["cooldown"] else whole
+        return Progress(early=step / nominal, late=late)
+
+    def _fallen(self, step: int) -> float:
+        return max(0, step - self.branch) / max(1, self.steps - self.branch)
+
+
+def schedule_of(steps: int, batch: int, constants: Constants) -> Schedule:
+    """The schedule of a run of `steps` steps of `batch` samples."""
+    return Schedule(
+        steps=steps,
+        warm=warmup_steps(steps, batch, constants),
+        branch=branch_step(steps, constants),
+        constants=constants,
+    )
 
 
 def build_optimiser(objective: Objective, constants: Constants) -> torch.optim.AdamW:
@@ -47,11 +89,11 @@ def build_optimiser(objective: Objective, constants: Constants) -> torch.optim.A
     )
 
 
-def set_schedule(optimiser: torch.optim.Optimizer, step: int, steps: int, constants: Constants) -> None:
+def set_schedule(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
     """Learning rate and decay of every group for a step."""
-    rate, progress = learning_rate_at(step, steps, constants), step / steps
-    start = float(constants["weight_decay"])
-    decay = cosine(progress, start, float(constants.get("weight_decay_end", start)))
+    rate, progress = schedule.rate(step), schedule.progress(step)
+    start = float(schedule.constants["weight_decay"])
+    decay = cosine(progress.late, start, float(schedule.constants.get("weight_decay_end", start)))
     for group in optimiser.param_groups:
-        group["lr"] = 0.0 if progress < group["frozen"] else rate * group["scale"]
+        group["lr"] = 0.0 if progress.early < group["frozen"] else rate * group["scale"]
         group["weight_decay"] = decay if group["decays"] else 0.0

@@ -79,6 +79,33 @@ class Recipe:
         return f"{self.name}@{self.version}"
 
 
+SCHEDULE: Mapping[str, Constant] = {
+    "cooldown": Constant(
+        value=0.0,
+        low=0,
+        high=1,
+        source="none: the papers' cosine over the whole run; a share of the run, 0.2 in Hägele et al. 2024 (2405.18392)",
+    ),
+    "warmup_samples": Constant(
+        value=0,
+        low=0,
+        source="none: the papers' share `warmup`; samples of warm-up, whatever the run's length",
+    ),
+}
+"""Constants of every recipe that trains. With both, runs that differ in length alone do the same up to their cool-downs."""
+
+
+def warmup_steps(steps: int, batch: int, constants: Constants) -> int:
+    """Steps of warm-up of a run, at least one."""
+    samples = int(constants["warmup_samples"])
+    return max(1, round(samples / batch) if samples else round(float(constants["warmup"]) * steps))
+
+
+def branch_step(steps: int, constants: Constants) -> int:
+    """Steps before the cool-down; all of them without one."""
+    return steps - round(float(constants["cooldown"]) * steps)
+
+
 def width_of(cell: Cell) -> int:
     """The encoder's width, 0 without one."""
     return cell.model.width if cell.model else 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, width_of
+from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, width_of
 from orch_core.vit import (
     Flops,
     Shape,
@@ -119,6 +119,7 @@ RECIPE = Recipe(
     layer_scale=1e-5,
     work=work,
     constants={
+        **SCHEDULE,
         "lr": Constant(
             value=learning_rate, low=0, high=1, source="default configuration: 4e-3 x sqrt(batch / 1024)"
         ),

@@ -12,7 +12,7 @@ import math
 
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
-from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import Shape, activation_bytes, block, block_params, encoder, encoder_params, linear
 
 
@@ -79,6 +79,7 @@ RECIPE = Recipe(
     summary="joint-embedding prediction of blocks",
     work=work,
     constants={
+        **SCHEDULE,
         "lr": Constant(
             value=learning_rate,
             low=0,

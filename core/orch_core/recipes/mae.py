@@ -7,7 +7,7 @@ at another scale the rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import Flops, Shape, activation_bytes, block, block_params, encoder, linear
 
 
@@ -62,6 +62,7 @@ RECIPE = Recipe(
     summary="masked autoencoder",
     work=work,
     constants={
+        **SCHEDULE,
         "lr": Constant(
             value=learning_rate,
             low=0,

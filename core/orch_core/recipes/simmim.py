@@ -7,7 +7,7 @@ rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate
+from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
 from orch_core.vit import Shape, activation_bytes, encoder, linear
 
 
@@ -41,6 +41,7 @@ RECIPE = Recipe(
     summary="masked image modelling with one linear layer",
     work=work,
     constants={
+        **SCHEDULE,
         "lr": Constant(
             value=learning_rate,
             low=0,

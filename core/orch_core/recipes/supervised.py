@@ -7,7 +7,7 @@ RandAugment and mixup, which are made for natural images. Where a study works at
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, Constant, Constants, Recipe, Work, scaled_rate
+from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
 from orch_core.vit import Shape, activation_bytes, encoder, linear
 
 
@@ -35,6 +35,7 @@ RECIPE = Recipe(
     summary="supervised control",
     work=work,
     constants={
+        **SCHEDULE,
         "lr": Constant(
             value=learning_rate,
             low=0,

@@ -25,7 +25,18 @@ class Rate:
     frozen: float = 0.0
 
 
-def _nothing(_progress: float) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is: `early` counts shares of it from its start, `late` goes to 1 at its end.
+
+    They differ under a schedule with a cool-down (see `orch_core.learn.schedule.Schedule.progress`).
+    """
+
+    early: float
+    late: float
+
+
+def _nothing(_progress: Progress) -> None:
     return None
 
 
@@ -41,15 +52,15 @@ class Objective:
              a checkpoint holds: student, teacher, heads, centres.
     encoder: the part that is probed
     draw:    augmented, masked inputs of a batch; all randomness is here
-    before_step, after_step: what happens around the gradient step at `progress` in 0..1 of the run (momentum, centres)
+    before_step, after_step: what happens around the gradient step, by the run's progress (momentum, centres)
     rate:    learning rate of a parameter, by its name in `module`
     """
 
     module: nn.Module
     encoder: VisionTransformer
     draw: Callable[[Batch, np.random.Generator], Inputs]
-    before_step: Callable[[float], None] = _nothing
-    after_step: Callable[[float], None] = _nothing
+    before_step: Callable[[Progress], None] = _nothing
+    after_step: Callable[[Progress], None] = _nothing
     rate: Callable[[str], Rate] = _same
 
 

@@ -16,7 +16,7 @@ from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.masks import block_masks
-from orch_core.learn.objectives import Inputs, Objective, Rate
+from orch_core.learn.objectives import Inputs, Objective, Progress, Rate
 from orch_core.learn.schedule import cosine, linear_warmup
 from orch_core.recipes import Constants
 from orch_core.recipes.dinov2 import GLOBALS, head_sizes, masked_counts
@@ -161,14 +161,14 @@ def build(cell: Cell, constants: Constants) -> Objective:
         masked = torch.from_numpy(block_masks(counts, side, rng)).to(crops.device)
         return crops, masked, torch.cat(small) if small else crops[:0]
 
-    def before_step(progress: float) -> None:
-        warm = linear_warmup(progress, float(constants["teacher_warmup"]))
+    def before_step(progress: Progress) -> None:
+        warm = linear_warmup(progress.early, float(constants["teacher_warmup"]))
         low, high = float(constants["teacher_temperature_start"]), float(constants["teacher_temperature"])
         module.temperature.fill_(low + (high - low) * warm)
 
-    def after_step(progress: float) -> None:
+    def after_step(progress: Progress) -> None:
         module.move_centres()
-        module.update_teacher(cosine(progress, float(constants["momentum"]), 1.0))
+        module.update_teacher(cosine(progress.late, float(constants["momentum"]), 1.0))
 
     def rate(name: str) -> Rate:
         return layer_rate(name, len(encoder.blocks), constants)

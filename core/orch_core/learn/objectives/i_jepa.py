@@ -15,7 +15,7 @@ from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick, positions
 from orch_core.learn.masks import apart
-from orch_core.learn.objectives import Inputs, Objective
+from orch_core.learn.objectives import Inputs, Objective, Progress
 from orch_core.recipes import Constants
 from orch_core.recipes.i_jepa import context, target_block
 
@@ -92,7 +92,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
         seen = torch.from_numpy(others[:, :keep]).to(device)
         return draw_view(batch, view, rng), seen, torch.from_numpy(targets).to(device)
 
-    def after_step(progress: float) -> None:
-        module.update_teacher(start + (1 - start) * progress)
+    def after_step(progress: Progress) -> None:
+        module.update_teacher(start + (1 - start) * progress.late)
 
     return Objective(module=module, encoder=encoder, draw=draw, after_step=after_step)

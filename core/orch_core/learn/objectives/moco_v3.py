@@ -16,7 +16,7 @@ from orch_core.cost import encoder_shape
 from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
-from orch_core.learn.objectives import Inputs, Objective
+from orch_core.learn.objectives import Inputs, Objective, Progress
 from orch_core.learn.schedule import cosine
 from orch_core.recipes import Constants
 from orch_core.recipes.moco_v3 import sizes
@@ -94,8 +94,8 @@ def build(cell: Cell, constants: Constants) -> Objective:
     def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
         return draw_view(batch, first, rng), draw_view(batch, second, rng)
 
-    def before_step(progress: float) -> None:
-        module.update_teacher(cosine(progress, float(constants["momentum"]), 1.0))
+    def before_step(progress: Progress) -> None:
+        module.update_teacher(cosine(progress.late, float(constants["momentum"]), 1.0))
 
     return Objective(module=module, encoder=encoder, draw=draw, before_step=before_step)
 
