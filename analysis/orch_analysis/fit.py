@@ -14,7 +14,7 @@ from orch_analysis.fitted import Band, Dropped, Fit, Identifiability, Line, Outc
 from orch_analysis.law import Array, Law, Link
 from orch_analysis.points import Usable
 from orch_analysis.problem import Problem, build, params_of, predict
-from orch_analysis.solver import Solution, minimise, solve
+from orch_analysis.solver import Solution, begin, finish, minimise, solve
 from orch_core.errors import OrchError
 
 __all__ = ["Band", "Dropped", "Fit", "Identifiability", "Outcome", "Prediction", "fit"]
@@ -313,18 +313,16 @@ def _noise(residuals: Array, p: int) -> float:
 
 def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution, float]:
     """The point fit and the delta it ended with; an automatic delta is refined three times from the residuals."""
-    rows = weight[None, :]
+    rows, target = weight[None, :], problem.target[None, :]
     delta = float("inf") if request.loss != "huber" or request.delta is None else request.delta
+    theta, objective = begin(problem, target, rows, starts=STARTS, seed=request.seed)
     if request.loss == "huber" and request.delta is None:
-        theta = solve(problem, problem.target, rows, delta, starts=4, seed=request.seed, precise=False).theta
-        for refined in range(3):
-            if refined:
-                theta, _ = minimise(
-                    problem, theta, problem.target[None], rows, delta, tolerance=1e-5, exact=False
-                )
-            residuals = predict(problem, theta)[0] - problem.target
+        best = theta[[objective.argmin()]]
+        for _ in range(3):
+            best, _ = minimise(problem, best, target, rows, delta, tolerance=1e-5, exact=False)
+            residuals = predict(problem, best)[0] - problem.target
             delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), LEAST)
-    return solve(problem, problem.target, rows, delta, starts=STARTS, seed=request.seed), delta
+    return finish(problem, theta, target, rows, delta, starts=STARTS), delta
 
 
 def _verdict(problem: Problem, theta: Array, known: Mapping[str, Identifiability]) -> tuple[Outcome, str]:

@@ -51,13 +51,16 @@ class Valley:
         reached = self._minimise(starts.reshape(-1, p), held.reshape(-1, p))
         return np.asarray(reached.reshape(*reach.shape, m).min(axis=-1) / max(self.objective, 1e-300) - 1.0)
 
-    def ends(self, rises: Array, limit: float, *, refine: int) -> Array:
-        """Outermost coordinates (p, 2) whose rise is below `limit`, infinite where it never exceeds it."""
+    def ends(self, rises: Array, levels: Array, limit: float, *, refine: int) -> Array:
+        """Outermost coordinates (p, 2) whose rise is below `limit`, infinite where it never exceeds it.
+
+        `levels` are the objectives of the minima, which count where they lie farther out.
+        """
         p = self.theta.size
         below = np.concatenate([np.ones((1, p, 2), dtype=bool), rises <= limit])
         reach = np.concatenate([[0.0], REACH, [np.inf]])
         last = below.shape[0] - 1 - below[::-1].argmax(axis=0)
-        inside = np.maximum(reach[last], self._known(limit))
+        inside = np.maximum(reach[last], self._known(levels, limit))
         outside = reach[np.searchsorted(reach, inside, side="right")]
         for _ in range(refine):
             middle = np.where(np.isinf(outside), inside, 0.5 * (inside + outside))
@@ -67,10 +70,13 @@ class Valley:
         middle = np.where(np.isinf(outside), np.inf, 0.5 * (inside + outside))
         return np.asarray(self.theta[:, None] + SIDES * self._scale()[:, None] * middle)
 
-    def _known(self, limit: float) -> Array:
+    def levels(self) -> Array:
+        """Objectives (m,) of the minima, as a profile would find them."""
+        return self._minimise(self.minima, np.zeros(self.minima.shape, dtype=bool))
+
+    def _known(self, levels: Array, limit: float) -> Array:
         """How far (p, 2) the other minima lie that are below `limit` themselves."""
-        level = self._minimise(self.minima, np.zeros(self.minima.shape, dtype=bool))
-        near = self.minima[level <= (1.0 + limit) * self.objective]
+        near = self.minima[levels <= (1.0 + limit) * self.objective]
         away = (near - self.theta)[:, :, None] * SIDES / self._scale()[:, None]
         return np.asarray(np.max(away, axis=0, initial=0.0))
 
@@ -116,8 +122,9 @@ def profile(valley: Valley) -> dict[str, Identifiability]:
     likely = 3.841 / max(
         valley.problem.y.size - p, 1
     )  # 95% point of chi2 with one degree of freedom over n - p
-    wide = valley.ends(rises, likely, refine=0)
-    near = valley.ends(rises, NEARLY, refine=0 if costly else 5)
+    levels = valley.levels()
+    wide = valley.ends(rises, levels, likely, refine=0)
+    near = valley.ends(rises, levels, NEARLY, refine=0 if costly else 5)
     return {
         name: _judge(valley.problem, k, name, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
         for k, name in enumerate(valley.problem.law.free)

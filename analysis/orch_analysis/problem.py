@@ -227,7 +227,7 @@ def _slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
         every = np.tile(theta, (p, 1))
         ends = predict(problem, np.concatenate([theta, every + away, every - away]))
         rise = (ends[fits : fits + p * fits] - ends[fits + p * fits :]).reshape(p, fits, -1)
-        return ends[:fits], (rise / (2.0 * steps.T[:, :, None])).transpose(1, 0, 2)
+        return ends[:fits].copy(), (rise / (2.0 * steps.T[:, :, None])).transpose(1, 0, 2)
     named = {name: value[..., None] for name, value in params_of(problem, theta).items()}
     value, slopes = law.slopes(problem.x, named)
     link = link_of(problem)

@@ -71,21 +71,47 @@ def solve(
     that are not sums of power-law terms take `brief` steps, after which each start goes on from the best of the
     `basins` (m, p) if steps from there have led lower than those from its own search.
     """
-    fits = weights.shape[0]
     targets = np.broadcast_to(target, weights.shape)
-    theta = search(problem, targets, weights, starts, seed).reshape(fits * starts, -1)
-    rows = np.repeat(np.arange(fits), starts)
     quick = not precise and problem.terms is None
-    theta, objective = _settled(
-        problem, theta, targets, weights, INFINITE, rows=rows, tolerance=ROUGH, exact=False, brief=quick
-    )
+    theta, objective = begin(problem, targets, weights, starts=starts, seed=seed, quick=quick)
     if basins is not None and quick:
+        rows = np.repeat(np.arange(weights.shape[0]), starts)
         theta = _from_basins(problem, theta, objective, basins, targets, weights, rows)
-    for stage, tolerance, exact in stages(problem, theta[::starts], targets, delta):
+    return finish(problem, theta, targets, weights, delta, starts=starts, quick=quick)
+
+
+def begin(
+    problem: Problem, target: Array, weights: Array, *, starts: int, seed: int, quick: bool = False
+) -> tuple[Array, Array]:
+    """The first half of `solve`: rough least squares from every start of the search.
+
+    Coordinates (fits x starts, p) and objectives; `target` and `weights` are (fits, n).
+    """
+    theta = search(problem, target, weights, starts, seed).reshape(weights.shape[0] * starts, -1)
+    rows = np.repeat(np.arange(weights.shape[0]), starts)
+    return _settled(
+        problem, theta, target, weights, INFINITE, rows=rows, tolerance=ROUGH, exact=False, brief=quick
+    )
+
+
+def finish(
+    problem: Problem,
+    theta: Array,
+    target: Array,
+    weights: Array,
+    delta: float,
+    *,
+    starts: int,
+    quick: bool = False,
+) -> Solution:
+    """The second half of `solve`: from the coordinates (fits x starts, p) of `begin` to the minima at `delta`."""
+    fits = weights.shape[0]
+    rows = np.repeat(np.arange(fits), starts)
+    for stage, tolerance, exact in stages(problem, theta[::starts], target, delta):
         if exact and quick:
             break
         theta, objective = _settled(
-            problem, theta, targets, weights, stage, rows=rows, tolerance=tolerance, exact=exact, brief=quick
+            problem, theta, target, weights, stage, rows=rows, tolerance=tolerance, exact=exact, brief=quick
         )
     by_fit = objective.reshape(fits, starts)
     best = by_fit.argmin(axis=1)
@@ -253,14 +279,16 @@ def _newton(
     final, reached = theta.copy(), np.full(theta.shape[0], np.inf)
     live = np.arange(theta.shape[0])
     state = derivatives(problem, theta, target, weights, delta, exact=exact)
+    state = (state[0], *map(np.nan_to_num, state[1:]))  # a row outside the law's domain stops at once
     damping = np.full(theta.shape[0], 1e-3)
     idle = np.zeros(theta.shape[0])
     bent = len(state) > 3
     for _ in range(limit):
-        step, predicted, decrement = _step(problem, theta, state, damping, held, bent=bent)
         objective = state[0]
+        enough = tolerance * objective + 1e-3 * ZERO
+        step, predicted, decrement = _step(problem, theta, state, damping, held, enough, bent=bent)
         final[live], reached[live] = theta, objective
-        going = (decrement > tolerance * objective + 1e-3 * ZERO) & (idle < patience) & np.isfinite(objective)
+        going = (decrement > enough) & (idle < patience) & np.isfinite(objective)
         if not going.any():
             break
         if not going.all():
@@ -278,10 +306,10 @@ def _newton(
         damping = np.where(good, damping * 0.1, np.where(poor, np.maximum(damping, 1e-4) * 6.0, damping))
         idle = np.where(better & (gain > worth * state[0]), 0, idle + 1)
         theta = np.where(better[:, None], trial, theta)
-        state = tuple(
-            np.where(better.reshape(-1, *(1,) * (part.ndim - 1)), fresh, part)
-            for part, fresh in zip(state, new, strict=True)
-        )
+        worse = np.flatnonzero(~better)
+        for part, fresh in zip(state, new, strict=True):
+            fresh[worse] = part[worse]
+        state = new
     return final, reached
 
 
@@ -301,24 +329,26 @@ def _step(
     state: tuple[Array, ...],
     damping: Array,
     held: NDArray[np.bool_],
+    enough: Array,
     *,
     bent: bool,
 ) -> tuple[Array, Array, Array]:
-    """Damped Newton step, the gain that the model predicts for it, and the gain of an undamped one."""
+    """Damped Newton step, the gain that the model predicts for it, and the gain of an undamped one.
+
+    The last may be any number above `enough` (rows,) where it is.
+    """
     gradient, hessian = state[1:3]
     pinned = held | ((theta <= problem.lower) & (gradient > 0)) | ((theta >= problem.upper) & (gradient < 0))
     slope = np.where(pinned, 0.0, gradient)
-    diagonal = np.einsum("ikk->ik", hessian)
-    size = np.sqrt(np.maximum(np.abs(diagonal), 1e-290))
-    size = np.where(pinned | ~np.isfinite(size), 1.0, size)
-    free = ~pinned
-    scaled = np.where(free[:, :, None] & free[:, None, :], hessian, 0.0) / (
-        size[:, :, None] * size[:, None, :]
-    )
-    scaled = np.clip(np.nan_to_num(scaled), -1e6, 1e6)
-    np.einsum("ikk->ik", scaled)[pinned] = 1.0
+    size = np.sqrt(np.maximum(np.abs(np.einsum("ikk->ik", hessian)), 1e-290))
+    size[pinned] = 1.0
+    scaled = hessian / (size[:, :, None] * size[:, None, :])
+    scaled = np.minimum(np.maximum(scaled, -1e6), 1e6)
+    if pinned.any():
+        scaled[pinned[:, :, None] | pinned[:, None, :]] = 0.0
+        np.einsum("ikk->ik", scaled)[pinned] = 1.0
     if bent:
-        step, predicted, decrement = _bent(problem, theta, state, damping, scaled, slope / size, size)
+        step, predicted, decrement = _bent(problem, theta, state, damping, scaled, slope / size, size, enough)
     else:
         curvature, directions = np.linalg.eigh(scaled)
         along = np.einsum("ikl,ik->il", directions, slope / size)
@@ -340,6 +370,7 @@ def _bent(
     scaled: Array,
     slope: Array,
     size: Array,
+    enough: Array,
 ) -> tuple[Array, Array, Array]:
     """The same with a Gauss-Newton Hessian: a step that follows the valley's curvature.
 
@@ -350,13 +381,17 @@ def _bent(
     moved = -(inverse @ slope[:, :, None])[:, :, 0]
     quadratic = np.einsum("ik,ikl,il->i", moved, scaled, moved)
     predicted = -np.sum(slope * moved, axis=1) - 0.5 * quadratic
-    newton = np.linalg.solve(scaled + FLAT * eye, slope[:, :, None])[:, :, 0]
+    decrement = predicted.copy()  # never more than an undamped step gains, so only small ones need that
+    near = np.flatnonzero(predicted <= enough)
+    if near.size:
+        newton = np.linalg.solve(scaled[near] + FLAT * eye, slope[near, :, None])[:, :, 0]
+        decrement[near] = 0.5 * np.sum(slope[near] * newton, axis=1)
     turn = _turn(problem, theta, state, moved / size) / size
     turn = np.where((slope != 0.0) & (np.abs(turn) < HUGE), turn, 0.0)
     sideways = -(inverse @ turn[:, :, None])[:, :, 0]
     smooth = np.linalg.norm(sideways, axis=1) <= TURN * np.linalg.norm(moved, axis=1)
     moved = moved + np.where(smooth[:, None], 0.5 * sideways, 0.0)
-    return moved / size, predicted, 0.5 * np.sum(slope * newton, axis=1)
+    return moved / size, predicted, decrement
 
 
 def _turn(problem: Problem, theta: Array, state: tuple[Array, ...], step: Array) -> Array:
