@@ -223,11 +223,21 @@ class Axes(Section):
 
 
 class Training(Section):
-    """What all cells share. `beyond_data` says what a data size above what the mix has means."""
+    """What all cells share. `beyond_data` says what a data size above what the mix has means.
+
+    `cooldown` and `warmup_samples` are recipe constants, set here for every recipe that trains. With both, cells that
+    differ in length alone share one run at a constant rate, from which each branches off to cool down.
+    """
 
     batch: Whole
     channels: Literal[1, 3] = 3
     precision: Literal["fp32", "bf16"] = "fp32"
+    cooldown: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a run, at its end, in which the rate falls to zero"
+    )
+    warmup_samples: int = Field(
+        default=0, ge=0, lt=MOST, description="samples of warm-up; 0 for the recipe's share of the run"
+    )
     subset_seed: int = 0
     beyond_data: Literal["refuse", "repeat"] = "refuse"
 

@@ -48,8 +48,8 @@ class Verdict:
     limit:    of the study, None without one
     spent:    by every attempt so far, failed ones included
     reserved: for cells of other launches that are not done
-    fits:     rows of the plan that are left to do and fit, in its order; asked: their hours
-    refused:  rows that do not
+    fits:     rows of the plan that are left to do and fit, in its order, with their hours as `asked`; asked: the sum
+    refused:  rows that do not, with the hours they ask for
     """
 
     limit: float | None
@@ -76,24 +76,49 @@ def limits_of(plan: Plan, *, gpu_hours: float | None = None, usd: float | None =
 
 
 def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
-    """Which of the cells left to do fit the limits, in the order of the plan; a cheaper later cell may still fit."""
+    """Which of the cells left to do fit the limits, in the order of the plan; a cheaper later cell may still fit.
+
+    A cell that goes on from one that does not fit has to train that one's part of their trunk itself.
+    """
     left = plan.frame.filter(pl.col("state") != "done")
-    hours = left.select(hours_left(len(plan.probes))).to_series()
-    spent, mine = spent_hours(study), set(left["id"].to_list())
+    spent, mine = spent_hours(plan, study), set(left["id"].to_list())
     reserved = sum(value for cell, value in open_reservations(study).items() if cell not in mine)
     room = float("inf") if limits.hours is None else limits.hours - spent - reserved
-    asked, fits = 0.0, []
-    for value in hours:
-        fits.append(asked + value <= room)
-        asked += value if fits[-1] else 0.0
-    mask = pl.Series(fits, dtype=pl.Boolean)
+    taken, hours, fits = 0.0, [], []
+    starts: dict[
+        str, float
+    ] = {}  # where on its trunk the next cell has to start, by the cell that does not fit
+    for cell, before, start, own, each in left.select(*_trunk_columns(len(plan.probes))).iter_rows():
+        first = min(starts.get(before, start), start)
+        hours.append(own + (start - first) * each)
+        fits.append(taken + hours[-1] <= room)
+        taken += hours[-1] if fits[-1] else 0.0
+        if not fits[-1] and each:
+            starts[cell] = first
+    left, mask = (
+        left.with_columns(asked=pl.Series(hours, dtype=pl.Float64)),
+        pl.Series(fits, dtype=pl.Boolean),
+    )
     return Verdict(
         limit=limits.hours,
         spent=spent,
         reserved=reserved,
-        asked=asked,
+        asked=taken,
         fits=left.filter(mask),
         refused=left.filter(~mask),
+    )
+
+
+def _trunk_columns(probes: int) -> tuple[pl.Expr, ...]:
+    """Id, the cell it goes on from, the samples from which it does, its hours, and hours of a sample (0 if trained)."""
+    training = (pl.col("hours_mid") - pl.col("hours_probes")) / pl.col("samples_paid")
+    untrained = (pl.col("state") == "new") & (pl.col("samples_paid") > 0)
+    return (
+        pl.col("id"),
+        pl.col("continues"),
+        (pl.col("samples_seen") - pl.col("samples_paid")).alias("start"),
+        hours_left(probes),
+        pl.when(untrained).then(training).otherwise(0.0).alias("each"),
     )
 
 
@@ -105,18 +130,18 @@ def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -
     with attempts.exclusive(study.root / f".{LEDGER}.lock"):
         verdict = assess(plan, study, limits)
         if verdict.refused.height and not within:
-            raise _beyond(verdict, len(plan.probes))
-        hours = verdict.fits.select("id", hours_left(len(plan.probes)))
+            raise _beyond(verdict)
+        hours = verdict.fits.select("id", "asked")
         ledger = open_reservations(study) | dict(hours.iter_rows())
         write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))
     return verdict
 
 
-def _beyond(verdict: Verdict, probes: int) -> OrchError:
+def _beyond(verdict: Verdict) -> OrchError:
     refused = verdict.refused
     names = [describe(row) for row in refused.head(NAMED).iter_rows(named=True)]
     more = f" and {refused.height - NAMED:,} more" if refused.height > NAMED else ""
-    short = float(refused.select(hours_left(probes)).sum().item())
+    short = float(refused["asked"].sum())
     message = (
         f"{refused.height:,} of {refused.height + verdict.fits.height:,} cells do not fit the budget of "
         f"{verdict.limit:.4g} device-hours ({verdict.spent:.4g} spent, {verdict.reserved:.4g} reserved, "
@@ -129,11 +154,6 @@ def describe(row: Mapping[str, object]) -> str:
     """A cell in words: `mae@1 ViT-S all 200000 seed 0`."""
     parts = [row["recipe"], row["model"], row["mix"], row["images"] or "", f"seed {row['seed']}"]
     return " ".join(str(part) for part in parts if part)
-
-
-def overspent(study: Study, limits: Limits) -> bool:
-    """Whether attempts have taken more than the limit; a launch stops its workers at their next step then."""
-    return limits.hours is not None and spent_hours(study) > limits.hours
 
 
 def open_reservations(study: Study) -> dict[str, float]:
@@ -157,14 +177,19 @@ def _is_done(study: Study, cell: str) -> bool:
     return (study.cell_folder(cell) / "record.json").exists()
 
 
-def spent_hours(study: Study) -> float:
-    """Device-hours of every attempt at every cell, running ones up to their last sign of life."""
-    seconds = 0.0
+def spent_hours(plan: Plan, study: Study) -> float:
+    """Device-hours of every attempt at every cell, running ones up to their last sign of life.
+
+    An attempt takes as many devices as the plan gives its cell, one where the plan does not know the cell.
+    """
+    many = plan.frame.filter(pl.col("devices") > 1).select("id", "devices")
+    devices, seconds = dict(many.iter_rows()), 0.0
     for cell in (study.root / "cells").iterdir():
         for number in attempts.numbers(cell):
             folder = cell / "attempts" / str(number)
             end = attempts.end_of(folder)
-            seconds += end.seconds if end else _alive_for(study, cell.name, number)
+            taken = end.seconds if end else _alive_for(study, cell.name, number)
+            seconds += taken * devices.get(cell.name, 1)
     return seconds / 3600
 
 

@@ -98,11 +98,12 @@ class Calibration:
         A recipe that was not measured takes the slowest measured one's rates.
         """
         columns = {name: pl.col(name) for name in ("flops_train_image", "flops_forward", "memory_image")}
-        images, flops, moved = work(samples=pl.col("samples_seen"), held_out=HELD_OUT_IMAGES, **columns)
+        images, flops, moved = work(samples=pl.col("samples_paid"), held_out=HELD_OUT_IMAGES, **columns)
+        steps = pl.col("samples_paid") / pl.col("batch").clip(lower_bound=1)
         slowest = max(self.training.values(), key=lambda rate: rate.flop + rate.byte, default=Rate())
         run = pl.lit(0.0)
         for recipe, rate in [("", slowest), *self.training.items()]:
-            seconds = rate.fixed + rate.step * pl.col("steps") + rate.image * images + rate.flop * flops
+            seconds = rate.fixed + rate.step * steps + rate.image * images + rate.flop * flops
             seconds = seconds + rate.byte * moved
             run = pl.when(pl.col("recipe") == recipe).then(seconds).otherwise(run) if recipe else seconds
         return pl.when(pl.col("samples_seen") > 0).then(run).otherwise(0.0)

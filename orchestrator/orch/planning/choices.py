@@ -13,6 +13,7 @@ from orch_core.check import LENGTHS, CheckedGrid
 from orch_core.errors import GridError
 from orch_core.grid import Axes, Family, Include, IsoFlop, Shape
 from orch_core.load import Loc
+from orch_core.recipe import RECIPES
 from orch_core.subset import apportion
 
 LEAVE_ONE_OUT = "leave_one_out("
@@ -94,8 +95,14 @@ def mixes(checked: CheckedGrid, block: Block) -> dict[str, dict[str, float | Non
 
 
 def overrides(checked: CheckedGrid, recipe: str) -> Iterator[tuple[Override, ...]]:
-    """Every combination of the overrides of a recipe, sorted by name; one empty combination without any."""
-    given = sorted(checked.grid.overrides.get(recipe, {}).items())
+    """Every combination of the overrides of a recipe, sorted by name; one empty combination without any.
+
+    What `training` says of the schedule is an override of every recipe that trains, unless `overrides` says otherwise.
+    """
+    training = checked.grid.training
+    shared = {"cooldown": training.cooldown, "warmup_samples": training.warmup_samples}
+    schedule = {name: value for name, value in shared.items() if value and RECIPES[recipe].uses_data}
+    given = sorted((schedule | checked.grid.overrides.get(recipe, {})).items())
     values = [value if isinstance(value, list) else [value] for _, value in given]
     for combination in itertools.product(*values):
         yield tuple(zip((name for name, _ in given), combination, strict=True))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from orch.planning.choices import Block, DataChoice, blocks, data_choices, models, overrides, refuse
 from orch.planning.isoflop import solve
+from orch.planning.trunks import refuse_short, with_trunks
 from orch_core.cell import Cell, Model, Portion
 from orch_core.check import LENGTHS, CheckedGrid
 from orch_core.cost import price
@@ -60,8 +61,9 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     """One row per cell, unique by id, in the order of the grid's axes.
 
     Columns: id, labels and axes of `Cell`, shape columns, `data` and `overrides` as JSON, and the cost of each
-    cell (`price`; `memory_image` is what one more image of a batch takes). Raises GridError, at its place, where the
-    grid asks for more data than there is, a budget that no size can meet, or leaves no cell.
+    cell (`price`; `memory_image` is what one more image of a batch takes), `samples_paid` and `continues` (`trunks`).
+    Raises GridError, at its place, where the grid asks for more data than there is, a budget that no size can meet, a
+    length without room for warm-up and cool-down, or leaves no cell.
     """
     frame = pl.concat([_block(checked, block) for block in blocks(checked)], how="vertical")
     if frame.is_empty():
@@ -71,7 +73,7 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     if not _distinct(high):
         frame = frame.unique(subset=["_high", "_low"], keep="first", maintain_order=True)
     ids = _hexadecimal(frame["_high"].to_numpy(), frame["_low"].to_numpy())
-    return frame.drop("_high", "_low").select(ids, pl.all())
+    return with_trunks(frame.select(ids, pl.all())).drop("_high", "_low")
 
 
 def holds(rule: str) -> pl.Expr:
@@ -108,6 +110,7 @@ def _recipe_block(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame
     else:
         data = _data_table(data_choices(checked, block))
         frame = _with_length(checked, block, shapes.join(data, how="cross"))
+    refuse_short(checked, block, frame)
     seeds = block.axes["seed"] if recipe.uses_model else [0]
     frame = _identified(frame, checked, name).join(_seed_table(seeds), how="cross")
     batch = training.batch if recipe.uses_data else 0

@@ -22,6 +22,7 @@ from orch.planning.calibration import ProbeLoad
 from orch.planning.enumerate import cell_of, enumerate_cells, halves_of
 from orch.planning.holdings import with_state
 from orch.planning.pricing import (
+    FLOPS_PAID,
     device_named,
     hours_left,
     logistics,
@@ -50,7 +51,7 @@ class Plan:
     """Cells (one row each, see `orch.planning.enumerate`), the probes that every cell gets, and their cost.
 
     The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, `hours_low`, `hours_mid`,
-    `hours_high` and `hours_probes` on one device, `micro_batch` and `size_class`.
+    `hours_high` and `hours_probes` of devices, `micro_batch`, `size_class` and `devices`, which its worker holds.
     device, rates: what hours are computed for, and whether from measured or assumed speeds
     classes: Slurm's options by size class
     usd_per_hour: price of a device-hour, None without one; budget: `gpu_hours` and `usd`, None without a limit
@@ -82,7 +83,7 @@ class Plan:
     def jobs(self) -> Iterator[Job]:
         """Every row as a job, in the order of the plan, what is done included."""
         for row in self.frame.iter_rows(named=True):
-            seconds = 3600 * row["hours_mid"]
+            seconds = 3600 * row["hours_mid"] / row["devices"]
             yield Job(
                 cell=cell_of(row),
                 probes=self.probes,
@@ -105,9 +106,13 @@ def draft(
     device, precision = device_named(cluster.device), checked.grid.training.precision
     measured = calibration.load(device.name, precision)
     frame = with_hours(
-        frame, load=_load(checked, probes), device=device, precision=precision, measured=measured
+        with_classes(frame, cluster),
+        load=_load(checked, probes),
+        device=device,
+        precision=precision,
+        measured=measured,
     )
-    frame = with_classes(with_micro_batches(frame, device), cluster)
+    frame = with_micro_batches(frame, device)
     given = {"gpu_hours": gpu_hours, "usd": usd}
     root = study or Path("studies") / checked.grid.study
     opened = create_study(root.resolve(), checked.grid.study)
@@ -122,7 +127,7 @@ def draft(
         budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
         test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
         absent=tuple(sorted(checked.absent)),
-        notes=(*_notes(checked), *_fit_notes(frame, device)),
+        notes=(*_notes(checked), *_fit_notes(frame, device), *_device_notes(frame)),
     )
     return plan, opened, checked
 
@@ -153,7 +158,7 @@ def open_plan(path: Path) -> tuple[Plan, Study]:
 
 def _document(path: Path) -> dict[str, Any]:
     metadata = pl.read_parquet_metadata(path)
-    if METADATA not in metadata:
+    if METADATA not in metadata or not {"samples_paid", "devices"} <= set(pl.read_parquet_schema(path)):
         message = "a table without a plan's metadata, or written by an older orch"
         raise ValueError(message)
     document: dict[str, Any] = json.loads(metadata[METADATA])
@@ -209,7 +214,8 @@ def summary(plan: Plan) -> dict[str, Any]:
     hours = [hours_left(len(plan.probes), name) for name in ("hours_low", "hours_mid", "hours_high")]
     totals = plan.frame.select(
         *(column.filter(open_).sum() for column in hours),
-        pl.col("flops_train").filter(new).sum(),
+        FLOPS_PAID.filter(new).sum().alias("flops_train"),
+        (pl.col("flops_train") - FLOPS_PAID).filter(new).sum().alias("flops_shared"),
         pl.col("probes_left").filter(open_).sum(),
         pl.col("memory_bytes").filter(open_).max().fill_null(0.0),
         pl.col("checkpoint_bytes").filter(open_).sum(),
@@ -293,6 +299,15 @@ def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
                 f"{name}: not even one image fits one {device.name} ({gib:.1f} GiB each beside the weights)"
             )
     return notes
+
+
+def _device_notes(frame: pl.DataFrame) -> list[str]:
+    """Size classes whose workers hold several devices: every one of them is paid for."""
+    many = frame.filter(pl.col("devices") > 1).unique("size_class", maintain_order=True)
+    return [
+        f"size class {name}: a worker holds {devices} devices (gpus_per_node x nodes), and its hours count as often"
+        for name, devices in many.select("size_class", "devices").iter_rows()
+    ]
 
 
 def _notes(checked: CheckedGrid) -> tuple[str, ...]:

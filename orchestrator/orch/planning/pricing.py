@@ -11,7 +11,7 @@ from orch.planning.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
 from orch.planning.enumerate import holds
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
-from orch_core.grid import Cluster
+from orch_core.grid import Cluster, SizeClass
 from orch_core.load import did_you_mean
 
 USABLE = (
@@ -21,6 +21,9 @@ USABLE = (
 SOLVER_FLOPS = 1e4
 FILES_PER_CELL = 10  # config, record, curves, encoder, four of an attempt, two checkpoints of a long run
 FILES_PER_PROBE = 2  # record, and the bootstrap's AUCs
+FLOPS_PAID = pl.col("samples_paid") * pl.col(
+    "flops_train_image"
+)  # what a cell has to train, its share of a trunk alone
 
 
 def device_named(name: str | None) -> Device:
@@ -34,10 +37,10 @@ def device_named(name: str | None) -> Device:
 def with_hours(
     frame: pl.DataFrame, *, load: ProbeLoad, device: Device, precision: str, measured: Calibration | None
 ) -> pl.DataFrame:
-    """Add `hours_low`, `hours_mid`, `hours_high` of training and probing on one device, and `hours_probes` of probing.
+    """Add device-hours of training and probing, `hours_low`, `hours_mid`, `hours_high`, and `hours_probes` of probing.
 
     With a calibration hours are measured seconds, with 25% either way; else FLOPs at an assumed share of the device's
-    peak, those of fitting the probes included.
+    peak, those of fitting the probes included. A worker holds `devices` of them and trains on one, so that all count.
     """
     names = ("hours_low", "hours_mid", "hours_high")
     if measured is not None:
@@ -47,10 +50,11 @@ def with_hours(
         rates = hours(1.0, device, precision)
         solver = SOLVER_FLOPS * load.fit * pl.col("width").fill_null(PIXEL_WIDTH)
         probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
-        mid = pl.col("flops_train") * rates[1] + probing
+        mid = FLOPS_PAID * rates[1] + probing
         spread = (rates[0] / rates[1], 1.0, rates[2] / rates[1])
-    columns = {name: mid * by for name, by in zip(names, spread, strict=True)}
-    return frame.with_columns(**columns, hours_probes=probing)
+    held = pl.col("devices")
+    columns = {name: held * mid * by for name, by in zip(names, spread, strict=True)}
+    return frame.with_columns(**columns, hours_probes=held * probing)
 
 
 def hours_left(probes: int, column: str = "hours_mid") -> pl.Expr:
@@ -74,11 +78,20 @@ def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
 
 
 def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
-    """Add `size_class`: the first of `cluster.classes` whose rule holds, else `default`."""
-    found = pl.lit("default")
+    """Add `size_class`, the first of `cluster.classes` whose rule holds, else `default`, and the `devices` a worker holds."""
+    found, devices = pl.lit("default"), pl.lit(_devices(cluster, None), pl.Int32)
     for entry in reversed(cluster.classes):
-        found = pl.when(holds(entry.when)).then(pl.lit(entry.name)).otherwise(found)
-    return frame.with_columns(size_class=found.cast(pl.Categorical))
+        inside = holds(entry.when)
+        found = pl.when(inside).then(pl.lit(entry.name)).otherwise(found)
+        devices = pl.when(inside).then(pl.lit(_devices(cluster, entry), pl.Int32)).otherwise(devices)
+    return frame.with_columns(size_class=found.cast(pl.Categorical), devices=devices)
+
+
+def _devices(cluster: Cluster, entry: SizeClass | None) -> int:
+    """GPUs of a worker: those of a node times its nodes; one where a grid asks for none."""
+    own = entry.gpus_per_node if entry and entry.gpus_per_node is not None else cluster.gpus_per_node
+    nodes = entry.nodes if entry and entry.nodes is not None else cluster.nodes
+    return max(1, own or 1) * nodes
 
 
 def resources(cluster: Cluster) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import polars as pl
 from orch.console import duration, quantity
 from orch.planning.diff import Diff
 from orch.planning.plan import Plan
-from orch.planning.pricing import hours_left
+from orch.planning.pricing import FLOPS_PAID, hours_left
 from orch.planning.tell import Told
 
 MOST_GROUPS = 12  # recipes x mixes that the terminal shows
@@ -46,6 +46,7 @@ def _cost(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
             f"{duration(numbers['hours_mid'])} of one {unit} "
             f"({duration(numbers['hours_low'])} to {duration(numbers['hours_high'])}){money}; speed {plan.rates}"
         ),
+        *_shared(plan, numbers),
         (
             f"memory up to {quantity(numbers['memory_bytes'], 'B')}, "
             f"checkpoints {quantity(numbers['checkpoint_bytes'], 'B')}, about {numbers['files']:,} files, "
@@ -58,6 +59,18 @@ def _cost(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
         if value
     ]
     return [*lines, f"budget: {' and '.join(limits)}"] if limits else lines
+
+
+def _shared(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
+    """What cells save that go on from another's trunk."""
+    shared = numbers["flops_shared"]
+    if not shared:
+        return []
+    count = plan.frame.filter((pl.col("state") == "new") & pl.col("continues").is_not_null()).height
+    share = shared / (shared + numbers["flops_train"])
+    return [
+        f"cool-downs branch off shared trunks: {count:,} cells go on from another, which saves {100 * share:.0f}% of the FLOPs"
+    ]
 
 
 def _told(told: Sequence[Told]) -> list[str]:
@@ -135,7 +148,7 @@ def _table(plan: Plan) -> str:
         done=(pl.col("state") == "done").sum(),
         params=pl.col("params_encoder").first(),
         head=pl.col("params_head").first(),
-        flops=pl.col("flops_train").sum(),
+        flops=FLOPS_PAID.sum(),
         memory=pl.col("memory_bytes").max(),
         hours=hours_left(len(plan.probes)).filter(pl.col("state") != "done").sum(),
     )
