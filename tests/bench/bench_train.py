@@ -79,11 +79,11 @@ def training(folder: Path) -> None:
     path = write_images(folder / "bars.npz", train=512)
     for recipe in TRAINED:
         cell = make_cell(path, recipe, width=64, depth=4, heads=1, channels=3, batch=64, samples=64 * 160)
-        run = pretraining._start(cell, folder / recipe)
+        run = pretraining._start(cell, folder / recipe, None, Economies())
         step = seconds(lambda run=run: pretraining._one_step(run))
         draw = seconds(lambda run=run: pretraining._inputs(run, 3))
-        count = seconds(lambda run=run: pretraining._measure(run), 2)
-        half = pretraining._start(replace(cell, precision="bf16"), folder / f"{recipe}-half")
+        count = seconds(lambda run=run: measured_flops(run.take, pretraining._inputs(run, 0)), 2)
+        half = pretraining._start(replace(cell, precision="bf16"), folder / f"{recipe}-half", None, Economies())
         low = seconds(lambda half=half: pretraining._one_step(half))
         print(
             f"{recipe:<15} {64 / step:7,.0f} images/s; drawing {draw / step:.0%} of a step; "

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orch_core.cell import Cell, Model
 from orch_core.cost import encoder_shape, price
+from orch_core.learn import Economies
 from orch_core.learn.encoders import build_encoder, encode, patchify
 from orch_core.learn.ledger import measured_flops
 from orch_core.learn.pretraining import _inputs, _start
@@ -97,8 +98,8 @@ def test_training_flops_and_parameters_are_those_of_the_built_objective(
         channels=3,
         batch=8,
     )
-    cost, run = price(cell), _start(cell, tmp_path)
-    assert measured_flops(run.objective.module, _inputs(run, 0)) == pytest.approx(
+    cost, run = price(cell), _start(cell, tmp_path, None, Economies())
+    assert measured_flops(run.take, _inputs(run, 0)) == pytest.approx(
         cost.flops_hardware * cell.batch / cell.samples_seen, rel=1e-3
     )
     fixed = sum(p.numel() for n, p in run.objective.module.named_parameters() if not carried(recipe, n))
@@ -129,7 +130,7 @@ def test_activation_memory_is_what_autograd_saves(tmp_path, recipe, precision):
         samples=16,
         precision=precision,
     )
-    run = _start(cell, tmp_path)
+    run = _start(cell, tmp_path, None, Economies())
     kept = saved_bytes(run.objective.module, _inputs(run, 0), precision)
     cost = price(cell)
     weights = 4 * cost.params_total + 12 * (cost.params_encoder + cost.params_head)

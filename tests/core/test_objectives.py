@@ -8,7 +8,7 @@ from learn_cells import make_cell
 
 from orch_core.learn.data import Batch
 from orch_core.learn.objectives import Objective, build_objective
-from orch_core.learn.randomness import generator
+from orch_core.learn.randomness import Rows, generator
 
 ARCHITECTURE = {"width": 64, "depth": 2, "heads": 2, "patch": 7, "channels": 3}
 
@@ -30,7 +30,7 @@ def objective_and_inputs(recipe: str, n: int = 6, **fields) -> tuple[Objective, 
         free=torch.zeros(n, dtype=torch.bool),
         labels=torch.arange(n) % 3,
     )
-    drawn = objective.draw(batch, generator(1, "test"))
+    drawn = objective.draw(batch, Rows(generator(1, "test"), slice(None), len(batch)))
     return objective, tuple(x.double() if x.is_floating_point() else x for x in drawn)
 
 

@@ -3,5 +3,6 @@
 from orch_core.learn.pretraining import Stopped, never, pretrain
 from orch_core.learn.probing import probe
 from orch_core.learn.result import Result
+from orch_core.learn.step import Economies
 
-__all__ = ["Result", "Stopped", "never", "pretrain", "probe"]
+__all__ = ["Economies", "Result", "Stopped", "never", "pretrain", "probe"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from orch_core.learn.data import Batch
+from orch_core.learn.randomness import Draws
 
 MEAN, STD = 0.5, 0.25
 """Of normalised inputs, the same for every source: intensities keep their meaning between them."""
@@ -39,7 +40,7 @@ class View:
     solarize_share: float = 0.0
 
 
-def draw_view(batch: Batch, view: View, rng: np.random.Generator) -> Tensor:
+def draw_view(batch: Batch, view: View, rng: Draws) -> Tensor:
     """One augmented view of every image, float32 [n, channels, side, side], normalised."""
     n, device = len(batch), batch.images.device
     boxes = crop_boxes(n, view, rng)
@@ -67,7 +68,7 @@ def plain_view(images: Tensor) -> Tensor:
     return (images.float() / 255 - MEAN) / STD
 
 
-def crop_boxes(n: int, view: View, rng: np.random.Generator) -> NDArray[np.float32]:
+def crop_boxes(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
     """Crops as (top, height, left, width) in shares of the side, [n, 4].
 
     Area uniform in crop_min..crop_max, aspect ratio log-uniform (Szegedy et al. 2015), position uniform. A side longer
@@ -104,13 +105,13 @@ def blurring(sigma: Tensor, side: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True)
 
 
-def _sigma(n: int, view: View, rng: np.random.Generator) -> NDArray[np.float32]:
+def _sigma(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
     low, high = view.blur
     sigma = (low + (high - low) * rng.random(n)) * view.side / 224
     return np.where(rng.random(n) < view.blur_share, sigma, 0).astype(np.float32)
 
 
-def _jitter(n: int, view: View, rng: np.random.Generator) -> NDArray[np.float32]:
+def _jitter(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
     """Factors of brightness and contrast, [n, 2]; 1 where the image keeps its own."""
     factors = 1 + np.array([view.brightness, view.contrast]) * (2 * rng.random((n, 2)) - 1)
     return np.where(rng.random((n, 1)) < view.jitter_share, factors, 1).astype(np.float32)

@@ -19,22 +19,26 @@ DIGEST = 16
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state after `step` steps, then remove all but the last two."""
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int | None = KEPT) -> Path:
+    """Write the state after `step` steps, then remove all but the last `keep` (None: none)."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:012d}.pt"
     write_atomic(path, hashlib.blake2b(payload, digest_size=DIGEST).digest() + payload)
-    for old in _files(folder)[KEPT:]:
+    for old in _files(folder)[keep:] if keep else ():
         old.unlink(missing_ok=True)
     return path
 
 
-def load_checkpoint(folder: Path, cell: str, device: torch.device) -> dict[str, Any] | None:
-    """The newest intact state of the cell, or None; raises OrchError where it is another cell's."""
+def load_checkpoint(
+    folder: Path, cell: str, device: torch.device, *, last: int | None = None
+) -> dict[str, Any] | None:
+    """The newest intact state of the cell after at most `last` steps, or None; raises OrchError where it is another's."""
     for path in _files(folder):
+        if last is not None and int(path.stem) > last:
+            continue
         data = path.read_bytes()
         digest, payload = data[:DIGEST], data[DIGEST:]
         if hashlib.blake2b(payload, digest_size=DIGEST).digest() != digest:

@@ -14,16 +14,25 @@ def append_row(path: Path, row: dict[str, float | int]) -> None:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def cut_after(path: Path, step: int) -> None:
-    """Drop the rows beyond `step`, which a resumed run writes again, and a line cut short by a crash."""
+def read_rows(path: Path) -> list[dict[str, float | int]]:
+    """All rows; a line cut short by a crash is none."""
     if not path.exists():
-        return
+        return []
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            row = json.loads(line)
+            rows.append(json.loads(line))
         except ValueError:
             continue
-        if row["step"] <= step:
-            rows.append(line + "\n")
-    write_atomic(path, "".join(rows))
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, float | int]]) -> None:
+    """Replace all rows."""
+    write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drop the rows beyond `step`, which a resumed run writes again."""
+    if path.exists():
+        write_rows(path, [row for row in read_rows(path) if row["step"] <= step])

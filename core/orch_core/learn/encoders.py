@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +17,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from orch_core.cell import Cell
 from orch_core.cost import encoder_shape
@@ -44,15 +50,60 @@ def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
         num_heads=model.heads,
         mlp_ratio=(encoder_shape(cell).hidden + 0.25) / model.width,  # timm truncates
         weight_init="skip",
-        drop_path_rate=drop_path,
         init_values=recipe.layer_scale,
     )
+    for block, rate in zip(encoder.blocks, np.linspace(0, drop_path, model.depth), strict=True):
+        block.drop_path1, block.drop_path2 = DropPath(float(rate)), DropPath(float(rate))
     initialise(encoder, cell.seed, "encoder")
     if not recipe.learned_positions:
         table, _ = _tables(encoder)
         table.requires_grad = False
         table.copy_(positions(model.width, cell.resolution // cell.patch))
     return encoder
+
+
+class DropPath(nn.Module):
+    """Leaves a residual branch out for the images whose `uniform` number is below `rate` (Huang et al. 2016).
+
+    The numbers [n] come with the inputs, so that they depend on the image alone, not on how a batch is divided.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate, self.uniform = rate, torch.empty(0)
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """The branch [n, tokens, width], scaled so that its mean stays."""
+        if not self.rate or not len(self.uniform):
+            return branch
+        kept = (self.uniform >= self.rate).to(branch.dtype) / (1 - self.rate)
+        return branch * kept[:, None, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Economy:
+    """How activations are kept few: the encoder runs on `rows` images at a time (0: all), its blocks one by one.
+
+    What is not kept is computed again in the backward pass, within `again()` (Chen et al. 2016, arXiv 1604.06174).
+    """
+
+    rows: int = 0
+    blocks: bool = False
+    again: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+_SPEND = Economy()
+_economy: ContextVar[Economy] = ContextVar("economy", default=_SPEND)
+
+
+@contextmanager
+def economical(economy: Economy) -> Iterator[None]:
+    """Within, encoders keep few activations."""
+    token = _economy.set(economy)
+    try:
+        yield
+    finally:
+        _economy.reset(token)
 
 
 def initialise(module: nn.Module, seed: int, stream: str) -> None:
@@ -112,11 +163,53 @@ def encode(
     *,
     replaced: Tensor | None = None,
     token: Tensor | None = None,
+    uniform: Tensor | None = None,
 ) -> Tensor:
     """Normed tokens [n, 1 + k, width], class token first, of the patches [n, l, pixels] at `seen` [n, k] (all unless told).
 
     Patches where `replaced` [n, l] become `token` [1, 1, width]. Positions of smaller images are interpolated.
+    `uniform` [n, drop paths]: what decides which branches an image leaves out; none are without it.
     """
+    rows = _economy.get().rows or len(patches)
+    pieces = [
+        _again(
+            _encode,
+            encoder,
+            patches[part],
+            None if seen is None else seen[part],
+            None if replaced is None else replaced[part],
+            token,
+            None if uniform is None else uniform[part],
+            now=rows >= len(patches),
+        )
+        for part in (slice(first, first + rows) for first in range(0, len(patches), rows))
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _again(run: Callable[..., Tensor], *arguments: Any, now: bool) -> Tensor:
+    """The result of `run`, its activations kept (`now`, or where there is no backward pass) or computed again."""
+    if now or not torch.is_grad_enabled():
+        return run(*arguments)
+    economy = _economy.get()
+    result: Tensor = checkpoint(
+        run,
+        *arguments,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), economy.again()),
+    )
+    return result
+
+
+def _encode(
+    encoder: VisionTransformer,
+    patches: Tensor,
+    seen: Tensor | None,
+    replaced: Tensor | None,
+    token: Tensor | None,
+    uniform: Tensor | None,
+) -> Tensor:
     position, class_token = _tables(encoder)
     grid = resized_positions(position[:, 1:], patches.shape[1]).expand(len(patches), -1, -1)
     if seen is not None:
@@ -127,8 +220,19 @@ def encode(
         tokens = torch.where(replaced[:, :, None], token.to(tokens.dtype), tokens)
     tokens = tokens + grid
     start = (class_token + position[:, :1]).expand(len(tokens), -1, -1)
-    normed: Tensor = encoder.norm(encoder.blocks(torch.cat([start, tokens], 1)))
+    tokens = torch.cat([start, tokens], 1)
+    for index, block in enumerate(encoder.blocks):
+        drawn = tokens.new_empty(0) if uniform is None else uniform[:, 2 * index : 2 * index + 2]
+        tokens = _again(_block, block, tokens, drawn, now=not _economy.get().blocks)
+    normed: Tensor = encoder.norm(tokens)
     return normed
+
+
+def _block(block: nn.Module, tokens: Tensor, uniform: Tensor) -> Tensor:
+    for column, path in enumerate(part for part in block.children() if isinstance(part, DropPath)):
+        path.uniform = uniform[:, column] if uniform.ndim == 2 else uniform
+    result: Tensor = block(tokens)
+    return result
 
 
 def resized_positions(grid: Tensor, count: int) -> Tensor:

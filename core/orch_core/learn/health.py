@@ -16,14 +16,16 @@ LEAST_RANK = 1.05
 
 
 @torch.no_grad()
-def feature_figures(encoder: VisionTransformer, held_out: Batch, patch: int) -> dict[str, float]:
-    """Spread of mean-pooled features of up to 128 held-out images.
+def feature_figures(
+    encoder: VisionTransformer, held_out: Batch, patch: int, count: int = IMAGES
+) -> dict[str, float]:
+    """Spread of mean-pooled features of up to `count` held-out images.
 
     feature_std: root mean square over dimensions of the standard deviation of unit-length features, times
                  sqrt(width): 1 for isotropic features, 0 for a point (Chen and He 2021, SimSiam, section 4.1)
     rankme:      effective rank, exp of the entropy of the normalised singular values (Garrido et al. 2023, RankMe)
     """
-    images = plain_view(held_out.images[:: max(1, len(held_out) // IMAGES)][:IMAGES])
+    images = plain_view(held_out.images[:: max(1, len(held_out) // count)][:count])
     features = encode(encoder, patchify(images, patch))[:, 1:].mean(1).float()
     unit = features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
     spread = float((unit.var(0, unbiased=False).mean() * unit.shape[1]).sqrt())

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from timm.models.vision_transformer import Block
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from orch_core.learn import distributed
+from orch_core.learn.objectives import Inputs
+from orch_core.learn.step import Step
 
 
 def _forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -28,12 +36,79 @@ _CPU_ATTENTION = {  # torch's table has the GPU kernels alone
 }
 
 
-def measured_flops(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """FLOPs of one forward and backward pass as FlopCounterMode counts them; gradients are left at None."""
+def measured_flops(take: Step, inputs: Inputs) -> int:
+    """FLOPs of a gradient step on the global batch as FlopCounterMode counts them, without those done again to save memory.
+
+    Gradients are left at None.
+    """
+    saved: list[int] = []
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+            yield
+        saved.append(counter.get_total_flops())
+
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-        module(*inputs).backward()
-    module.zero_grad(set_to_none=True)
-    return int(counter.get_total_flops())
+        take.gradients(inputs, again)
+    take.optimiser.zero_grad(set_to_none=True)
+    flops = float(counter.get_total_flops() - sum(saved))
+    return round(distributed.average(torch.tensor(flops, dtype=torch.float64)) * distributed.world())
+
+
+def compiled(module: nn.Module, device: torch.device) -> None:
+    """Have transformer blocks compiled at their first step, where there is a GPU to compile for."""
+    if device.type == "cuda":
+        for part in module.modules():
+            if isinstance(part, Block):
+                part.compile()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; a CPU's is a RuntimeError of the default allocator."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+class Meter:
+    """Energy that a device has taken since the meter was made, where it tells: NVML on NVIDIA GPUs, RAPL on Linux CPUs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.start = device, _joules(device)
+
+    def read(self) -> dict[str, float]:
+        """`energy_joules`, or nothing."""
+        now = _joules(self.device)
+        known = now is not None and self.start is not None and now >= self.start
+        return {"energy_joules": now - self.start} if known else {}  # type: ignore[operator]
+
+
+RAPL = Path("/sys/class/powercap")
+
+
+def _joules(device: torch.device) -> float | None:
+    """The device's energy counter: NVML's in millijoules, RAPL's in microjoules of every package."""
+    return _nvml_joules(device) if device.type == "cuda" else _rapl_joules()
+
+
+def _nvml_joules(device: torch.device) -> float | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    except pynvml.NVMLError:
+        return None
+
+
+def _rapl_joules() -> float | None:
+    try:
+        packages = [int(path.read_text()) for path in RAPL.glob("intel-rapl:[0-9]/energy_uj")]
+    except (OSError, ValueError):
+        return None
+    return sum(packages) / 1e6 if packages else None
 
 
 def use_accelerator() -> str:

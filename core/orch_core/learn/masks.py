@@ -5,50 +5,51 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from orch_core.learn.randomness import Draws
+
 Bools = NDArray[np.bool_]
 
 
-def block_masks(counts: NDArray[np.int64], side: int, rng: np.random.Generator) -> Bools:
+def block_masks(counts: NDArray[np.int64], side: int, rng: Draws) -> Bools:
     """Masks [n, side^2] with exactly counts[i] patches masked, in blocks (Bao et al. 2022, BEiT, algorithm 1).
 
-    Blocks of at least four patches (or what is left) and an aspect ratio of 0.3 to 1/0.3 are laid until no more than
-    the count is masked; single patches at random fill it up.
+    Ten times a block of at least four patches, an aspect ratio of 0.3 to 1/0.3 and a place is drawn for every image; it is
+    laid where it fits and masks no more than is left. Single patches at random fill it up. All images at once.
     """
-    masks = np.zeros((len(counts), side, side), bool)
-    for mask, count in zip(masks, counts, strict=True):
-        for _ in range(10 if count else 0):
-            left = int(count - mask.sum())
-            if left < 4:
-                break
-            _lay(mask, left, rng)
-        empty = np.flatnonzero(~mask.ravel())
-        mask.ravel()[rng.permutation(empty)[: int(count - mask.sum())]] = True
-    return masks.reshape(len(counts), side * side)
+    n, line = len(counts), np.arange(side)
+    masks = np.zeros((n, side, side), bool)
+    for _ in range(10):
+        left = counts - masks.sum((1, 2))
+        area, ratio, top, start = rng.random((n, 4)).T
+        area, ratio = 4 + (left - 4) * area, 0.3 ** (1 - 2 * ratio)
+        with np.errstate(invalid="ignore"):  # fewer than four are left
+            height, width = np.sqrt(area * ratio).round().clip(1), np.sqrt(area / ratio).round().clip(1)
+        rows = _within(line, np.floor(top * (side - height + 1)), height)
+        columns = _within(line, np.floor(start * (side - width + 1)), width)
+        block = rows[:, :, None] & columns[:, None, :]
+        fits = (left >= 4) & (height <= side) & (width <= side) & ((block & ~masks).sum((1, 2)) <= left)
+        masks |= block & fits[:, None, None]
+    flat = masks.reshape(n, side * side)
+    order = np.argsort(np.where(flat, 2.0, rng.random((n, side * side))), axis=1)
+    single = np.arange(side * side) < (counts - flat.sum(1))[:, None]
+    np.put_along_axis(flat, order, np.take_along_axis(flat, order, 1) | single, 1)
+    return flat
 
 
-def _lay(mask: Bools, left: int, rng: np.random.Generator) -> None:
-    """Mask one block of at most `left` patches that are not masked yet; nothing where the draw does not fit."""
-    side, area = len(mask), rng.uniform(4, left)
-    ratio = np.exp(rng.uniform(np.log(0.3), -np.log(0.3)))
-    height, width = max(1, round(np.sqrt(area * ratio))), max(1, round(np.sqrt(area / ratio)))
-    if height > side or width > side:
-        return
-    top, start = rng.integers(0, side - height + 1), rng.integers(0, side - width + 1)
-    block = mask[top : top + height, start : start + width]
-    if (~block).sum() <= left:
-        block[:] = True
+def _within(line: NDArray[np.int64], first: NDArray[np.float64], count: NDArray[np.float64]) -> Bools:
+    return (line >= first[:, None]) & (line < (first + count)[:, None])
 
 
-def square_order(n: int, side: int, unit: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def square_order(n: int, side: int, unit: int, rng: Draws) -> NDArray[np.int64]:
     """Patches of a side x side grid in random order, whole squares of `unit` patches one after the other, [n, side^2]."""
     squares = -(-side // unit)
-    ranks = rng.permuted(np.tile(np.arange(squares * squares), (n, 1)), axis=1).reshape(n, squares, squares)
+    ranks = np.argsort(rng.random((n, squares * squares)), axis=1).reshape(n, squares, squares)
     rows = ranks.repeat(unit, axis=1).repeat(unit, axis=2)[:, :side, :side].reshape(n, side * side)
     return np.argsort(rows, axis=1, kind="stable")
 
 
 def apart(
-    n: int, side: int, block: tuple[int, int], targets: int, rng: np.random.Generator
+    n: int, side: int, block: tuple[int, int], targets: int, rng: Draws
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Target blocks [n, targets, area], which may overlap, and the other patches in random order [n, side^2 - targets x area].
 

@@ -5,35 +5,45 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from orch_core.cell import Cell
 from orch_core.cost import price
+from orch_core.errors import OrchError
+from orch_core.learn import distributed, sharding
 from orch_core.learn.checkpoint import load_checkpoint, save_checkpoint, save_tensors
-from orch_core.learn.curve import append_row, cut_after
+from orch_core.learn.curve import append_row, cut_after, read_rows, write_rows
 from orch_core.learn.data import Batch, held_out_set, pretraining_set
 from orch_core.learn.encoders import build_encoder
-from orch_core.learn.health import collapse, feature_figures
-from orch_core.learn.ledger import measured_flops, peak_memory
-from orch_core.learn.objectives import Objective, build_objective
-from orch_core.learn.randomness import epoch_indices, generator
+from orch_core.learn.health import collapse
+from orch_core.learn.ledger import Meter, compiled, is_out_of_memory, measured_flops, peak_memory
+from orch_core.learn.objectives import Inputs, Objective, build_objective
+from orch_core.learn.randomness import Rows, epoch_indices, generator
+from orch_core.learn.readout import read_out, spread
 from orch_core.learn.result import Result
-from orch_core.learn.schedule import Schedule, build_optimiser, schedule_of, set_schedule
-from orch_core.recipe import constants, recipe_of
-from orch_core.recipes import Constants
+from orch_core.learn.schedule import schedule_of
+from orch_core.learn.step import Economies, Step, build_step, rows_here
+from orch_core.recipe import constants, recipe_of, trunk
 from orch_core.record import Reason
 
 CHECKPOINT_SECONDS = 60.0
 ROW_SECONDS = 5.0
 TAIL = 0.05
-"""Share of the run, at its end, over which `train_loss` is the mean."""
-HELD_OUT_POINTS = 8
-HELD_OUT_CHUNK = 128
-"""Images of one held-out loss term: fixed, for a contrastive loss depends on how many it contrasts."""
+"""Share of the run, at its end, over which `train_loss` is the mean; never more than the cool-down."""
+READ_OUTS = 8
+GALLERY = 256
+"""Least pretraining images that read-outs learn from; a hundredth of the samples seen in longer runs, at most 4096."""
+HEALTH_IMAGES = 32
+"""Images that tell, at every hundredth of the run, whether the encoder has collapsed."""
+
+
+WHOLE = Economies()
 
 
 class Stopped(Exception):  # noqa: N818
@@ -47,23 +57,30 @@ def never() -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
+    """`loss` is summed since the last row, `tail` over the run's end, both on the device and of this process."""
+
     cell: Cell
     folder: Path
-    constants: Constants
-    schedule: Schedule
-    device: torch.device
+    trunks: Path | None
     objective: Objective
-    optimiser: torch.optim.Optimizer
+    take: Step
     images: Batch
     held_out: Batch
+    here: slice
+    loss: Tensor
+    tail: Tensor
     step: int = 0
-    tail: float = 0.0
-    recent: float = 0.0
-    recent_steps: int = 0
+    summed: int = 0
 
     @property
     def metrics(self) -> Path:
         return self.folder / "metrics.ndjson"
+
+    @property
+    def trunk(self) -> Path | None:
+        """Where states are that runs of other lengths share with this one."""
+        name = trunk(self.cell)
+        return self.trunks / name if self.trunks and name else None
 
 
 def pretrain(
@@ -72,36 +89,67 @@ def pretrain(
     *,
     should_stop: Callable[[], bool] = never,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    economies: Economies = WHOLE,
+    trunks: Path | None = None,
 ) -> Result:
-    """Train the cell in `folder`, from its newest checkpoint if there is one.
+    """Train the cell in `folder`, from its newest checkpoint if there is one, on all processes of `distributed.group()`.
 
-    Writes `metrics.ndjson`, `checkpoint/` and `encoder.safetensors`. Raises Stopped, the state saved, at the first step
-    after `should_stop()` turns true, and OrchError where data or checkpoint do not belong to the cell.
+    Writes `metrics.ndjson`, `checkpoint/` and `encoder.safetensors`. Under a schedule with a cool-down it starts from the
+    newest state in `trunks` that it shares with runs of other lengths, and leaves one there before its own cool-down.
+    Where memory does not hold a micro-batch, one process goes on from the last checkpoint with half of it.
+
+    Raises Stopped, the state saved, at the first step after `should_stop()` turns true in any process; OrchError where data or
+    checkpoint do not belong to the cell, the batch cannot be divided, or one image does not fit into memory.
     """
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     recipe = recipe_of(cell)
-    if recipe.uses_model and recipe.uses_data:
-        return _trained(_start(cell, folder), began, should_stop, checkpoint_seconds)
-    if recipe.uses_model:
-        save_tensors(folder / "encoder.safetensors", build_encoder(cell).state_dict())
-    return Result(status="done", values=_ledger(cell, 0), cost={"seconds": time.monotonic() - began})
+    if not (recipe.uses_model and recipe.uses_data):
+        if recipe.uses_model:
+            save_tensors(folder / "encoder.safetensors", build_encoder(cell).state_dict())
+        return Result(status="done", values=_ledger(cell, 0), cost={"seconds": time.monotonic() - began})
+    while True:
+        try:
+            run = _start(cell, folder, trunks, economies)
+            return _trained(run, began, should_stop, checkpoint_seconds)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or distributed.world() > 1:
+                raise
+            economies = _smaller(economies, cell, error)
+        run = None  # type: ignore[assignment]  # what it holds goes before the next try
+
+
+def _smaller(economies: Economies, cell: Cell, error: BaseException) -> Economies:
+    rows = economies.micro_batch or cell.batch
+    if rows == 1 and economies.checkpointing:
+        message = f"out of memory with one image at a time: {error}"
+        raise OrchError(
+            message, hint="ask for a device with more memory, or a smaller model or resolution"
+        ) from None
+    return replace(economies, checkpointing=True) if rows == 1 else replace(economies, micro_batch=rows // 2)
 
 
 def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoint_seconds: float) -> Result:
-    flops = _measure(run) * run.cell.steps
+    meter, device = Meter(run.take.device), run.take.device
+    flops = measured_flops(run.take, _inputs(run, 0)) * run.cell.steps
+    compiled(run.objective.module, device)
     trained = _train(run, should_stop, checkpoint_seconds)
     paid = {
         "seconds": time.monotonic() - began,
         "images_per_second": trained.pop("images_per_second"),
-        "peak_memory_bytes": peak_memory(run.device),
+        "peak_memory_bytes": peak_memory(device),
+        "micro_batch": run.take.economies.micro_batch or run.here.stop - run.here.start,
+        "processes": distributed.world(),
+        **meter.read(),
     }
     values = {**_ledger(run.cell, flops), **trained, "images": len(run.images)}
     reason = _reason(run, trained)
     if reason:
         known = {name: value for name, value in values.items() if math.isfinite(value)}
         return Result(status="diverged", values=known, cost=paid, reason=reason)
-    save_tensors(run.folder / "encoder.safetensors", run.objective.encoder.state_dict())
+    weights = sharding.whole(run.objective.encoder.state_dict())
+    if distributed.rank() == 0:
+        save_tensors(run.folder / "encoder.safetensors", weights)
     return Result(status="done", values=values, cost=paid)
 
 
@@ -118,148 +166,177 @@ def _reason(run: _Run, trained: dict[str, float]) -> Reason | None:
     return Reason(cause="diverged", message=message)
 
 
-def _start(cell: Cell, folder: Path) -> _Run:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) -> _Run:
+    device = (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     objective = build_objective(cell)
     objective.module.to(device)
-    values = constants(cell)
+    schedule = schedule_of(cell.steps, cell.batch, constants(cell))
+    state = _newest(cell, folder, trunks, schedule.branch, device)
+    if state:
+        objective.module.load_state_dict(state["module"])
+    take = build_step(objective, schedule, device=device, precision=cell.precision, economies=economies)
+    zero = torch.zeros((), dtype=torch.float64, device=device)
     run = _Run(
         cell=cell,
         folder=folder,
-        constants=values,
-        schedule=schedule_of(cell.steps, cell.batch, values),
-        device=device,
+        trunks=trunks,
         objective=objective,
-        optimiser=build_optimiser(objective, values),
+        take=take,
         images=pretraining_set(cell).to(device),
         held_out=held_out_set(cell).to(device),
+        here=rows_here(cell.batch),
+        loss=zero.clone(),
+        tail=zero.clone(),
     )
-    state = load_checkpoint(folder / "checkpoint", cell.id, device)
     if state:
-        objective.module.load_state_dict(state["module"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        run.step, run.tail = state["step"], state["tail"]
-    cut_after(run.metrics, run.step)
+        sharding.load_optimiser(take.optimiser, state["optimiser"])
+        if state["scaler"]:
+            take.scaler.load_state_dict(state["scaler"])
+        run.step, run.tail = state["step"], zero + state["tail"]
+    if distributed.rank() == 0:
+        if state and "rows" in state:
+            write_rows(run.metrics, state["rows"])
+        cut_after(run.metrics, run.step)
     return run
 
 
+def _newest(
+    cell: Cell, folder: Path, trunks: Path | None, branch: int, device: torch.device
+) -> dict[str, Any] | None:
+    """The cell's newest checkpoint, else the newest of its trunk that is not beyond its branch; the same on all processes."""
+    name = trunk(cell)
+    places = [(folder / "checkpoint", cell.id, cell.steps)]
+    if trunks and name:
+        places.append((trunks / name, name, branch))
+    for place, owner, last in places:
+        state = load_checkpoint(place, owner, device, last=last) if distributed.rank() == 0 else None
+        step = distributed.from_first(state and state["step"])
+        if step is not None:
+            return state or load_checkpoint(place, owner, device, last=step)
+    return None
+
+
 def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float) -> dict[str, float]:
-    cell, first = run.cell, run.step
+    cell, first, steps = run.cell, run.step, run.cell.steps
     began = saved = shown = time.monotonic()
-    looks = held_out_steps(cell.steps)
+    looks, branch = read_out_steps(steps), run.take.schedule.branch
     figures: dict[str, float] = {}
-    while run.step < cell.steps:
+    while run.step < steps:
+        if run.step == branch < steps:
+            _save_trunk(run)
         _one_step(run)
         now = time.monotonic()
-        row_due = run.step % max(1, cell.steps // 100) == 0 or run.step in looks or now - shown > ROW_SECONDS
-        if row_due:
+        stop, late, due = distributed.agreed(
+            should_stop(), now - shown > ROW_SECONDS, now - saved > checkpoint_seconds
+        )
+        if late or run.step in looks or run.step % max(1, steps // 100) == 0:
             shown = now
             speed = (run.step - first) * cell.batch / (now - began)
-            loss = run.recent / run.recent_steps
-            figures = _held_out(run) if run.step in looks and math.isfinite(loss) else {}
+            loss = distributed.average(run.loss) / run.summed
+            figures = _look(run) if run.step in looks and math.isfinite(loss) else {}
             _row(run, loss, speed, figures)
-            if not math.isfinite(loss) or (figures and collapse(figures)):
-                return {"train_loss": math.nan, "images_per_second": speed, **figures}
-        stop = should_stop()
-        if run.step < cell.steps and (stop or now - saved > checkpoint_seconds):
+            health = figures or _health(run) if math.isfinite(loss) else {}
+            if not health or collapse(health):
+                return {"train_loss": math.nan, "images_per_second": speed, **health}
+        if run.step < steps and (stop or due):
             _save(run)
             saved = time.monotonic()
             if stop:
-                message = f"stopped after step {run.step} of {cell.steps}"
+                message = f"stopped after step {run.step} of {steps}"
                 raise Stopped(message)
     if time.monotonic() - began > checkpoint_seconds:
         _save(run)
     speed = (run.step - first) * cell.batch / max(1e-9, time.monotonic() - began)
-    return {
-        "train_loss": run.tail / _tail_steps(cell.steps),
-        "images_per_second": speed,
-        **(figures or _held_out(run)),
-    }
+    loss = distributed.average(run.tail) / _tail_steps(run)
+    return {"train_loss": loss, "images_per_second": speed, **(figures or _look(run))}
 
 
 def _one_step(run: _Run) -> None:
     """Draw, loss, gradient step: a function of the state and the step's number alone."""
-    cell, step = run.cell, run.step
-    inputs = _inputs(run, step)
-    torch.manual_seed(int(generator(cell.seed, "layers", step).integers(2**63)))  # for drop-path
-    run.objective.before_step(run.schedule.progress(step))
-    set_schedule(run.optimiser, run.schedule, step)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=cell.precision == "bf16"):
-        loss = run.objective.module(*inputs)
-    loss.backward()
-    if run.constants["clip"]:
-        for part in run.objective.module.children():
-            torch.nn.utils.clip_grad_norm_(part.parameters(), float(run.constants["clip"]))
-    run.optimiser.step()
-    run.objective.after_step(run.schedule.progress(step))
-    run.optimiser.zero_grad(set_to_none=True)
-    value = float(loss.detach())
+    loss = run.take(run.step, _inputs(run, run.step))
     run.step += 1
-    run.recent, run.recent_steps = run.recent + value, run.recent_steps + 1
-    if run.step > cell.steps - _tail_steps(cell.steps):
-        run.tail += value
+    run.loss, run.summed = run.loss + loss, run.summed + 1
+    if run.step > run.cell.steps - _tail_steps(run):
+        run.tail = run.tail + loss
 
 
-def _inputs(run: _Run, step: int) -> tuple[torch.Tensor, ...]:
+def _inputs(run: _Run, step: int) -> Inputs:
+    """The own rows of a step's batch, augmented and masked."""
     cell = run.cell
-    rows = epoch_indices(step * cell.batch, cell.batch, len(run.images), cell.seed)
-    return run.objective.draw(run.images.rows(rows), generator(cell.seed, "views", step))
+    rows = epoch_indices(step * cell.batch, cell.batch, len(run.images), cell.seed)[run.here]
+    rng = Rows(generator(cell.seed, "views", step), run.here, cell.batch)
+    return run.objective.draw(run.images.rows(rows), rng)
 
 
-def _measure(run: _Run) -> int:
-    return measured_flops(run.objective.module, _inputs(run, 0))
+def _tail_steps(run: _Run) -> int:
+    cooldown = float(run.take.schedule.constants["cooldown"]) or TAIL
+    return max(1, round(min(TAIL, cooldown) * run.cell.steps))
 
 
-def _tail_steps(steps: int) -> int:
-    return max(1, round(TAIL * steps))
+def read_out_steps(steps: int) -> set[int]:
+    """Steps after which the model is read out: about eight, evenly in log, the last included."""
+    return {round(step) for step in np.geomspace(max(1, steps / 128), steps, READ_OUTS)}
 
 
-def held_out_steps(steps: int) -> set[int]:
-    """Steps after which the held-out loss is taken: about eight, evenly in log, the last included."""
-    return {round(step) for step in np.geomspace(max(1, steps / 128), steps, HELD_OUT_POINTS)}
+def _look(run: _Run) -> dict[str, float]:
+    cell = run.cell
+    gallery = run.images.rows(
+        np.arange(min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, 4096))))
+    )
+    with distributed.alone():
+        return read_out(run.objective, run.held_out, gallery, cell.patch, cell.precision)
 
 
-@torch.no_grad()
-def _held_out(run: _Run) -> dict[str, float]:
-    """Loss on the held-out images with draws that every cell shares, and how far features spread."""
-    module, total, chunks = run.objective.module, 0.0, max(1, len(run.held_out) // HELD_OUT_CHUNK)
-    module.eval()
-    for index in range(chunks):
-        chunk = run.held_out.rows(slice(index * HELD_OUT_CHUNK, (index + 1) * HELD_OUT_CHUNK))
-        inputs = run.objective.draw(chunk, generator(0, "held out", index))
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bf16"):
-            total += float(module(*inputs))
-    figures = feature_figures(run.objective.encoder, run.held_out, run.cell.patch)
-    module.train()
-    return {"heldout_loss": total / chunks, **figures}
+def _health(run: _Run) -> dict[str, float]:
+    with distributed.alone():
+        return spread(run.objective, run.held_out, run.cell.patch, HEALTH_IMAGES)
 
 
 def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> None:
     """Write a line of the curve: `loss` is the mean since the last one."""
     cell = run.cell
-    run.recent, run.recent_steps = 0.0, 0
+    run.loss, run.summed = torch.zeros_like(run.loss), 0
     row: dict[str, float] = {
         "step": run.step,
         "samples_seen": run.step * cell.batch,
         "loss": loss,
-        "lr": run.schedule.rate(run.step - 1),
+        "lr": run.take.schedule.rate(run.step - 1),
         "images_per_second": speed,
         "eta_seconds": (cell.steps - run.step) * cell.batch / speed,
         "time": time.time(),
         **figures,
     }
-    append_row(run.metrics, {name: value for name, value in row.items() if math.isfinite(value)})
+    if distributed.rank() == 0:
+        append_row(run.metrics, {name: value for name, value in row.items() if math.isfinite(value)})
+
+
+def _state(run: _Run, owner: str) -> dict[str, Any]:
+    return {
+        "cell": owner,
+        "step": run.step,
+        "tail": distributed.average(run.tail),
+        "module": sharding.whole(run.objective.module.state_dict()),
+        "optimiser": sharding.whole(run.take.optimiser.state_dict()),
+        "scaler": run.take.scaler.state_dict(),
+    }
 
 
 def _save(run: _Run) -> None:
-    state = {
-        "cell": run.cell.id,
-        "step": run.step,
-        "tail": run.tail,
-        "module": run.objective.module.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-    }
-    save_checkpoint(run.folder / "checkpoint", run.step, state)
+    state = _state(run, run.cell.id)
+    if distributed.rank() == 0:
+        save_checkpoint(run.folder / "checkpoint", run.step, state)
+
+
+def _save_trunk(run: _Run) -> None:
+    """Leave the state before the cool-down, and the curve up to it, to runs of other lengths."""
+    if run.trunk and run.step:
+        state = _state(run, run.trunk.name)
+        if distributed.rank() == 0:
+            save_checkpoint(run.trunk, run.step, {**state, "rows": read_rows(run.metrics)}, keep=None)
 
 
 def _ledger(cell: Cell, measured: int) -> dict[str, float]:

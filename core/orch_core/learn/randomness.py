@@ -7,6 +7,7 @@ Philox (Salmon et al. 2011) is a counter-based generator: key and counter give t
 from __future__ import annotations
 
 import hashlib
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,39 @@ def generator(seed: int, stream: str, counter: int = 0) -> np.random.Generator:
     """A generator for one use (`stream`) at one step (`counter`) of one seed."""
     key = [seed & MASK, _word(stream)]
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, counter]))
+
+
+class Rows:
+    """A generator for the rows `part` of a batch of `total`: numpy's methods, but every array has those rows of the whole draw.
+
+    An image's randomness therefore does not depend on how a batch is divided among processes.
+    """
+
+    def __init__(self, rng: np.random.Generator, part: slice, total: int) -> None:
+        self.rng, self.part, self.total = rng, part, total
+
+    @overload
+    def random(self, size: None = None) -> float: ...
+    @overload
+    def random(self, size: int | tuple[int, ...]) -> NDArray[np.float64]: ...
+    def random(self, size: int | tuple[int, ...] | None = None) -> float | NDArray[np.float64]:
+        """Uniform in 0..1: one number for the whole batch, or [rows, ...]."""
+        return self.rng.random() if size is None else self.rng.random(self._whole(size))[self.part]
+
+    def integers(self, low: int, high: int, size: tuple[int, ...]) -> NDArray[np.int64]:
+        """Integers from low to high - 1, [rows, ...]."""
+        return self.rng.integers(low, high, self._whole(size))[self.part]
+
+    def shuffled(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Values [k x total] in random order, as [k, rows]."""
+        return self.rng.permutation(values).reshape(-1, self.total)[:, self.part]
+
+    def _whole(self, size: int | tuple[int, ...]) -> tuple[int, ...]:
+        shape = (size,) if isinstance(size, int) else size
+        return (self.total, *shape[1:])
+
+
+Draws = np.random.Generator | Rows
 
 
 def epoch_indices(first: int, count: int, n: int, seed: int) -> NDArray[np.int64]:

@@ -144,7 +144,7 @@ def _stand_in(path: Path, *, classes: int, train: int) -> Portion:
 
 def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured]:
     from orch_core import learn
-    from orch_core.learn.pretraining import held_out_steps
+    from orch_core.learn.pretraining import read_out_steps
 
     found = []
     doubled = price(replace(cell, batch=2 * cell.batch))
@@ -156,7 +156,7 @@ def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured
             learn.pretrain(run, Path(place))
             seconds = clock() - began
         memory = (doubled.memory_bytes - cost.memory_bytes) / cell.batch
-        looks = len(held_out_steps(steps))
+        looks = len(read_out_steps(steps))
         found.append(Measured(cell=run, cost=cost, memory_image=memory, looks=looks, seconds=seconds))
     return found[1:]
 

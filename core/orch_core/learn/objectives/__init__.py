@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from orch_core.cell import Cell
 from orch_core.learn.data import Batch
+from orch_core.learn.randomness import Rows
 from orch_core.recipe import constants
 
 Inputs = tuple[Tensor, ...]
@@ -54,14 +54,17 @@ class Objective:
     draw:    augmented, masked inputs of a batch; all randomness is here
     before_step, after_step: what happens around the gradient step, by the run's progress (momentum, centres)
     rate:    learning rate of a parameter, by its name in `module`
+    coupled: the loss of an image depends on the others of its batch; else it is a mean over images, of inputs whose
+             rows are images
     """
 
     module: nn.Module
     encoder: VisionTransformer
-    draw: Callable[[Batch, np.random.Generator], Inputs]
+    draw: Callable[[Batch, Rows], Inputs]
     before_step: Callable[[Progress], None] = _nothing
     after_step: Callable[[Progress], None] = _nothing
     rate: Callable[[str], Rate] = _same
+    coupled: bool = False
 
 
 def build_objective(cell: Cell) -> Objective:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orch_core.cell import Cell
+from orch_core.learn import distributed, sharding
 from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.masks import block_masks
 from orch_core.learn.objectives import Inputs, Objective, Progress, Rate
+from orch_core.learn.randomness import Rows
 from orch_core.learn.schedule import cosine, linear_warmup
 from orch_core.recipes import Constants
 from orch_core.recipes.dinov2 import GLOBALS, head_sizes, masked_counts
@@ -62,15 +64,21 @@ class DinoV2(nn.Module):
         self.patch, self.constants = patch, constants
         self.means: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, crops: Tensor, masked: Tensor, small: Tensor) -> Tensor:
-        """Loss of global crops [2n, c, h, w] (all first ones, then all second ones), masks [2n, l] on them, local crops [k n, ...]."""
+    def forward(self, crops: Tensor, masked: Tensor, small: Tensor, *uniform: Tensor) -> Tensor:
+        """Loss of global crops [2n, c, h, w] (all first ones, then all second ones), masks [2n, l] on them, local crops [k n, ...].
+
+        uniform: drop path's numbers for the student's global and local crops, [2n, paths] and [k n, paths].
+        """
+        drop, drop_small = uniform or (None, None)
         student_temperature = float(self.constants["student_temperature"])
         where = masked.flatten().nonzero()[:, 0]
         targets, patch_targets = self._teach(crops, where)
-        tokens = encode(self.encoder, patchify(crops, self.patch), replaced=masked, token=self.mask_token)
+        tokens = encode(
+            self.encoder, patchify(crops, self.patch), replaced=masked, token=self.mask_token, uniform=drop
+        )
         classes, rows = tokens[:, 0], [tokens[:, 0]]
         if len(small):
-            rows.append(encode(self.encoder, patchify(small, self.patch))[:, 0])
+            rows.append(encode(self.encoder, patchify(small, self.patch), uniform=drop_small)[:, 0])
         seen = len(crops) + len(small)
         hidden = tokens[:, 1:].flatten(0, 1)[where]
         logits = self.head(torch.cat([*rows, hidden])) / student_temperature
@@ -93,8 +101,7 @@ class DinoV2(nn.Module):
         tokens = encode(self.teacher_encoder, patchify(crops, self.patch))
         logits = self.teacher_head(torch.cat([tokens[:, 0], tokens[:, 1:].flatten(0, 1)[where]]))
         whole, parts = logits[: len(crops)], logits[len(crops) :]
-        patch_mean = parts.mean(0, keepdim=True) if len(parts) else self.patch_centre
-        self.means = (whole.mean(0, keepdim=True), patch_mean)
+        self.means = (_mean(whole, self.class_centre), _mean(parts, self.patch_centre))
         return (
             ((whole - self.class_centre) / self.temperature).softmax(1),
             ((parts - self.patch_centre) / self.temperature).softmax(1),
@@ -112,7 +119,13 @@ class DinoV2(nn.Module):
         """Teacher = momentum x teacher + (1 - momentum) x student."""
         student = [*self.encoder.parameters(), *self.head.parameters()]
         teacher = [*self.teacher_encoder.parameters(), *self.teacher_head.parameters()]
-        torch._foreach_lerp_(list[Tensor](teacher), list[Tensor](student), 1 - momentum)
+        torch._foreach_lerp_(sharding.local([*teacher]), sharding.local([*student]), 1 - momentum)
+
+
+def _mean(rows: Tensor, otherwise: Tensor) -> Tensor:
+    """Mean [1, k] of the rows of all processes, which may have none."""
+    count = distributed.total(torch.tensor(float(len(rows)), device=rows.device))
+    return distributed.total(rows.sum(0, keepdim=True)) / count if count else otherwise
 
 
 def distillation(logs: Tensor, targets: Tensor) -> Tensor:
@@ -132,15 +145,21 @@ def distillation(logs: Tensor, targets: Tensor) -> Tensor:
 
 
 def koleo(features: Tensor) -> Tensor:
-    """-mean log distance to the nearest neighbour among unit vectors (Sablayrolles et al. 2019), fp32 at least."""
+    """-mean log distance to the nearest neighbour among unit vectors (Sablayrolles et al. 2019), fp32 at least.
+
+    The vectors of all processes are neighbours.
+    """
     with torch.autocast(features.device.type, enabled=False):
         unit = functional.normalize(
             features if features.dtype == torch.float64 else features.float(), dim=1, eps=1e-8
         )
+        others = distributed.gathered(unit)
+        shift = distributed.rank() * len(unit) if distributed.world() > 1 else 0
         with torch.no_grad():
-            similar = unit @ unit.T
-            nearest = similar.fill_diagonal_(-1).argmax(1)
-        return -(functional.pairwise_distance(unit, unit[nearest], eps=1e-8) + 1e-8).log().mean()
+            similar = unit @ others.T
+            own = torch.arange(len(unit), device=unit.device)[:, None]
+            nearest = similar.scatter_(1, own + shift, -1).argmax(1)
+        return -(functional.pairwise_distance(unit, others[nearest], eps=1e-8) + 1e-8).log().mean()
 
 
 def build(cell: Cell, constants: Constants) -> Objective:
@@ -153,13 +172,16 @@ def build(cell: Cell, constants: Constants) -> Objective:
     first, second, local = views(cell, constants)
     side = cell.resolution // cell.patch
 
-    def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
+    def draw(batch: Batch, rng: Rows) -> Inputs:
         crops = torch.cat([draw_view(batch, view, rng) for view in (first, second)])
         count = int(constants["local_crops"])
         small = [draw_view(batch, local, rng) for _ in range(count)]
-        counts = rng.permutation(masked_counts(len(crops), side * side, constants))
-        masked = torch.from_numpy(block_masks(counts, side, rng)).to(crops.device)
-        return crops, masked, torch.cat(small) if small else crops[:0]
+        counts = rng.shuffled(np.array(masked_counts(GLOBALS * rng.total, side * side, constants)))
+        masked = np.concatenate([block_masks(part, side, rng) for part in counts])
+        inputs = crops, torch.from_numpy(masked).to(crops.device), torch.cat(small) if small else crops[:0]
+        return (
+            inputs if not constants["drop_path"] else (*inputs, *_uniform(len(encoder.blocks), inputs, rng))
+        )
 
     def before_step(progress: Progress) -> None:
         warm = linear_warmup(progress.early, float(constants["teacher_warmup"]))
@@ -174,8 +196,26 @@ def build(cell: Cell, constants: Constants) -> Objective:
         return layer_rate(name, len(encoder.blocks), constants)
 
     return Objective(
-        module=module, encoder=encoder, draw=draw, before_step=before_step, after_step=after_step, rate=rate
+        module=module,
+        encoder=encoder,
+        draw=draw,
+        before_step=before_step,
+        after_step=after_step,
+        rate=rate,
+        coupled=True,
     )
+
+
+def _uniform(depth: int, inputs: Inputs, rng: Rows) -> Inputs:
+    """Drop path's numbers of the student's crops: two branches a block."""
+    device, n = inputs[0].device, len(inputs[0]) // GLOBALS
+    drawn = [
+        np.concatenate(
+            [rng.random((n, 2 * depth)) for _ in range(len(crops) // n)] or [np.empty((0, 2 * depth))]
+        )
+        for crops in (inputs[0], inputs[2])
+    ]
+    return tuple(torch.from_numpy(numbers).to(device) for numbers in drawn)
 
 
 def layer_rate(name: str, depth: int, constants: Constants) -> Rate:

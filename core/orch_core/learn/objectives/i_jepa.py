@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from orch_core.cell import Cell
+from orch_core.learn import sharding
 from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick, positions
 from orch_core.learn.masks import apart
 from orch_core.learn.objectives import Inputs, Objective, Progress
+from orch_core.learn.randomness import Rows
 from orch_core.recipes import Constants
 from orch_core.recipes.i_jepa import context, target_block
 
@@ -65,7 +66,7 @@ class IJepa(nn.Module):
     def update_teacher(self, momentum: float) -> None:
         """Teacher = momentum x teacher + (1 - momentum) x student."""
         teacher, student = list(self.teacher_encoder.parameters()), list(self.encoder.parameters())
-        torch._foreach_lerp_(list[Tensor](teacher), list[Tensor](student), 1 - momentum)
+        torch._foreach_lerp_(sharding.local([*teacher]), sharding.local([*student]), 1 - momentum)
 
 
 def build(cell: Cell, constants: Constants) -> Objective:
@@ -85,7 +86,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
     height, width = target_block(side, constants)
     keep, blocks, start = context(side, constants), int(constants["targets"]), float(constants["momentum"])
 
-    def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
+    def draw(batch: Batch, rng: Rows) -> Inputs:
         block = (height, width) if rng.random() < 0.5 else (width, height)  # one shape a batch
         targets, others = apart(len(batch), side, block, blocks, rng)
         device = batch.images.device

@@ -12,6 +12,7 @@ from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick, positions
 from orch_core.learn.objectives import Inputs, Objective
+from orch_core.learn.randomness import Rows
 from orch_core.recipes import Constants
 from orch_core.recipes.mae import kept
 
@@ -83,7 +84,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
     )
     keep = kept(side * side, float(constants["mask_ratio"]))
 
-    def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
+    def draw(batch: Batch, rng: Rows) -> Inputs:
         order = torch.from_numpy(np.argsort(rng.random((len(batch), side * side)), axis=1)).to(
             batch.images.device
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -13,10 +12,12 @@ from torch.nn import functional
 
 from orch_core.cell import Cell
 from orch_core.cost import encoder_shape
+from orch_core.learn import distributed, sharding
 from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.objectives import Inputs, Objective, Progress
+from orch_core.learn.randomness import Rows
 from orch_core.learn.schedule import cosine
 from orch_core.recipes import Constants
 from orch_core.recipes.moco_v3 import sizes
@@ -55,14 +56,36 @@ class MocoV3(nn.Module):
         """Teacher = momentum x teacher + (1 - momentum) x student."""
         student = [*self.encoder.parameters(), *self.projector.parameters()]
         teacher = [*self.teacher_encoder.parameters(), *self.teacher_projector.parameters()]
-        torch._foreach_lerp_(list[Tensor](teacher), list[Tensor](student), 1 - momentum)
+        torch._foreach_lerp_(sharding.local([*teacher]), sharding.local([*student]), 1 - momentum)
 
 
 def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of unit vectors, times 2 x temperature (algorithm 1 and its note): query i belongs to key i."""
+    """InfoNCE of unit vectors, times 2 x temperature (algorithm 1 and its note): query i belongs to key i.
+
+    The keys of all processes are candidates.
+    """
     queries, keys = functional.normalize(queries, dim=1), functional.normalize(keys, dim=1)
     labels = torch.arange(len(queries), device=queries.device)
+    if distributed.world() > 1:
+        labels, keys = labels + distributed.rank() * len(queries), distributed.gathered(keys)
     return functional.cross_entropy(queries @ keys.T / temperature, labels) * (2 * temperature)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """By the statistics of the whole batch, over all processes; none are kept."""
+
+    def __init__(self, features: int, *, affine: bool = True) -> None:
+        super().__init__(features, affine=affine, track_running_stats=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normed rows [n, features]."""
+        if distributed.world() == 1:
+            return super().forward(rows)
+        values, n = rows.float(), len(rows) * distributed.world()
+        mean = distributed.total(values.sum(0)) / n
+        variance = distributed.total((values - mean).square().sum(0)) / n
+        normed = (values - mean) * (variance + self.eps).rsqrt()
+        return (normed if self.weight is None else normed * self.weight + self.bias).to(rows.dtype)
 
 
 def head(layers: tuple[int, ...], *, last_norm: bool = True) -> nn.Sequential:
@@ -71,9 +94,9 @@ def head(layers: tuple[int, ...], *, last_norm: bool = True) -> nn.Sequential:
     for index, (a, b) in enumerate(pairwise(layers)):
         parts.append(nn.Linear(a, b, bias=False))
         if index < len(layers) - 2:
-            parts += [nn.BatchNorm1d(b, track_running_stats=False), nn.ReLU(inplace=True)]
+            parts += [BatchNorm(b), nn.ReLU(inplace=True)]
         elif last_norm:
-            parts.append(nn.BatchNorm1d(b, affine=False, track_running_stats=False))
+            parts.append(BatchNorm(b, affine=False))
     return nn.Sequential(*parts)
 
 
@@ -91,13 +114,13 @@ def build(cell: Cell, constants: Constants) -> Objective:
     )
     first, second = (_view(cell, constants, number) for number in (1, 2))
 
-    def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
+    def draw(batch: Batch, rng: Rows) -> Inputs:
         return draw_view(batch, first, rng), draw_view(batch, second, rng)
 
     def before_step(progress: Progress) -> None:
         module.update_teacher(cosine(progress.late, float(constants["momentum"]), 1.0))
 
-    return Objective(module=module, encoder=encoder, draw=draw, before_step=before_step)
+    return Objective(module=module, encoder=encoder, draw=draw, before_step=before_step, coupled=True)
 
 
 def _view(cell: Cell, constants: Constants, number: int) -> View:

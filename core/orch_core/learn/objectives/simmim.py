@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick
 from orch_core.learn.masks import square_order
 from orch_core.learn.objectives import Inputs, Objective
+from orch_core.learn.randomness import Rows
 from orch_core.recipes import Constants
 from orch_core.recipes.simmim import masked
 
@@ -49,7 +49,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
     count = masked(side * side, float(constants["mask_ratio"]))
     unit = max(1, round(float(constants["mask_side"]) * side))
 
-    def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
+    def draw(batch: Batch, rng: Rows) -> Inputs:
         order = torch.from_numpy(square_order(len(batch), side, unit, rng)).to(batch.images.device)
         return draw_view(batch, view, rng), order[:, :count]
 

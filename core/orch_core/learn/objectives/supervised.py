@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +12,7 @@ from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.objectives import Inputs, Objective
+from orch_core.learn.randomness import Rows
 from orch_core.recipes import Constants
 
 
@@ -38,7 +38,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
         side=cell.resolution, crop_min=float(constants["crop_min"]), crop_max=float(constants["crop_max"])
     )
 
-    def draw(batch: Batch, rng: np.random.Generator) -> Inputs:
+    def draw(batch: Batch, rng: Rows) -> Inputs:
         if int(batch.labels.max()) >= classes:
             message = f"the sources have {int(batch.labels.max()) + 1} classes together, the head {classes}"
             raise OrchError(message, hint="raise the recipe's `classes`")

@@ -1,0 +1,118 @@
+"""Several processes that train one cell, each on its rows of the global batch.
+
+A cell's numbers do not depend on how many there are, but for rounding: every process draws the randomness of the whole
+batch and keeps its rows (`randomness.Rows`), and whatever couples the images of a batch (batch norm, negatives, KoLeo, centres)
+is computed over all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+TIMEOUT = timedelta(minutes=10)
+"""After which a process that waits for a dead one fails."""
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def group() -> Iterator[None]:
+    """The process group of the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, torchrun's words.
+
+    NCCL on GPUs, one each; gloo otherwise. Nothing happens where WORLD_SIZE is 1 or missing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process computes for itself: what is read out of a model is not shared work."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def world() -> int:
+    """Processes that train this cell together."""
+    return dist.get_world_size() if dist.is_initialized() and not _alone.get() else 1
+
+
+def rank() -> int:
+    """Number of the own process; 0 writes the files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Sum over all processes, differentiable."""
+    return _Total.apply(tensor) if world() > 1 else tensor
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Rows of all processes [world x n, ...] from each one's [n, ...], by rank, differentiable."""
+    if world() == 1:
+        return tensor
+    places = torch.zeros(world(), *tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    at = torch.full((1, *tensor.shape), rank(), device=tensor.device)
+    return total(places.scatter(0, at, tensor[None])).flatten(0, 1)
+
+
+def agreed(*wishes: bool) -> tuple[bool, ...]:
+    """Each wish as soon as any process has it."""
+    if world() == 1:
+        return wishes
+    flags = torch.tensor(wishes, dtype=torch.int32, device=_device())
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in flags.tolist())
+
+
+def average(value: Tensor) -> float:
+    """Mean of a number over all processes."""
+    return float(total(value.to(_device()))) / world() if world() > 1 else float(value)
+
+
+def from_first(value: Any) -> Any:
+    """What rank 0 has."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, device=_device())
+    return box[0]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: FunctionCtx, tensor: Tensor) -> Tensor:
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(tensor)
+        return tensor
+
+    @staticmethod
+    def backward(_ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient

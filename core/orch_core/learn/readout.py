@@ -1,0 +1,95 @@
+"""What a model in training is worth, read out without changing it: held-out loss, health, nearest neighbours, a linear map."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional
+
+from orch_core.learn import sharding
+from orch_core.learn.augment import plain_view
+from orch_core.learn.data import Batch, chunks_of
+from orch_core.learn.encoders import encode, patchify
+from orch_core.learn.health import feature_figures
+from orch_core.learn.objectives import Objective
+from orch_core.learn.randomness import Rows, generator
+from orch_core.learn.step import autocast
+
+CHUNK = 128
+"""Images of one held-out loss term: fixed, for a contrastive loss depends on how many it contrasts."""
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+"""Of the weighted nearest-neighbour vote (Wu et al. 2018, section 3.4; DINO's evaluation)."""
+RIDGE = 1e-3
+
+
+@torch.no_grad()
+def read_out(
+    objective: Objective, held_out: Batch, gallery: Batch, patch: int, precision: str
+) -> dict[str, float]:
+    """Figures of the model as it is: `heldout_loss` on draws that every cell shares, spread of features, accuracies.
+
+    Read-outs learn from the gallery and are tested on as many held-out images.
+    """
+    module, total, chunks = objective.module, 0.0, max(1, len(held_out) // CHUNK)
+    queries = held_out.rows(slice(len(gallery)))
+    module.eval()
+    for index in range(chunks):
+        chunk = held_out.rows(slice(index * CHUNK, (index + 1) * CHUNK))
+        rng = Rows(generator(0, "held out", index), slice(0, len(chunk)), len(chunk))
+        with autocast(held_out.images.device, precision):
+            total += float(module(*objective.draw(chunk, rng)))
+    sharding.put_together(module)
+    known, asked = (features(objective.encoder, batch.images, patch) for batch in (gallery, queries))
+    figures = feature_figures(objective.encoder, held_out, patch) | accuracies(
+        known, asked, gallery.labels, queries.labels
+    )
+    sharding.settle(module)
+    module.train()
+    return {"heldout_loss": total / chunks, **figures}
+
+
+@torch.no_grad()
+def spread(objective: Objective, held_out: Batch, patch: int, images: int) -> dict[str, float]:
+    """How far the features of `images` held-out images are apart (see `health.feature_figures`)."""
+    module = objective.module
+    module.eval()
+    sharding.put_together(module)
+    figures = feature_figures(objective.encoder, held_out, patch, images)
+    sharding.settle(module)
+    module.train()
+    return figures
+
+
+def features(encoder: VisionTransformer, images: Tensor, patch: int) -> Tensor:
+    """Mean-pooled tokens [n, width] of plain uint8 images, fp32."""
+    return torch.cat(
+        [
+            encode(encoder, patchify(plain_view(part), patch))[:, 1:].mean(1).float()
+            for part in chunks_of(images, CHUNK)
+        ]
+    )
+
+
+def accuracies(gallery: Tensor, queries: Tensor, known: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Accuracy on queries [m, width] of what the gallery's features [n, width] and labels [n] say; none with one class.
+
+    knn_accuracy:    vote of the 20 nearest by cosine, weighted exp(cosine / 0.07) (Wu et al. 2018)
+    linear_accuracy: ridge regression onto one-hot labels, features standardised by the gallery, penalty 1e-3 of n
+    """
+    classes = int(torch.cat([known, wanted]).max()) + 1
+    if bool((known == known[0]).all()):
+        return {}
+    hot = functional.one_hot(known, classes).double()
+    cosine = functional.normalize(queries.double(), dim=1) @ functional.normalize(gallery.double(), dim=1).T
+    near, where = cosine.topk(min(NEIGHBOURS, len(gallery)), dim=1)
+    votes = ((near / TEMPERATURE).exp()[:, :, None] * hot[where]).sum(1)
+    mean, scale = gallery.double().mean(0), gallery.double().std(0).clamp(min=1e-6)
+    x, y = (gallery - mean) / scale, hot - hot.mean(0)
+    penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weights = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
+    linear = (queries - mean) / scale @ weights + hot.mean(0)
+    return {
+        "knn_accuracy": float((votes.argmax(1) == wanted).double().mean()),
+        "linear_accuracy": float((linear.argmax(1) == wanted).double().mean()),
+    }

@@ -1,0 +1,80 @@
+"""Parameters, gradients and moments of a large model divided among processes (FSDP2: Zhao et al. 2023, arXiv 2304.11277)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from orch_core.learn import distributed
+
+LARGE = 5e8
+"""Parameters from which on a model is divided: ViT-H has 632 M, and 12 bytes each of gradient and moments."""
+
+
+def is_large(module: nn.Module) -> bool:
+    """Whether its trained parameters are worth dividing."""
+    return sum(part.numel() for part in module.parameters() if part.requires_grad) >= LARGE
+
+
+def shard(module: nn.Module) -> None:
+    """Divide the module's parameters in place, block by block."""
+    device = next(module.parameters()).device.type
+    mesh = init_device_mesh(device, (distributed.world(),))
+    for part in module.modules():
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def exchange(module: nn.Module, *, wanted: bool) -> None:
+    """Whether the next backward pass adds up the gradients of all processes."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(wanted)
+
+
+def settle(module: nn.Module) -> None:
+    """Divide again what a forward pass without backward has put together."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
+
+
+def put_together(module: nn.Module) -> None:
+    """Have the root's parameters whole, for what does not go through its forward."""
+    if isinstance(module, FSDPModule):
+        module.unshard()
+
+
+def whole(value: Any) -> Any:
+    """A state with every divided tensor put together; all processes must call it."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value
+
+
+def local(tensors: list[Tensor]) -> list[Tensor]:
+    """The own part of each tensor."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what `whole` made of an optimiser's state, divided as its parameters are."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    divided = {
+        index: {name: _like(value, parameters[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
+    }
+    optimiser.load_state_dict({**state, "state": divided})
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    if isinstance(parameter, DTensor) and value.ndim:
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return value
