@@ -7,14 +7,18 @@ or [n, h, w, 3] (colour) and `{train,val,test}_labels` of integers [n, 1], or [n
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
+from orch_core.subset import hash_ranks
 
 SPLITS = ("train", "val", "test")
 Images = NDArray[np.uint8]
@@ -42,32 +46,123 @@ class NpzFacts:
 
 
 def read_split(path: Path, split: str) -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the file."""
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the file.
+
+    The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
+    """
+    if path.is_dir():
+        from orch_core.packs.facts import read_task  # a task may be a pack folder too
+
+        return read_task(path, split)
+    try:
+        stat = path.stat()
+    except OSError:
+        return _read_split(path, split)  # says what is wrong
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, split)
+    if key not in _kept:
+        _keep(key, _read_split(path, split))
+    return _kept[key]
+
+
+KEPT_BYTES = 2**28
+_kept: dict[tuple[str, int, int, str], tuple[Images, Labels]] = {}
+
+
+def _keep(key: tuple[str, int, int, str], arrays: tuple[Images, Labels]) -> None:
+    """Keep the arrays, and forget those kept longest beyond KEPT_BYTES (but for the newest)."""
+    _kept[key] = arrays
+    while len(_kept) > 1 and sum(one.nbytes for pair in _kept.values() for one in pair) > KEPT_BYTES:
+        del _kept[next(iter(_kept))]
+
+
+def _read_split(path: Path, split: str) -> tuple[Images, Labels]:
     with _open(path) as archive:
         images = _array(archive, path, f"{split}_images")
-        labels = _array(archive, path, f"{split}_labels")
-    if (
-        images.dtype != np.uint8
-        or images.ndim not in {3, 4}
-        or (images.ndim == 4 and images.shape[3] not in {1, 3})
-        or 0 in images.shape[1:]
-    ):
-        message = f"{path}: {split}_images is {images.dtype} {list(images.shape)}"
-        raise OrchError(
-            message, hint="images must be uint8 [n, h, w] or [n, h, w, 3], as MedMNIST stores them"
-        )
-    if labels.dtype.kind not in "iub" or labels.ndim not in {1, 2} or 0 in labels.shape[1:]:
-        message = f"{path}: {split}_labels is {labels.dtype} {list(labels.shape)}"
-        raise OrchError(message, hint="labels must be integers [n] or [n, k]")
+        labels = _labels(archive, path, split)
+    _check_images(path, split, images.dtype, images.shape)
     if len(images) != len(labels):
         message = f"{path}: {len(images)} {split} images but {len(labels)} labels"
         raise OrchError(message, hint="every image needs its label; rebuild the file")
     if len(images) == 0:
         message = f"{path}: the {split} split is empty"
         raise OrchError(message, hint="put at least one image in each of train, val and test")
-    return images.reshape(*images.shape[:3], -1).astype(np.uint8, copy=False), labels.astype(
-        np.int64
-    ).reshape(len(labels), -1)
+    return images.reshape(*images.shape[:3], -1).astype(np.uint8, copy=False), labels
+
+
+def _check_images(path: Path, split: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    if dtype != np.uint8 or len(shape) not in {3, 4} or (len(shape) == 4 and shape[3] not in {1, 3}):
+        wrong = True
+    else:
+        wrong = 0 in shape[1:]
+    if wrong:
+        message = f"{path}: {split}_images is {dtype} {list(shape)}"
+        raise OrchError(
+            message, hint="images must be uint8 [n, h, w] or [n, h, w, 3], as MedMNIST stores them"
+        )
+
+
+def _labels(archive: zipfile.ZipFile, path: Path, split: str) -> Labels:
+    labels = _array(archive, path, f"{split}_labels")
+    if labels.dtype.kind not in "iub" or labels.ndim not in {1, 2} or 0 in labels.shape[1:]:
+        message = f"{path}: {split}_labels is {labels.dtype} {list(labels.shape)}"
+        raise OrchError(message, hint="labels must be integers [n] or [n, k]")
+    return labels.astype(np.int64).reshape(len(labels), labels.shape[1] if labels.ndim == 2 else 1)
+
+
+def npz_splits(path: Path) -> list[str]:
+    """Splits that an npz has images of; raises OrchError for a file that is not one, or has none."""
+    with _open(path) as archive:
+        names = archive.namelist()
+    found = [split for split in SPLITS if f"{split}_images.npy" in names]
+    if not found:
+        message = f"{path} has no images; it holds {', '.join(sorted(names)) or 'nothing'}"
+        raise OrchError(message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them")
+    return found
+
+
+def read_labels(path: Path, split: str) -> Labels:
+    """Labels [n, k] of one split; raises OrchError naming what is wrong with them."""
+    with _open(path) as archive:
+        return _labels(archive, path, split)
+
+
+def stream_images(path: Path, split: str) -> Iterator[Images]:
+    """Images [h, w, c] of one split, one after the other, the split never in memory at once (but in Fortran order)."""
+    name = f"{split}_images"
+    with _open(path) as archive:
+        try:
+            file = archive.open(f"{name}.npy")
+        except Exception:
+            _array(archive, path, name)
+            raise
+        with file:
+            yield from _streamed(file, archive, path, split)
+
+
+def _streamed(file: IO[bytes], archive: zipfile.ZipFile, path: Path, split: str) -> Iterator[Images]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # damaged bytes raise whatever numpy or the decompressor trips on
+        raise _unreadable(path, f"{split}_images", error) from error
+    _check_images(path, split, dtype, shape)
+    if fortran:
+        yield from (
+            _array(archive, path, f"{split}_images").reshape(*shape[:3], -1).astype(np.uint8, copy=False)
+        )
+        return
+    size = math.prod(shape[1:])
+    for _ in range(shape[0]):
+        try:
+            blob = file.read(size)
+        except Exception as error:
+            raise _unreadable(path, f"{split}_images", error) from error
+        if len(blob) != size:
+            raise _unreadable(path, f"{split}_images", EOFError("it ends early"))
+        yield np.frombuffer(blob, np.uint8).reshape(*shape[1:3], -1)
 
 
 def inspect_npz(path: Path) -> NpzFacts:
@@ -131,9 +226,7 @@ def hash_order(keys: list[bytes], subset_seed: int) -> NDArray[np.int64]:
     A smaller subset is contained in every larger one, whatever the order of the file, and byte-equal
     images stay together.
     """
-    salt = subset_seed.to_bytes(8, "big", signed=True)
-    ranks = [hashlib.blake2b(key, digest_size=8, salt=salt).digest() for key in keys]
-    return np.array(sorted(range(len(keys)), key=lambda index: (ranks[index], index)), dtype=np.int64)
+    return np.argsort(hash_ranks(keys, subset_seed), kind="stable")
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -158,6 +251,10 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[np.generi
             message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them"
         ) from error
     except Exception as error:  # damaged bytes raise whatever numpy or the decompressor trips on
-        message = f"{path}: array `{name}` cannot be read: {str(error) or type(error).__name__}"
-        raise OrchError(message, hint="the file is damaged: copy or download it again") from error
+        raise _unreadable(path, name, error) from error
     return array
+
+
+def _unreadable(path: Path, name: str, error: Exception) -> OrchError:
+    message = f"{path}: array `{name}` cannot be read: {str(error) or type(error).__name__}"
+    return OrchError(message, hint="the file is damaged: copy or download it again")

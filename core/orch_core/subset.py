@@ -1,8 +1,19 @@
-"""How a data size is shared among the sources of a mix, so that a smaller subset lies in every larger one."""
+"""Which images a data size means: nested, in proportion to the strata, groups whole, whatever the order of the files.
+
+Images are ranked by a keyed hash of their group (patient, slide, volume) or, without one, of their pixels. A stratum is
+what must keep its share (a source, a modality). The order of `stratified_order` has every subset as a prefix.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranks = NDArray[np.uint64]
+Rows = NDArray[np.int64]
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -20,3 +31,62 @@ def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
         name = min(counts, key=lambda name: ((counts[name] + 0.5) / weights[name], list(weights).index(name)))
         counts[name] += 1
     return counts
+
+
+def hash_ranks(keys: Iterable[bytes], subset_seed: int) -> Ranks:
+    """blake2b-64 of every key, salted with the seed: images in ascending order of it are in random order, uint64 [n]."""
+    salt = subset_seed.to_bytes(8, "big", signed=True)
+    digests = b"".join(hashlib.blake2b(key, digest_size=8, salt=salt).digest() for key in keys)
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def stratified_order(strata: NDArray[np.integer], ranks: Ranks, within: Ranks) -> Rows:
+    """Rows in the order of which the first n are the subset of size n, int64 [n].
+
+    strata: number of each row's stratum, below 65,536; ranks: hash ranks, equal for images of one group; within: order
+    inside a group (ties keep the order of rows). Image j (from 0) of a stratum of m stands at (j + 1/2) / m: that is
+    the order in which Webster's method (see `apportion`) gives seats, so every prefix holds every stratum in proportion
+    within one image, and contains every shorter prefix.
+    """
+    by_rank = _by_rank(ranks, within)
+    by_stratum = by_rank[np.argsort(strata[by_rank].astype(np.uint16), kind="stable")]  # a radix sort
+    sizes = np.bincount(strata, minlength=1)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    places = (np.arange(len(by_stratum)) - starts + 0.5) / np.repeat(sizes, sizes)
+    return by_stratum[np.argsort(places, kind="stable")]  # merges runs that are sorted already
+
+
+def _by_rank(ranks: Ranks, within: Ranks) -> Rows:
+    """Rows by (rank, within, row): one fast sort, then only the rows whose ranks are equal are sorted again."""
+    order = np.argsort(ranks)
+    ranked = ranks[order]
+    equal = np.flatnonzero(ranked[1:] == ranked[:-1])
+    tied = np.union1d(equal, equal + 1)
+    rows = np.sort(order[tied])
+    order[tied] = rows[np.lexsort((within[rows], ranks[rows]))]
+    return order
+
+
+def held_out_split(ranks: Ranks, share: float) -> NDArray[np.bool_]:
+    """Which images of one source are held out for validation: whole groups, about `share` of them and at least one.
+
+    A group's place in 0..1 is its rank, mixed once more (SplitMix64's finaliser; Steele, Lea, Flood 2014), so that
+    what is held out is no prefix of the subsets' order; it does not depend on which other groups there are.
+    """
+    mixed = ranks ^ (ranks >> np.uint64(30))
+    mixed = mixed * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
+    chosen: NDArray[np.bool_] = (mixed < limit) | (mixed == mixed.min())
+    return chosen
+
+
+def shared_with(kept: tuple[Ranks, Ranks], others: tuple[Ranks, Ranks]) -> NDArray[np.bool_]:
+    """Which rows of `kept` have both 64-bit halves of a key equal to a row of `others`, bool [n]."""
+    (high, low), (other_high, other_low) = kept, others
+    found: NDArray[np.bool_] = np.isin(low, other_low)
+    there = set(zip(other_high.tolist(), other_low.tolist(), strict=True)) if found.any() else set()
+    where = np.flatnonzero(found)
+    found[where] = [(int(high[row]), int(low[row])) in there for row in where]
+    return found

@@ -1,0 +1,81 @@
+"""Images as a tensor, with what goes with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """images: uint8 [n, channels, resolution, resolution]; free: bool [n], no up and down.
+
+    labels: int64 [n], the first label of each image, those of every source after those of the sources before it;
+    -1 for an image without one.
+    """
+
+    images: Tensor
+    free: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, indices: NDArray[np.int64] | slice) -> Batch:
+        """The images at `indices`."""
+        where = indices if isinstance(indices, slice) else torch.from_numpy(indices)
+        return Batch(images=self.images[where], free=self.free[where], labels=self.labels[where])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; from pinned memory the copy runs beside what the device does."""
+        images, free, labels = (
+            part.to(device, non_blocking=True) for part in (self.images, self.free, self.labels)
+        )
+        return Batch(images=images, free=free, labels=labels)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU can read by itself."""
+        return Batch(
+            images=self.images.pin_memory(), free=self.free.pin_memory(), labels=self.labels.pin_memory()
+        )
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """Batches one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        images=torch.cat([part.images for part in parts]),
+        free=torch.cat([part.free for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+    )
+
+
+def as_tensor(images: NDArray[np.uint8], *, resolution: int, channels: int) -> Tensor:
+    """Images [n, h, w, c] as uint8 [n, channels, resolution, resolution]: luma where grey is asked, resized if needed."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if channels == 1 and tensor.shape[1] == 3:
+        luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as PIL's convert("L")
+        tensor = (tensor * luma).sum(1, keepdim=True).round().to(torch.uint8)
+    if tensor.shape[-2:] != (resolution, resolution):
+        resized = [
+            functional.interpolate(
+                chunk.float(), (resolution, resolution), mode="bilinear", align_corners=False, antialias=True
+            )
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+            for chunk in chunks_of(tensor, 1024)
+        ]
+        tensor = torch.cat(resized)
+    return tensor.expand(-1, channels, -1, -1) if tensor.shape[1] != channels else tensor
+
+
+def chunks_of(tensor: Tensor, size: int) -> list[Tensor]:
+    """Slices of up to `size` rows."""
+    return [tensor[start : start + size] for start in range(0, len(tensor), size)]

@@ -1,0 +1,176 @@
+"""Runs to the final order: splits, what pretraining may see, the order in which subsets nest, the fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from orch_core.identity import digest
+from orch_core.images import SPLITS
+from orch_core.packs.layout import Modality
+from orch_core.subset import Rows, held_out_split, shared_with, stratified_order
+
+LEVELS = (0.001, 0.01, 0.1, 1.0)
+"""Data sizes, as shares of the images for pretraining, at which a pack ends: they are whole files."""
+CHUNK = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arranged:
+    """Every usable image, a row each, in its final order.
+
+    index: columns of `gather.SCHEMA` but name and problem, and `unit`, `source` (place), `code` (of the modality),
+           `split` (place in SPLITS), `pretraining` (bool)
+    rows:  places of the rows in the order in which they were gathered, int64 [n]
+    modalities: names, in the order of their codes
+    """
+
+    index: pl.DataFrame
+    rows: Rows
+    modalities: tuple[str, ...]
+
+
+def arrange(frames: Sequence[pl.DataFrame], sources: Sequence[int], val: float) -> Arranged:
+    """Order the units' rows (without problems) of the sources at those places; `val` is the share to hold out.
+
+    A source that brings its own val split keeps it; from any other, whole groups are held out.
+    """
+    index = pl.concat(
+        [
+            frame.with_columns(unit=pl.lit(unit, pl.UInt32), source=pl.lit(source, pl.UInt16))
+            for unit, (frame, source) in enumerate(zip(frames, sources, strict=True))
+        ]
+    )
+    names = tuple(sorted(index["modality"].unique().to_list()))
+    codes = index["modality"].replace_strict(names, range(len(names)), return_dtype=pl.UInt16)
+    index = index.drop("modality").with_columns(code=codes)
+    index = index.with_columns(split=pl.Series(_splits(index, val), dtype=pl.UInt8))
+    index = index.with_columns(pretraining=pl.Series(for_pretraining(index)))
+    rows = final_order(index)
+    columns = {name: index.drop_in_place(name).gather(rows) for name in index.columns}
+    return Arranged(index=pl.DataFrame(columns), rows=rows, modalities=names)
+
+
+def _splits(index: pl.DataFrame, val: float) -> NDArray[np.uint8]:
+    """Place in SPLITS of every row, val held out from sources that have none."""
+    given = index["split"].replace_strict(("", *SPLITS), (0, 0, 1, 2), return_dtype=pl.UInt8).to_numpy()
+    splits = given.copy()
+    source, ranks = index["source"].to_numpy(), index["rank"].to_numpy()
+    for place in np.unique(source):
+        train = np.flatnonzero((source == place) & (given == 0))
+        if len(train) and not ((source == place) & (given == 1)).any():
+            splits[train[held_out_split(ranks[train], val)]] = 1
+    return splits
+
+
+def for_pretraining(index: pl.DataFrame) -> NDArray[np.bool_]:
+    """Training rows whose image, and whose group, is in no other split, bool [n]."""
+    split = index["split"].to_numpy()
+    train = np.flatnonzero(split == 0)
+    held_out = np.flatnonzero(split > 0)
+    high, low, rank = (index[name].to_numpy() for name in ("hash_high", "hash_low", "rank"))
+    kept: NDArray[np.bool_] = split == 0
+    leaked: NDArray[np.bool_] = np.isin(rank[train], rank[held_out]) | shared_with(
+        (high[train], low[train]), (high[held_out], low[held_out])
+    )
+    kept[train] = ~leaked
+    return kept
+
+
+def final_order(index: pl.DataFrame) -> Rows:
+    """Rows as they are packed: for pretraining, other training images, val, test; each in `stratified_order`."""
+    split, kept = index["split"].to_numpy(), index["pretraining"].to_numpy()
+    strata = index["source"].to_numpy().astype(np.int64) * 2**16 + index["code"].to_numpy()
+    strata = np.unique(strata, return_inverse=True)[1]
+    ranks, within = index["rank"].to_numpy(), index["hash_high"].to_numpy()
+    parts = []
+    for part in (kept, (split == 0) & ~kept, split == 1, split == 2):
+        rows = np.flatnonzero(part)
+        parts.append(rows[stratified_order(strata[rows], ranks[rows], within[rows])])
+    return np.concatenate(parts)
+
+
+def modality(index: pl.DataFrame, name: str, code: int, classes: Sequence[int]) -> Modality:
+    """Facts of one modality; classes: by source's place."""
+    part = index.filter(pl.col("code") == code)
+    counts = {split: int((part["split"] == place).sum()) for place, split in enumerate(SPLITS)}
+    shapes = part.select("height", "width", "channels").unique()
+    widths = part["labels"].list.len().unique().to_list()
+    labels = widths[0] if len(widths) == 1 else 0
+    present = sorted(part["source"].unique().to_list())
+    return Modality(
+        name=name,
+        fingerprint=fingerprint(part),
+        counts=counts,
+        pretraining=int(part["pretraining"].sum()),
+        labels=labels,
+        classes=labels if labels > 1 else sum(classes[place] for place in present),
+        duplicates=_duplicates(part),
+        shape=shapes.row(0) if len(shapes) == 1 else None,
+        sources=tuple(present),
+    )
+
+
+def fingerprint(part: pl.DataFrame) -> str:
+    """Content hash of rows in their order: pixels, shape, split, use, labels, and which share a source."""
+    hasher = hashlib.blake2b(digest_size=16)
+    sources = part["source"].rank("dense").cast(pl.UInt16)
+    for start in range(0, len(part), CHUNK):
+        chunk = part.slice(start, CHUNK).with_columns(source=sources.slice(start, CHUNK))
+        for name in (
+            "hash_high",
+            "hash_low",
+            "height",
+            "width",
+            "channels",
+            "split",
+            "pretraining",
+            "source",
+        ):
+            hasher.update(np.ascontiguousarray(chunk[name].to_numpy()).tobytes())
+        hasher.update(chunk["labels"].list.len().to_numpy().tobytes())
+        hasher.update(chunk["labels"].explode().drop_nulls().to_numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def content_hashes(index: pl.DataFrame) -> bytes:
+    """Content hashes of the rows, 16 bytes each."""
+    halves = index.select("hash_high", "hash_low").to_numpy()
+    return halves.astype(">u8").tobytes()
+
+
+def joint_fingerprint(modalities: Sequence[Modality]) -> str:
+    """Of a whole folder: that of its only modality, or of all of them."""
+    if len(modalities) == 1:
+        return modalities[0].fingerprint
+    return digest({one.name: one.fingerprint for one in modalities})
+
+
+def _duplicates(part: pl.DataFrame) -> dict[str, int]:
+    hashes = [
+        part.filter(pl.col("split") == place).select("hash_high", "hash_low").unique() for place in range(3)
+    ]
+    pairs = {}
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        shared = len(hashes[one].join(hashes[other], on=["hash_high", "hash_low"], how="semi"))
+        if shared:
+            pairs[f"{SPLITS[one]}/{SPLITS[other]}"] = shared
+    return pairs
+
+
+def pack_bounds(sizes: NDArray[np.uint64], pretraining: int, pack_bytes: int) -> list[int]:
+    """First rows of the packs, and the number of rows: as many as fit in `pack_bytes`, cut at LEVELS too."""
+    ends = np.cumsum(sizes, dtype=np.uint64)
+    cuts = sorted({round(level * pretraining) for level in LEVELS} | {len(sizes)})
+    bounds = [0]
+    for cut in cuts:
+        while bounds[-1] < cut:
+            before = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
+            fits = int(np.searchsorted(ends, np.uint64(before + pack_bytes), side="right"))
+            bounds.append(min(cut, max(fits, bounds[-1] + 1)))
+    return bounds

@@ -1,0 +1,98 @@
+"""What a pack folder holds, for whoever plans with it or reads it as a task; and whether its files are what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from orch_core.errors import OrchError
+from orch_core.images import SPLITS, Images, Labels, NpzFacts, fingerprint
+from orch_core.packs.layout import INDEX, Manifest, Modality, read_manifest
+from orch_core.packs.read import ALL, modality_code, open_packs, read_images, select
+
+
+def pack_facts(folder: Path, modality: str) -> NpzFacts:
+    """Facts of the rows of one modality, or of `all`; raises OrchError where the folder is not whole.
+
+    The table and the index are hashed, packs only measured: `problems` reads those too. height, width, channels: 0
+    where images differ. labels: 0 where they have none, or sources with different numbers of them.
+    """
+    manifest = read_manifest(folder)
+    found = next(_wrong_files(folder, manifest), None) or next(_wrong_sizes(folder, manifest), None)
+    if found:
+        raise OrchError(found, hint="copy the whole folder again, or pack it again")
+    code = modality_code(manifest, modality)
+    parts = manifest.modalities if code is None else (manifest.modalities[code],)
+    shapes = {part.shape for part in parts}
+    height, width, channels = (shapes.pop() if len(shapes) == 1 else None) or (0, 0, 0)
+    pairs = {pair for part in parts for pair in part.duplicates}
+    return NpzFacts(
+        fingerprint=manifest.fingerprint if code is None else parts[0].fingerprint,
+        counts={split: sum(part.counts[split] for part in parts) for split in SPLITS},
+        height=height,
+        width=width,
+        channels=channels,
+        labels=parts[0].labels if len({part.labels for part in parts}) == 1 else 0,
+        classes=_classes(manifest, parts),
+        duplicates={pair: sum(part.duplicates.get(pair, 0) for part in parts) for pair in sorted(pairs)},
+        pretraining=sum(part.pretraining for part in parts),
+    )
+
+
+def _classes(manifest: Manifest, parts: tuple[Modality, ...]) -> int:
+    return parts[0].classes if len(parts) == 1 else sum(source.classes for source in manifest.sources)
+
+
+def read_task(folder: Path, split: str) -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError where packs cannot serve as a task.
+
+    The train split is what pretraining may see: images that are in val or test too would flatter a probe.
+    """
+    packs = open_packs(folder)
+    chosen = select(packs, ALL, split)
+    if len(packs.manifest.sources) > 1:
+        message = f"{folder} has {len(packs.manifest.sources)} sources; a task has one"
+        raise OrchError(message, hint="pack the task's images by themselves")
+    if not chosen.count:
+        message = f"{folder}: the {split} split is empty"
+        raise OrchError(message, hint="put at least one image in each of train, val and test")
+    rows = chosen.at(np.arange(chosen.count))
+    shapes = np.unique(packs.table[rows][["height", "width", "channels"]])
+    labels = pl.read_parquet(folder / INDEX, columns=["labels"])["labels"].gather(rows)
+    if len(shapes) > 1 or labels.list.len().n_unique() > 1 or not labels.list.len().min():
+        message = f"{folder}: a task's images have one size, and a label each"
+        raise OrchError(message, hint="the npz format of MedMNIST has both")
+    return np.stack(read_images(packs, rows)), np.array(labels.to_list(), np.int64)
+
+
+def problems(folder: Path, tell: Callable[[int, int], None]) -> Iterator[str]:
+    """Read everything and name every file that is not what it was; `tell` hears of packs done, of how many."""
+    manifest = read_manifest(folder)
+    yield from _wrong_files(folder, manifest)
+    for number, pack in enumerate(manifest.packs, 1):
+        path = folder / pack.file
+        if not path.exists():
+            yield f"{path} is missing"
+        elif fingerprint(path) != pack.hash:
+            yield f"{path} is not the pack that the manifest describes: its hash differs"
+        tell(number, len(manifest.packs))
+
+
+def _wrong_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.exists():
+            yield f"{path} is missing"
+        elif fingerprint(path) != expected:
+            yield f"{path} does not belong to these packs: its hash is not the manifest's"
+
+
+def _wrong_sizes(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for pack in manifest.packs:
+        path = folder / pack.file
+        size = path.stat().st_size if path.exists() else None
+        if size != pack.bytes:
+            yield f"{path} is missing" if size is None else f"{path} has {size:,} bytes, not {pack.bytes:,}"

@@ -1,0 +1,207 @@
+"""Sources to sorted runs: every image read once, checked, hashed, and laid down in the order of its rank.
+
+A unit is what is read in one go and kept whole: a stretch of a folder's files, a split of an npz, a shard. Its result is
+two files, the second one atomic, so that a packing that was killed goes on with the units that it lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from orch_core.identity import digest
+from orch_core.images import Images
+from orch_core.packs.pixels import FORMATS, BadImage, decode, encode_jpeg, shrink
+from orch_core.subset import hash_ranks
+
+RUN_BYTES = 128 * 2**20
+"""Stored images that a worker holds before it writes them down, sorted."""
+EMPTY = "empty slice: one intensity everywhere"
+"""The one problem that is nobody's fault: such slices are left out and listed, and do not count as bad."""
+Store = Literal["keep", "raw", "jpeg"]
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "name": pl.String,
+    "problem": pl.String,
+    "rank": pl.UInt64,
+    "hash_high": pl.UInt64,
+    "hash_low": pl.UInt64,
+    "modality": pl.String,
+    "group": pl.String,
+    "split": pl.String,
+    "labels": pl.List(pl.Int32),
+    "height": pl.UInt16,
+    "width": pl.UInt16,
+    "channels": pl.UInt8,
+    "format": pl.UInt8,
+    "offset": pl.UInt64,
+    "bytes": pl.UInt32,
+    "crc": pl.UInt32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How images are stored.
+
+    store: keep what is JPEG, PNG or WebP as it is and the rest raw; or everything raw; or everything as JPEG
+    side:  longest allowed shorter side in pixels, 0 for any; a reduced image is stored raw, or as JPEG
+    """
+
+    store: Store = "keep"
+    side: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A source as the user gives it.
+
+    modality: of all its images; empty where each says its own (DICOM's tag, a Parquet column)
+    group:    what images of one patient, slide or volume share: a regular expression on the path, whose first group
+              counts, or a column of Parquet, or a field of a shard's JSON; empty for what the format says itself
+    window:   (level, width) of calibrated intensities; None for the default (see `slices`)
+    """
+
+    name: str
+    path: Path
+    modality: str = ""
+    group: str = ""
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A part of a source. paths: files that it is read from; part: what of them, as the kind understands it.
+
+    stamp: their sizes and times of change, so that a unit of changed files is read again
+    classes: names of the source's classes, in the order of their labels
+    """
+
+    source: int
+    kind: str
+    paths: tuple[str, ...]
+    part: str
+    stamp: str
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One image of a source: encoded (`blob`) or as pixels uint8 [h, w, c]; or the problem that it has."""
+
+    name: str
+    blob: bytes = b""
+    pixels: Images | None = None
+    modality: str = ""
+    group: str = ""
+    split: str = ""
+    labels: tuple[int, ...] = ()
+    problem: str = ""
+
+
+def unit_key(unit: Unit, spec: Spec, settings: Settings) -> str:
+    """Identity of a unit's result: of its files, how they are read and how they are stored."""
+    asked = asdict(spec) | {"path": str(spec.path), "window": list(spec.window or ())}
+    return digest({"unit": _plain(asdict(unit)), "spec": asked, "settings": asdict(settings)})
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in document.items()}
+
+
+def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, folder: Path) -> None:
+    """Write a unit's images as `KEY.runs` (sorted by rank in stretches of RUN_BYTES) and its rows as `KEY.parquet`."""
+    runs, rows = folder / f"{key}.runs", folder / f"{key}.parquet"
+    kept: list[dict[str, Any]] = []
+    waiting: list[tuple[int, bytes]] = []  # place in `kept`, stored bytes
+    held = at = 0
+    with runs.open("wb") as file:
+        for item in items:
+            row, blob = _row(item, spec, settings)
+            if blob:
+                waiting.append((len(kept), blob))
+                held += len(blob)
+            kept.append(row)
+            if held > RUN_BYTES:
+                at = _flush(file, waiting, kept, at)
+                waiting, held = [], 0
+        _flush(file, waiting, kept, at)
+        file.flush()
+        os.fsync(file.fileno())
+    partial = rows.with_suffix(".partial")
+    pl.DataFrame(kept, schema=SCHEMA).write_parquet(partial, compression="lz4", statistics=False)
+    os.replace(partial, rows)
+
+
+def _flush(file: Any, waiting: list[tuple[int, bytes]], rows: list[dict[str, Any]], at: int) -> int:
+    for place, blob in sorted(waiting, key=lambda one: (rows[one[0]]["rank"], one[0])):
+        file.write(blob)
+        rows[place]["offset"] = at
+        at += len(blob)
+    return at
+
+
+def _row(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any], bytes]:
+    if item.problem:
+        return _empty_row(item.name, item.problem), b""
+    try:
+        pixels, form, blob = _stored(item, settings)
+    except BadImage as problem:
+        return _empty_row(item.name, str(problem)), b""
+    content = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+    key = group_key(spec.name, item.group) if item.group else content
+    high, low = np.frombuffer(content, ">u8").tolist()
+    return {
+        "name": item.name,
+        "problem": "",
+        "rank": int(hash_ranks([key], 0)[0]),
+        "hash_high": high,
+        "hash_low": low,
+        "modality": spec.modality or item.modality,
+        "group": item.group,
+        "split": item.split,
+        "labels": item.labels,
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "channels": pixels.shape[2],
+        "format": FORMATS.index(form),
+        "offset": 0,
+        "bytes": len(blob),
+        "crc": zlib.crc32(blob),
+    }, blob
+
+
+def group_key(source: str, group: str) -> bytes:
+    """What is hashed for the rank of every image of a group: two sources' patient 1 are two people."""
+    return hashlib.blake2b(f"{source}\0{group}".encode(), digest_size=16).digest()
+
+
+def _empty_row(name: str, problem: str) -> dict[str, Any]:
+    numbers = dict.fromkeys(SCHEMA, 0)
+    return (
+        numbers
+        | {"name": name, "problem": problem}
+        | dict.fromkeys(("modality", "group", "split"), "")
+        | {"labels": ()}
+    )
+
+
+def _stored(item: Item, settings: Settings) -> tuple[Images, str, bytes]:
+    """Pixels, format and bytes of an image as it is stored; the pixels are those that the bytes decode to."""
+    pixels, form = (item.pixels, "raw") if item.pixels is not None else decode(item.blob)
+    blob = item.blob
+    if settings.side and min(pixels.shape[:2]) > settings.side:
+        pixels, form = shrink(pixels, settings.side), "raw"
+    if settings.store == "jpeg" and form != "jpeg":
+        blob = encode_jpeg(pixels)
+        pixels, form = decode(blob)
+    if settings.store == "raw" or form == "raw":
+        return pixels, "raw", pixels.tobytes()
+    return pixels, form, blob

@@ -1,0 +1,256 @@
+"""Pack sources: gather every unit, arrange the rows, write the files. Killed at any moment, it goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from orch_core.errors import OrchError
+from orch_core.identity import digest
+from orch_core.images import fingerprint
+from orch_core.packs.arrange import arrange, content_hashes, joint_fingerprint, modality, pack_bounds
+from orch_core.packs.gather import EMPTY, Settings, Spec, Unit, gather, unit_key
+from orch_core.packs.layout import (
+    INDEX,
+    LEFT_OUT,
+    MANIFEST,
+    NAMES,
+    TABLE,
+    Manifest,
+    Pack,
+    Source,
+    read_manifest,
+)
+from orch_core.packs.sources import find_units, read_items
+from orch_core.packs.write import PACK_BYTES, Draft, write_frame, write_pack, write_table
+from orch_core.record import dumps, write_atomic
+
+SCAN = ".gathered"
+Tell = Callable[[str, int, int], None]
+"""Progress: what is done, how many of it, of how many."""
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """How to pack.
+
+    val:        share of the groups held out of a source without a val split
+    max_bad:    share of a source's images that may be unusable
+    workers:    processes
+    pack_bytes: size that a pack does not exceed, but for an image that is larger
+    """
+
+    settings: Settings
+    val: float = 0.01
+    max_bad: float = 0.01
+    workers: int = 1
+    pack_bytes: int = PACK_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Packing:
+    """One call: what is packed where. keys: identities of the units' results."""
+
+    folder: Path
+    specs: Sequence[Spec]
+    units: Sequence[Unit]
+    keys: Sequence[str]
+    wishes: Wishes
+    tell: Tell
+
+    @property
+    def scan(self) -> Path:
+        return self.folder / SCAN
+
+    @property
+    def inputs(self) -> str:
+        return digest({"units": self.keys, "val": self.wishes.val, "pack_bytes": self.wishes.pack_bytes})
+
+
+def pack(folder: Path, specs: Sequence[Spec], wishes: Wishes, tell: Tell) -> Manifest:
+    """Pack the sources into `folder` and return its manifest; what is there already is kept.
+
+    Raises OrchError for sources that cannot be read, for too many bad images (all are listed in `left-out.csv`), and
+    for a folder that holds packs of something else.
+    """
+    units = [unit for place, spec in enumerate(specs) for unit in find_units(place, spec)]
+    keys = [unit_key(unit, specs[unit.source], wishes.settings) for unit in units]
+    job = _Packing(folder=folder, specs=specs, units=units, keys=keys, wishes=wishes, tell=tell)
+    if (folder / MANIFEST).exists():
+        return _there(job)
+    job.scan.mkdir(parents=True, exist_ok=True)
+    frames = _gathered(job)
+    left_out = _left_out(job, frames)
+    manifest = _written(job, frames, left_out)
+    write_atomic(folder / MANIFEST, dumps(manifest.to_json()))
+    shutil.rmtree(job.scan)
+    return manifest
+
+
+def _there(job: _Packing) -> Manifest:
+    manifest = read_manifest(job.folder)
+    if manifest.inputs != job.inputs:
+        message = f"{job.folder} holds packs of other sources, or of sources that have changed since"
+        raise OrchError(message, hint="choose a new folder; a pack folder is never changed")
+    shutil.rmtree(job.scan, ignore_errors=True)
+    return manifest
+
+
+def _gathered(job: _Packing) -> list[pl.DataFrame]:
+    """Rows of every unit, those that are missing gathered first."""
+    todo = [
+        (unit, key, job.specs[unit.source], job.wishes.settings, job.scan)
+        for unit, key in zip(job.units, job.keys, strict=True)
+        if not (job.scan / f"{key}.parquet").exists()
+    ]
+    there = len(job.units) - len(todo)
+    for done, _ in enumerate(_each(_gather_unit, todo, job.wishes.workers), there + 1):
+        job.tell("parts read", done, len(job.units))
+    return [pl.read_parquet(job.scan / f"{key}.parquet") for key in job.keys]
+
+
+def _gather_unit(task: tuple[Unit, str, Spec, Settings, Path]) -> None:
+    unit, key, spec, settings, scan = task
+    gather(read_items(unit, spec), key, spec, settings, scan)
+
+
+def _each(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) -> Iterator[Done]:
+    """Results of independent tasks as they come, in this process or in several."""
+    if workers < 2 or len(tasks) < 2:
+        yield from map(work, tasks)
+        return
+    with ProcessPoolExecutor(min(workers, len(tasks)), get_context("forkserver")) as pool:
+        waiting = [pool.submit(work, task) for task in tasks]
+        try:
+            for one in as_completed(waiting):
+                yield one.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _left_out(job: _Packing, frames: Sequence[pl.DataFrame]) -> list[int]:
+    """Images left out of each source, all listed in `left-out.csv`; raises OrchError where they are too many."""
+    out, bad, total = Counter[int](), Counter[int](), Counter[int]()
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("source", "image", "reason"))
+    for unit, frame in zip(job.units, frames, strict=True):
+        wrong = frame.filter(pl.col("problem") != "")
+        empty = int((wrong["problem"] == EMPTY).sum())
+        out[unit.source] += len(wrong)
+        bad[unit.source] += len(wrong) - empty
+        total[unit.source] += len(frame) - empty
+        for name, problem in wrong.select("name", "problem").iter_rows():
+            writer.writerow((job.specs[unit.source].name, name, problem))
+    if out.total():
+        write_atomic(job.folder / LEFT_OUT, buffer.getvalue())
+    for place, spec in enumerate(job.specs):
+        _judge(spec, bad[place], total[place], job.wishes.max_bad, job.folder)
+    return [out[place] for place in range(len(job.specs))]
+
+
+def _judge(spec: Spec, bad: int, total: int, max_bad: float, folder: Path) -> None:
+    if total == 0:
+        message = f"{spec.path} has no images"
+        raise OrchError(
+            message, hint="a source is a folder of images, an npz, Parquet files or WebDataset shards"
+        )
+    if bad == total or bad > max_bad * total:
+        limit = f"more than the {100 * max_bad:.3g}% of --max-bad" if bad > max_bad * total else "all of them"
+        message = f"{spec.name}: {bad:,} of {total:,} images cannot be used, {limit}"
+        raise OrchError(
+            message, hint=f"{folder / LEFT_OUT} names each with its reason; mend them, or raise --max-bad"
+        )
+
+
+def _written(job: _Packing, frames: Sequence[pl.DataFrame], left_out: Sequence[int]) -> Manifest:
+    usable = [frame.filter(pl.col("problem") == "").drop("name", "problem") for frame in frames]
+    arranged = arrange(usable, [unit.source for unit in job.units], job.wishes.val)
+    del usable
+    index = arranged.index
+    sources = _sources(job, index, left_out)
+    classes = [source.classes for source in sources]
+    facts = tuple(modality(index, name, code, classes) for code, name in enumerate(arranged.modalities))
+    identity, pretraining = joint_fingerprint(facts), sum(one.pretraining for one in facts)
+    bounds = pack_bounds(index["bytes"].to_numpy(), pretraining, job.wishes.pack_bytes)
+    packs = _packs(job, index, bounds)
+    write_table(index, bounds, job.folder, identity)
+    write_frame(index.drop("unit", "offset"), job.folder / INDEX)
+    names = pl.concat([frame.filter(pl.col("problem") == "")["name"] for frame in frames])
+    write_frame(pl.DataFrame({"name": names.gather(arranged.rows)}), job.folder / NAMES)
+    return Manifest(
+        fingerprint=identity,
+        rows=len(index),
+        pretraining=pretraining,
+        modalities=facts,
+        sources=sources,
+        packs=packs,
+        files={name: fingerprint(job.folder / name) for name in (TABLE, INDEX, NAMES)},
+        inputs=job.inputs,
+        settings={**asdict(job.wishes.settings), "val": job.wishes.val},
+    )
+
+
+def _sources(job: _Packing, index: pl.DataFrame, left_out: Sequence[int]) -> tuple[Source, ...]:
+    first = index.select("source", label=pl.col("labels").list.get(0, null_on_oob=True))
+    facts = first.group_by("source").agg(pl.len(), pl.col("label").max())
+    by_place = {place: (count, highest) for place, count, highest in facts.iter_rows()}
+    names = {unit.source: unit.classes for unit in job.units}
+    made = []
+    for place, spec in enumerate(job.specs):
+        images, highest = by_place[place]
+        classes = 0 if highest is None else highest + 1
+        made.append(
+            Source(
+                name=spec.name,
+                images=images,
+                left_out=left_out[place],
+                classes=classes,
+                class_names=names[place],
+            )
+        )
+    return tuple(made)
+
+
+def _packs(job: _Packing, index: pl.DataFrame, bounds: Sequence[int]) -> tuple[Pack, ...]:
+    folder = job.folder / "packs"
+    folder.mkdir(exist_ok=True)
+    runs = [job.scan / f"{key}.runs" for key in job.keys]
+    columns = {name: index[name].to_numpy() for name in ("unit", "offset", "bytes")}
+    tasks = [
+        (
+            Draft(
+                number=number,
+                first=first,
+                runs=runs,
+                unit=columns["unit"][first:last],
+                offset=columns["offset"][first:last],
+                sizes=columns["bytes"][first:last],
+                hashes=content_hashes(index.slice(first, last - first)),
+            ),
+            folder,
+        )
+        for number, (first, last) in enumerate(pairwise(bounds))
+    ]
+    made = []
+    for done in _each(_write_pack, tasks, job.wishes.workers):
+        made.append(done)
+        job.tell("packs written", len(made), len(tasks))
+    return tuple(sorted(made, key=lambda one: one.first))
+
+
+def _write_pack(task: tuple[Draft, Path]) -> Pack:
+    return write_pack(*task)
