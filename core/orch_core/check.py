@@ -15,10 +15,11 @@ from orch_core.errors import GridError, OrchError, Problem
 from orch_core.expression import axes_of
 from orch_core.grid import PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
 from orch_core.identity import digest
-from orch_core.images import NpzFacts, inspect_npz
+from orch_core.images import NpzFacts
 from orch_core.load import Document, Loc, did_you_mean, load_yaml
 from orch_core.models import known_models, named_model
 from orch_core.recipe import RECIPES, constants
+from orch_core.sources import ALL, check_task, inspect_source
 from orch_core.vit import encoder_params, shape_of
 
 Facts = Mapping[str, NpzFacts]
@@ -252,6 +253,8 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
     found: dict[str, dict[str, NpzFacts]] = {"sources": {}, "tasks": {}}
     absent: set[str] = set()
     problems: list[Problem] = []
+    probes = document.data.get("probes")
+    probed = _list(probes.get("tasks")) if isinstance(probes, dict) else []
     for section, facts in found.items():
         entries = document.data.get(section)
         for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -263,7 +266,9 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
                 absent.add(name)
                 continue
             try:
-                facts[name] = inspect_npz(base / entry["path"])
+                facts[name] = inspect_source(base / entry["path"], str(entry.get("modality", ALL)))
+                if section == "tasks" or name in probed:
+                    check_task(base / entry["path"])
             except OrchError as error:
                 message = f"{error.message}; {error.hint}"
                 problems.append(document.problem((section, name, "path"), message))

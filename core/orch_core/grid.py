@@ -156,7 +156,9 @@ Value = bool | int | float | str
 
 
 class Source(Section):
-    """Images for pretraining: an npz in MedMNIST's format, relative to the grid.
+    """Images for pretraining: an npz in MedMNIST's format or a pack folder (`orch data pack`), relative to the grid.
+
+    Of a pack folder the source is its images of `modality`, or every image where that is `all`.
 
     `images` is what the source has when it is not on this machine: the study can be planned, not launched.
     """

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
+from orch_core.packs.layout import is_pack_folder
 from orch_core.subset import hash_ranks
 
 SPLITS = ("train", "val", "test")
@@ -50,8 +51,8 @@ def read_split(path: Path, split: str) -> tuple[Images, Labels]:
 
     The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
     """
-    if path.is_dir():
-        from orch_core.packs.facts import read_task  # a task may be a pack folder too
+    if is_pack_folder(path):
+        from orch_core.packs.facts import read_task
 
         return read_task(path, split)
     try:

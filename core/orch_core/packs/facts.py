@@ -13,6 +13,10 @@ from orch_core.images import SPLITS, Images, Labels, NpzFacts, fingerprint
 from orch_core.packs.layout import INDEX, Manifest, Modality, read_manifest
 from orch_core.packs.read import ALL, modality_code, open_packs, read_images, select
 
+TASK_HINT = (
+    "a task has one source, images of one size with a label each, and train, val and test: pack it by itself"
+)
+
 
 def pack_facts(folder: Path, modality: str) -> NpzFacts:
     """Facts of the rows of one modality, or of `all`; raises OrchError where the folder is not whole.
@@ -46,25 +50,33 @@ def _classes(manifest: Manifest, parts: tuple[Modality, ...]) -> int:
     return parts[0].classes if len(parts) == 1 else sum(source.classes for source in manifest.sources)
 
 
+def task_problem(folder: Path) -> str:
+    """Why a pack folder cannot serve as a task, or nothing; raises OrchError where it is not whole."""
+    manifest = read_manifest(folder)
+    parts = manifest.modalities
+    empty = [split for split in SPLITS if not sum(part.counts[split] for part in parts)]
+    if len(manifest.sources) > 1:
+        return f"it has {len(manifest.sources)} sources"
+    if len({part.shape for part in parts}) > 1 or not parts[0].shape:
+        return "its images differ in size"
+    if not all(part.labels for part in parts):
+        return "its images have no labels"
+    return f"its {empty[0]} split is empty" if empty else ""
+
+
 def read_task(folder: Path, split: str) -> tuple[Images, Labels]:
     """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError where packs cannot serve as a task.
 
     The train split is what pretraining may see: images that are in val or test too would flatter a probe.
     """
+    problem = task_problem(folder)
+    if problem:
+        message = f"{folder} cannot be a task: {problem}"
+        raise OrchError(message, hint=TASK_HINT)
     packs = open_packs(folder)
     chosen = select(packs, ALL, split)
-    if len(packs.manifest.sources) > 1:
-        message = f"{folder} has {len(packs.manifest.sources)} sources; a task has one"
-        raise OrchError(message, hint="pack the task's images by themselves")
-    if not chosen.count:
-        message = f"{folder}: the {split} split is empty"
-        raise OrchError(message, hint="put at least one image in each of train, val and test")
     rows = chosen.at(np.arange(chosen.count))
-    shapes = np.unique(packs.table[rows][["height", "width", "channels"]])
     labels = pl.read_parquet(folder / INDEX, columns=["labels"])["labels"].gather(rows)
-    if len(shapes) > 1 or labels.list.len().n_unique() > 1 or not labels.list.len().min():
-        message = f"{folder}: a task's images have one size, and a label each"
-        raise OrchError(message, hint="the npz format of MedMNIST has both")
     return np.stack(read_images(packs, rows)), np.array(labels.to_list(), np.int64)
 
 
