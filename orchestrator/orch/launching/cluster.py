@@ -29,6 +29,7 @@ from orch.launching.waiting import Watch, disk_full, wait_for
 from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
+from orch_core.recipe import trunk
 from orch_core.record import dumps
 from orch_core.study import Study
 
@@ -92,7 +93,7 @@ def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool 
 
 
 def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[Entry]:
-    """The jobs that lack a record, longest first, so that workers end together."""
+    """The jobs that lack a record, in the order in which to start them."""
     entries = []
     for job in jobs:
         cell, group = job.cell.id, group_of(job, settings)
@@ -105,7 +106,18 @@ def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[
         entry = Entry(id=cell, job=job, group=group, after=max(ended, default=0))
         if not worker.is_settled(study, entry):
             entries.append(entry)
-    return sorted(entries, key=lambda entry: -entry.job.seconds)
+    return _in_order(entries)
+
+
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Longest first, so that workers end together; what shares a trunk stays in the plan's order, to go on from one another."""
+    cooled = ["cooldown" in dict(entry.job.cell.overrides) for entry in entries]
+    trunks = [(own and trunk(entry.job.cell)) or entry.id for own, entry in zip(cooled, entries, strict=True)]
+    seconds = dict.fromkeys(trunks, 0.0)
+    for name, entry in zip(trunks, entries, strict=True):
+        seconds[name] += entry.job.seconds
+    ordered = sorted(zip(trunks, entries, strict=True), key=lambda pair: (-seconds[pair[0]], pair[0]))
+    return [entry for _, entry in ordered]
 
 
 def group_of(job: Job, settings: Settings) -> str:
@@ -124,11 +136,18 @@ def preview(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Scri
             group=group,
             cells=count,
             workers=shares[group],
-            gpu_hours=sum(entry.job.seconds for entry in entries if entry.group == group) / 3600,
+            gpu_hours=_devices(options[group])
+            * sum(entry.job.seconds for entry in entries if entry.group == group)
+            / 3600,
             text=script_text(study, "TOKEN", group, shares[group], options[group], Path("SNAPSHOT.zip")),
         )
         for group, count in groups.items()
     )
+
+
+def _devices(options: Mapping[str, Value]) -> int:
+    """GPUs of a worker: those of a node times its nodes; one where none is asked for."""
+    return max(1, int(options.get("gpus-per-node", 1))) * int(options.get("nodes", 1))
 
 
 def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str, Value]]) -> dict[str, Any]:
