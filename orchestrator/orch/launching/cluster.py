@@ -116,7 +116,8 @@ def _in_order(entries: Sequence[Entry]) -> list[Entry]:
     seconds = dict.fromkeys(trunks, 0.0)
     for name, entry in zip(trunks, entries, strict=True):
         seconds[name] += entry.job.seconds
-    ordered = sorted(zip(trunks, entries, strict=True), key=lambda pair: (-seconds[pair[0]], pair[0]))
+    place = {name: at for at, name in enumerate(sorted(seconds, key=lambda name: -seconds[name]))}
+    ordered = sorted(zip(trunks, entries, strict=True), key=lambda pair: place[pair[0]])
     return [entry for _, entry in ordered]
 
 
