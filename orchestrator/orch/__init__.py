@@ -2,6 +2,7 @@
 
 Where to look (`cli` holds the verbs; each imports what it needs):
 
+- `data`: `orch data pack`, `stats` (the packs themselves are in `orch_core.packs`)
 - `planning`: `orch plan`, `suggest`, `map`, `calibrate`
 - `launching`: `orch launch`, `status`, `cancel`, `retry`, `logs`, `why`
 - `tracking`: `orch sync`, `ui`

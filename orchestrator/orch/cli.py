@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from orch.console import Commands, Exit, emit, say
+from orch.console import Commands, Exit, emit, say, share
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 Where = Literal["local", "debug", "slurm"]
@@ -256,6 +256,59 @@ def doctor(study: Path | None, *, as_json: bool) -> None:
             if check.remedy:
                 click.echo(f"{'':19} -> {check.remedy}")
     raise SystemExit(Exit.FAILED_CELLS if any(check.status == "error" for check in found) else Exit.OK)
+
+
+@main.group(cls=Commands)
+def data() -> None:
+    """Pack images of any kind for pretraining, and look at what is in them."""
+
+
+@data.command("pack")
+@click.argument("out", type=FOLDER)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--side", type=WHOLE, help="Reduce images to this shorter side, in pixels.")
+@click.option(
+    "--store", type=click.Choice(["keep", "raw", "jpeg"]), default="keep", show_default=True, help="Encoding."
+)
+@click.option(
+    "--val", type=share, default="1%", show_default=True, help="Held out where a source has no val."
+)
+@click.option("--max-bad", type=share, default="1%", show_default=True, help="Unusable images of a source.")
+@click.option("--workers", type=WHOLE, help="Processes; default: one for each core.")
+@AS_JSON
+def data_pack(out: Path, sources: tuple[str, ...], *, as_json: bool, **wishes: Any) -> None:
+    """Pack SOURCEs into the folder OUT; run again after anything, it goes on where it stopped.
+
+    SOURCE: PATH, MODALITY=PATH, or a YAML file of them; a folder of images, DICOM or NIfTI files, an npz, Parquet
+    files, WebDataset shards. Example: orch data pack packs x-ray=experiments/images/pneumonia.npz
+    """
+    from orch.data.packing import pack_sources, summary
+
+    manifest = pack_sources(out, sources, **wishes)
+    if as_json:
+        emit(manifest.to_json())
+    else:
+        click.echo(summary(out, manifest))
+
+
+@data.command("stats")
+@click.argument("path", type=FOLDER)
+@click.option("--page", type=FOLDER, help="HTML page to write; default: NAME-stats.html here.")
+@click.option("--verify", is_flag=True, help="First read every pack and compare it with its hash.")
+@AS_JSON
+def data_stats(path: Path, page: Path | None, *, verify: bool, as_json: bool) -> None:
+    """Count a pack folder or npz: splits, sizes, duplicates, groups on both sides; a page with thumbnails.
+
+    Example: orch data stats experiments/images/blood.npz
+    """
+    from orch.data import stats
+
+    if verify:
+        stats.verify(path)
+    written = page or Path(f"{path.resolve().name}-stats.html")
+    found = stats.stats(path, written)
+    emit(found.to_json()) if as_json else click.echo(stats.text(found))
+    say(f"page: {written}")
 
 
 @main.command("fit-laws")

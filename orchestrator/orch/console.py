@@ -27,6 +27,18 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+def share(text: str) -> float:
+    """A share between 0 and 1, written `1%` or `0.01`; raises click.BadParameter for anything else."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        message = f"{text!r} is not a share such as 1% or 0.01"
+        raise click.BadParameter(message)
+    return value
+
+
 class Commands(click.Group):
     """A click group in whose commands an OrchError is a message and a pipe may close early."""
 

@@ -19,11 +19,13 @@ import polars as pl
 
 from orch_core.identity import digest
 from orch_core.images import Images
-from orch_core.packs.pixels import FORMATS, BadImage, decode, encode_jpeg, shrink
+from orch_core.packs.pixels import FORMATS, BadImage, decode, encode_jpeg, look, shrink
 from orch_core.subset import hash_ranks
 
 RUN_BYTES = 128 * 2**20
 """Stored images that a worker holds before it writes them down, sorted."""
+UNKNOWN = "unknown"
+"""Modality of images of which neither the source nor the file says it."""
 EMPTY = "empty slice: one intensity everywhere"
 """The one problem that is nobody's fault: such slices are left out and listed, and do not count as bad."""
 Store = Literal["keep", "raw", "jpeg"]
@@ -33,6 +35,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "rank": pl.UInt64,
     "hash_high": pl.UInt64,
     "hash_low": pl.UInt64,
+    "look": pl.UInt64,
     "modality": pl.String,
     "group": pl.String,
     "split": pl.String,
@@ -124,7 +127,7 @@ def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, fold
     held = at = 0
     with runs.open("wb") as file:
         for item in items:
-            row, blob = _row(item, spec, settings)
+            row, blob = described(item, spec, settings)
             if blob:
                 waiting.append((len(kept), blob))
                 held += len(blob)
@@ -148,7 +151,8 @@ def _flush(file: Any, waiting: list[tuple[int, bytes]], rows: list[dict[str, Any
     return at
 
 
-def _row(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any], bytes]:
+def described(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any], bytes]:
+    """An image's row of SCHEMA and its stored bytes; without bytes where `problem` says why it is left out."""
     if item.problem:
         return _empty_row(item.name, item.problem), b""
     try:
@@ -164,7 +168,8 @@ def _row(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any], by
         "rank": int(hash_ranks([key], 0)[0]),
         "hash_high": high,
         "hash_low": low,
-        "modality": spec.modality or item.modality,
+        "look": look(pixels),
+        "modality": spec.modality or item.modality or UNKNOWN,
         "group": item.group,
         "split": item.split,
         "labels": item.labels,
