@@ -29,9 +29,10 @@ from typing import Literal
 from orch_core.record import dumps, publish_once
 
 HEARTBEAT_SECONDS = 15.0
+VMSTAT = Path("/proc/vmstat")
 STALE_SECONDS = 90.0  # a silent owner on another machine is dead after six missed heartbeats
 
-RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "timeout"})
+RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "timeout", "network"})
 FREE = frozenset({"preempted", "node_failure", "cancelled"})  # never the cell's fault
 How = Literal["done", "failed", "stopped", "fenced"]
 Verdict = Literal["claim", "busy", "dead", "spent"]
@@ -39,7 +40,13 @@ Verdict = Literal["claim", "busy", "dead", "spent"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """The process that claimed an attempt. `job` is its Slurm job id, or empty; `started` in Unix seconds."""
+    """The process that claimed an attempt.
+
+    job:       its Slurm job id, or empty
+    started:   Unix seconds
+    devices:   GPUs that the attempt holds, or 1 where there are none; a share where cells lie side by side on one
+    oom_kills: processes that the kernel of this machine had killed for want of memory before
+    """
 
     token: str
     worker: str
@@ -49,6 +56,8 @@ class Owner:
     job: str = ""
     node: str = ""
     started: float
+    devices: float = 1.0
+    oom_kills: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +68,7 @@ class End:
     signature: of the traceback, to recognise the same error in another cell
     progress:  a checkpoint was written during the attempt, so that the next one starts further on
     seconds:   wall time of the attempt
+    devices:   GPUs that it held, or 1 where there are none
     """
 
     how: How
@@ -67,6 +77,12 @@ class End:
     signature: str = ""
     progress: bool = False
     seconds: float = 0.0
+    devices: float = 1.0
+
+    @property
+    def device_seconds(self) -> float:
+        """What the attempt took of the budget."""
+        return self.seconds * self.devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +95,9 @@ class Attempt:
     lock: int
 
 
-def me(token: str, worker: str, environment: Mapping[str, str] = os.environ) -> Owner:
+def me(
+    token: str, worker: str, environment: Mapping[str, str] = os.environ, *, devices: float = 1.0
+) -> Owner:
     """The present process as an owner; the Slurm job and node come from the environment."""
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     return Owner(
@@ -91,6 +109,8 @@ def me(token: str, worker: str, environment: Mapping[str, str] = os.environ) -> 
         job=f"{array}_{task}" if array else environment.get("SLURM_JOB_ID", ""),
         node=environment.get("SLURMD_NODENAME", ""),
         started=time.time(),
+        devices=devices,
+        oom_kills=oom_kills(),
     )
 
 
@@ -100,6 +120,15 @@ def machine() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return socket.gethostname()
+
+
+def oom_kills() -> int:
+    """Processes that this machine's kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        lines = VMSTAT.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def numbers(folder: Path) -> list[int]:
@@ -157,7 +186,12 @@ def release(attempt: Attempt, end: End) -> None:
 
 def is_newest(attempt: Attempt) -> bool:
     """False once a later attempt has been claimed: this one must not write any more."""
-    return not (attempt.folder.parent / str(attempt.number + 1)).exists()
+    return not is_overtaken(attempt.folder)
+
+
+def is_overtaken(folder: Path) -> bool:
+    """Whether an attempt later than the one in `folder` has been claimed."""
+    return (folder.parent / str(int(folder.name) + 1)).exists()
 
 
 def end_of(folder: Path) -> End | None:
@@ -271,14 +305,22 @@ def bury(folder: Path, number: int, cause: str = "killed", message: str = "") ->
         cause=cause,
         message=message or f"{where} ended without a word: killed, out of memory, or crashed",
         progress=made_progress(folder, attempt),
-        seconds=max(0.0, _heartbeat(attempt) - owner.started) if owner else 0.0,
+        seconds=seconds_alive(attempt),
+        devices=owner.devices if owner else 1.0,
     )
     return end if publish_once(attempt / "end.json", dumps(asdict(end))) else None
 
 
-def _heartbeat(attempt: Path) -> float:
+def count(folder: Path, cause: str) -> int:
+    """How many attempts at a cell failed with `cause`, in all launches."""
+    ends = (end_of(folder / "attempts" / str(number)) for number in numbers(folder))
+    return sum(end is not None and end.how == "failed" and end.cause == cause for end in ends)
+
+
+def seconds_alive(attempt: Path) -> float:
+    """From the claim of the attempt in a folder to its last heartbeat, both by the file server's clock; 0 if unknown."""
     try:
-        return (attempt / "log.txt").stat().st_mtime
+        return max(0.0, (attempt / "log.txt").stat().st_mtime - (attempt / "owner.json").stat().st_mtime)
     except FileNotFoundError:
         return 0.0
 

@@ -8,16 +8,30 @@ import shutil
 import traceback
 from pathlib import Path
 
+from orch.launching.attempts import End
 from orch_core.errors import OrchError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+NETWORK_WORDS = (
+    "connection closed by peer",
+    "connection reset",
+    "address already in use",
+    "connection refused",
+)
 DISK_WORDS = ("no space left", "os error 28", "disk quota exceeded", "read-only file system")
 
 
+def end_of(error: BaseException, root: Path) -> End:
+    """The end of an attempt that an error ended."""
+    return End(
+        how="failed", cause=cause_of(error, root), message=message_of(error), signature=signature_of(error)
+    )
+
+
 def cause_of(error: BaseException, root: Path) -> str:
-    """`bad_data`, `out_of_memory`, `disk_full` or `code_error`.
+    """`bad_data`, `out_of_memory`, `disk_full`, `network` (between the processes of one cell) or `code_error`.
 
     Libraries wrap system errors in their own classes and words; where only those tell, the disk itself is asked.
     """
@@ -31,6 +45,8 @@ def cause_of(error: BaseException, root: Path) -> str:
         return "out_of_memory"
     if isinstance(error, OSError | RuntimeError) and is_full(root):
         return "disk_full"
+    if type(error).__name__.startswith("Dist") or any(word in text for word in NETWORK_WORDS):
+        return "network"
     return "code_error"
 
 

@@ -25,6 +25,7 @@ from orch.launching.process import ONE_THREAD, Stop, signals_to, warning_seconds
 from orch.launching.settings import Failure, Settings, Summary, summarise
 from orch.launching.slurm import Value
 from orch.launching.status import Standing, stand, survey
+from orch.launching.training import Walk
 from orch.launching.waiting import Watch, disk_full, wait_for
 from orch_core import provenance
 from orch_core.cell import Job
@@ -52,15 +53,24 @@ class Script:
     text: str
 
 
-def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool = True) -> Summary:
+def launch(
+    study: Study,
+    jobs: Sequence[Job],
+    settings: Settings,
+    *,
+    wait: bool = True,
+    overspent: Callable[[], bool] = lambda: False,
+) -> Summary:
     """Run what is missing of the jobs; safe to call again, or twice at once: nothing is done twice.
 
+    Once `overspent()` is true, asked now and then, workers save and end.
     Raises OrchError where nothing can be launched: a full disk, workers that cannot start, a bad Slurm option.
     """
     entries = open_entries(study, jobs, settings)
     if not entries:
         return Summary(token="", done=0, failed=0, remaining=0)
-    options = _slurm_options(study, entries, settings) if settings.cluster == "slurm" else {}
+    on_slurm = settings.cluster == "slurm"
+    options = _slurm_options(study, entries, settings) if on_slurm else {}
     token = journal.new_token()
     try:
         snapshot = freeze.freeze(study)
@@ -79,6 +89,7 @@ def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool 
                 stop=stop,
                 tell=tell,
                 max_seconds=3600 * settings.max_gpu_hours or math.inf,
+                overspent=overspent,
             )
             if settings.cluster == "debug":
                 standings = _in_process(watch, entries, about["code"])
@@ -94,9 +105,11 @@ def launch(study: Study, jobs: Sequence[Job], settings: Settings, *, wait: bool 
 
 def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[Entry]:
     """The jobs that lack a record, in the order in which to start them."""
-    entries = []
+    entries, cancelled = [], journal.cancelled_cells(study.root)
     for job in jobs:
         cell, group = job.cell.id, group_of(job, settings)
+        if cell in cancelled:
+            continue
         folder = study.cell_folder(cell)
         if not folder.exists():
             entries.append(Entry(id=cell, job=job, group=group))
@@ -137,18 +150,11 @@ def preview(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Scri
             group=group,
             cells=count,
             workers=shares[group],
-            gpu_hours=_devices(options[group])
-            * sum(entry.job.seconds for entry in entries if entry.group == group)
-            / 3600,
+            gpu_hours=sum(entry.job.seconds for entry in entries if entry.group == group) / 3600,
             text=script_text(study, "TOKEN", group, shares[group], options[group], Path("SNAPSHOT.zip")),
         )
         for group, count in groups.items()
     )
-
-
-def _devices(options: Mapping[str, Value]) -> int:
-    """GPUs of a worker: those of a node times its nodes; one where none is asked for."""
-    return max(1, int(options.get("gpus-per-node", 1))) * int(options.get("nodes", 1))
 
 
 def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str, Value]]) -> dict[str, Any]:
@@ -157,6 +163,9 @@ def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str
         "parallel": settings.parallel,
         "attempts": settings.attempts,
         "options": options,
+        "minutes": {group: [given["time"], _longest(given)] for group, given in options.items()},
+        "cells_per_job": settings.cells_per_job if options else {},
+        "gpus": settings.gpus,
         "argv": sys.argv,
         "code": {**provenance.code_state(), "snapshot": f"code/{snapshot.name}"},
     }
@@ -165,7 +174,7 @@ def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str
 def _in_process(watch: Watch, entries: list[Entry], code: dict[str, Any]) -> list[Standing]:
     """Walk the manifest here, one cell after another, output on the terminal."""
     os.environ.update(ONE_THREAD)
-    walk = worker.Walk(
+    walk = Walk(
         study=watch.study,
         token=watch.token,
         owner=attempts.me(watch.token, "debug"),
@@ -197,16 +206,19 @@ def _fleet(
             study,
             token,
             settings,
-            lambda name: _submit_local(study, token, name, snapshot),
+            lambda name: _submit_local(study, token, name, settings.gpus, snapshot),
             unfinished=len(entries),
         )
     return slurm_fleet(
         study,
         token,
         settings,
-        lambda group, count: _submit_slurm(study, token, group, count, options[group], snapshot),
+        lambda group, count, minutes: _submit_slurm(
+            study, token, group, count, {**options[group], "time": int(minutes)}, snapshot
+        ),
         functools.partial(_adopt, study),
         _shares(entries, settings),
+        {group: (float(given["time"]), _longest(given)) for group, given in options.items()},
     )
 
 
@@ -235,11 +247,19 @@ def _slurm_options(study: Study, entries: Sequence[Entry], settings: Settings) -
             share = max(*seconds, sum(seconds) / shares[group])
             limit = slurm.partition_minutes(str(options.get("partition", "")))
             options["time"] = int(min(limit, MAX_MINUTES, max(MIN_MINUTES, 2 * share / 60)))
+        options["time"] = int(slurm.minutes_of(str(options["time"])))
         checked[group] = options
     return checked
 
 
-def _submit_local(study: Study, token: str, name: str, snapshot: Path) -> Any:
+def _longest(options: Mapping[str, Value]) -> float:
+    """Minutes that a job of a class may have after it met its time limit."""
+    most = min(MAX_MINUTES, slurm.partition_minutes(str(options.get("partition", ""))))
+    return max(float(options["time"]), most)
+
+
+def _submit_local(study: Study, token: str, name: str, each: int, snapshot: Path) -> Any:
+    """A worker process of this machine, which sees `each` of its GPUs."""
     import submitit
 
     gpus = provenance.gpus()
@@ -247,8 +267,8 @@ def _submit_local(study: Study, token: str, name: str, snapshot: Path) -> Any:
     executor.update_parameters(
         timeout_min=60 * 24 * 365,
         stderr_to_stdout=True,
-        gpus_per_node=1 if gpus else 0,
-        visible_gpus=(int(name[1:]) % len(gpus),) if gpus else (),
+        gpus_per_node=min(each, len(gpus)),
+        visible_gpus=tuple((int(name[1:]) * each + one) % len(gpus) for one in range(min(each, len(gpus)))),
     )
     # Ctrl-C in a terminal reaches every process of its group: submitit's controller would kill its
     # worker after a second. Children inherit that the signal is ignored; workers then set their own flag.
@@ -269,7 +289,7 @@ def _submit_slurm(
 
     executor = _slurm_executor(study, token, group, count, options, snapshot)
     try:
-        jobs = executor.submit_array([_entry(study, token, group)] * count)
+        jobs = executor.submit_array([_entry(study, token, group, float(options["time"]))] * count)
     except FailedJobError as error:
         words = " ".join(str(error).split())
         message = f"sbatch says: {words}"
@@ -277,11 +297,11 @@ def _submit_slurm(
     return str(jobs[0].job_id).partition("_")[0]
 
 
-def _entry(study: Study, token: str, group: str) -> Callable[[], str]:
-    return functools.partial(worker.run, str(study.root.resolve()), token, "", group)
+def _entry(study: Study, token: str, group: str, minutes: float) -> Callable[[], str]:
+    return functools.partial(worker.run, str(study.root.resolve()), token, "", group, minutes)
 
 
-def _adopt(study: Study, token: str, group: str, job: str, count: int) -> None:
+def _adopt(study: Study, token: str, group: str, job: str, count: int, minutes: float) -> None:
     """Give the tasks of an orphaned array what they wait for: submitit writes it after sbatch has returned."""
     from submitit.core.utils import DelayedSubmission
 
@@ -290,7 +310,7 @@ def _adopt(study: Study, token: str, group: str, job: str, count: int) -> None:
     for name in names:
         draft, target = logs / f".{name}.pkl", logs / f"{name}_submitted.pkl"
         if not target.exists():
-            DelayedSubmission(_entry(study, token, group)).dump(draft)
+            DelayedSubmission(_entry(study, token, group, minutes)).dump(draft)
             draft.rename(target)
 
 
@@ -313,7 +333,7 @@ def _slurm_executor(
     folder.mkdir(parents=True, exist_ok=True)  # a task whose log has no folder dies without a word
     # exec: the worker itself gets the signals of the batch script, and no shell dies before it has saved
     executor = submitit.SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)} -P")
-    minutes = int(slurm.minutes_of(str(options["time"])))
+    minutes = int(options["time"])
     passed = {name.replace("_", "-"): value for name, value in options.items() if name != "time"}
     bad = journal.bad_nodes(study.root, token)
     if bad:

@@ -12,9 +12,10 @@ import polars as pl
 
 from orch.console import quantity, say
 from orch.launching import cluster as clusters
+from orch.launching import journal
 from orch.launching.settings import ATTEMPTS, Settings, Summary
 from orch.launching.slurm import Value
-from orch.planning.budget import limits_of, release, reserve
+from orch.planning.budget import limits_of, release, reserve, spent_hours
 from orch.planning.plan import Plan, find_study, make_plan, open_plan, read_plan
 from orch_core.errors import OrchError
 from orch_core.study import Study
@@ -63,13 +64,20 @@ def launch_study(target: Path | None, wishes: Wishes) -> Summary:
     The plan's budget is reserved first, and refused beyond: the message names the cells that fall out.
     """
     plan, study = _opened(target)
-    settings = _settings(plan, wishes)
+    settings = settings_of(plan, wishes)
     _check_training(wishes)
     limits = limits_of(plan)
     if limits.hours is not None:
         reserve(plan, study, limits)
+    _say_cancelled(study)
     try:
-        summary = clusters.launch(study, list(plan.jobs()), settings, wait=wishes.wait)
+        summary = clusters.launch(
+            study,
+            list(plan.jobs()),
+            settings,
+            wait=wishes.wait,
+            overspent=lambda: limits.hours is not None and spent_hours(study) > limits.hours,
+        )
     finally:
         if limits.hours is not None:
             release(study, plan.frame["id"].to_list())
@@ -82,7 +90,7 @@ def launch_study(target: Path | None, wishes: Wishes) -> Summary:
 def preview(target: Path | None, wishes: Wishes) -> tuple[clusters.Script, ...]:
     """The sbatch scripts that a launch on Slurm would submit; submits nothing."""
     plan, study = _opened(target)
-    return clusters.preview(study, list(plan.jobs()), _settings(plan, wishes))
+    return clusters.preview(study, list(plan.jobs()), settings_of(plan, wishes))
 
 
 def script_page(script: clusters.Script) -> str:
@@ -112,7 +120,7 @@ def _check_training(wishes: Wishes) -> None:
         raise OrchError(message, hint="pip install 'orch-scaling[train]'; `orch doctor` checks the rest")
 
 
-def _settings(plan: Plan, wishes: Wishes) -> Settings:
+def settings_of(plan: Plan, wishes: Wishes) -> Settings:
     """The grid's size classes as profiles, the command line's options over all of them."""
     shared = plan.classes.get("default", {})
     on_slurm = wishes.cluster == "slurm"
@@ -124,6 +132,8 @@ def _settings(plan: Plan, wishes: Wishes) -> Settings:
         attempts=shared.get("max_attempts", ATTEMPTS),
         options={**_sbatch(shared), **wishes.options} if on_slurm else {},
         profiles={name: given for name, given in profiles.items() if on_slurm and name != "default"},
+        cells_per_job={name: given.get("cells_per_job") or 1 for name, given in plan.classes.items()},
+        gpus=max([1, *(given.get("gpus_per_node") or 1 for given in plan.classes.values())]),
         max_gpu_hours=wishes.max_gpu_hours or 0,
     )
 
@@ -135,6 +145,12 @@ def _sbatch(given: Mapping[str, Any]) -> dict[str, Value]:
         name.replace("_", "-"): given[name] for name in names if given.get(name) not in {None, ""}
     }
     return {**options, **given.get("sbatch", {})}
+
+
+def _say_cancelled(study: Study) -> None:
+    count = len(journal.cancelled_cells(study.root))
+    if count:
+        say(f"{count} cancelled cells stay so; `orch retry --cause cancelled` brings them back")
 
 
 def _say_summary(study: Study, summary: Summary) -> None:

@@ -69,19 +69,15 @@ def cancel(study: Study, cells: Sequence[str] = ()) -> Cancelled:
     """Stop the study's launches, or only some cells: running ones save first, nothing comes back by itself.
 
     The tombstone is written before anything is stopped: a worker asks for it before it requeues itself.
-    A new launch goes on from what was saved.
+    A new launch goes on from what was saved, but not with single cells that were cancelled: those are retried.
     """
     tokens = journal.tokens(study.root)
-    for token in tokens:
-        folder = journal.launch_folder(study.root, token)
-        if cells:
-            (folder / "cancelled-cells").mkdir(exist_ok=True)
-            for cell in cells:
-                (folder / "cancelled-cells" / cell).touch()
-        else:
-            (folder / "cancelled").touch()
     if cells:
-        return Cancelled(launches=len(tokens), cells=len(cells), workers=0)
+        journal.cancel_cells(study.root, cells)
+        note = "`orch retry --cause cancelled` brings them back"
+        return Cancelled(launches=len(tokens), cells=len(cells), workers=0, note=note)
+    for token in tokens:
+        (journal.launch_folder(study.root, token) / "cancelled").touch()
     stopped = 0
     for path in local_workers(study):
         owner = attempts.read_owner(path)
@@ -102,12 +98,9 @@ def _cancel_slurm(study: Study, tokens: Sequence[str]) -> str:
 
 
 def failed_jobs(study: Study, jobs: Sequence[Job], cause: str = "") -> list[Job]:
-    """The jobs that failed for good in the last launch, those of one cause where it is given."""
-    return [
-        standing.entry.job
-        for standing in survey(study, entries_now(study, jobs))
-        if standing.state == "failed" and cause in {"", standing.cause}
-    ]
+    """The jobs that failed for good in the last launch: those of one cause, or all but what was cancelled."""
+    failed = [standing for standing in survey(study, entries_now(study, jobs)) if standing.state == "failed"]
+    return [one.entry.job for one in failed if one.cause == cause or (not cause and one.cause != "cancelled")]
 
 
 def dropped(study: Study, jobs: Sequence[Job]) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -62,7 +63,8 @@ def local_fleet(
     """Workers of this machine: those of this launch, and those that a killed launch left behind."""
     handles: list[Handle] = []
     gpus = len(provenance.gpus())
-    parallel = min(settings.parallel or gpus or provenance.hardware()["cores"], unfinished)
+    room = max(1, gpus // settings.gpus) if gpus else provenance.hardware()["cores"]
+    parallel = min(settings.parallel or room, unfinished)
 
     def alive() -> int:
         for handle in handles:
@@ -115,7 +117,7 @@ class _Queue:
 
     root: Path
     kick: bool
-    adopt: Callable[[str, str, str, int], None]
+    adopt: Callable[[str, str, str, int, float], None]
     seen: list[Pilot]
     asked: float = -QUEUE_SECONDS
     trouble: str = ""
@@ -141,7 +143,7 @@ class _Queue:
             pilots = [pilot for pilot in self.seen if pilot.name == intent["name"]]
             if pilots:
                 job = pilots[0].job.partition("_")[0]
-                self.adopt(intent["token"], intent["group"], job, intent["workers"])
+                self.adopt(intent["token"], intent["group"], job, intent["workers"], intent["minutes"])
                 journal.write(self.root, "adopted", intent["token"], name=intent["name"], job=job)
 
 
@@ -149,14 +151,15 @@ def slurm_fleet(
     study: Study,
     token: str,
     settings: Settings,
-    submit: Callable[[str, int], str],
-    adopt: Callable[[str, str, str, int], None],
+    submit: Callable[[str, int, float], str],
+    adopt: Callable[[str, str, str, int, float], None],
     shares: Counter[str],
+    minutes: Mapping[str, tuple[float, float]],
 ) -> Fleet:
-    """Workers on Slurm; `shares` says how many each resource class gets.
+    """Workers on Slurm; `shares` says how many each resource class gets, `minutes` their first and longest time limit.
 
-    submit: (class, workers) to the job id of an array; adopt: completes an array that was submitted
-    without this program's knowledge: (token, class, job, workers).
+    submit: (class, workers, minutes) to the job id of an array; adopt: completes an array that was submitted
+    without this program's knowledge: (token, class, job, workers, minutes).
     Where Slurm does not answer nothing is started, and the study alone says how things stand.
     """
     queue = _Queue(root=study.root, kick="begin" not in settings.options, adopt=adopt, seen=[])
@@ -170,9 +173,12 @@ def slurm_fleet(
         started = 0
         for group, share in shares.items():
             serving = sum(pilot.tasks for pilot in pilots if _serves(study, token, group, pilot, pending))
-            missing = min(share, _count(pending, group)) - serving
+            waiting = [standing for standing in pending if standing.entry.group == group]
+            missing = min(share, math.ceil(len(waiting) / settings.cells_per_job.get(group, 1))) - serving
             if missing > 0:
-                came = _submit_within_limits(study, token, group, missing, submit)
+                timeouts = max(standing.timeouts for standing in waiting)
+                length = slurm.minutes_after(timeouts, *minutes[group])
+                came = _submit_within_limits(study, token, group, missing, length, submit)
                 not_before = time.monotonic() + RETRY_SECONDS if came < missing else not_before
                 started += came
         if started:
@@ -207,7 +213,11 @@ def shares_of(settings: Settings, groups: Counter[str], seconds: dict[str, float
     return Counter(
         {
             group: max(
-                1, min(count, round(parallel * (seconds[group] / total if total else 1 / len(groups))))
+                1,
+                min(
+                    math.ceil(count / settings.cells_per_job.get(group, 1)),
+                    round(parallel * (seconds[group] / total if total else 1 / len(groups))),
+                ),
             )
             for group, count in groups.items()
         }
@@ -217,10 +227,6 @@ def shares_of(settings: Settings, groups: Counter[str], seconds: dict[str, float
 def pilot_name(token: str, group: str) -> str:
     """The Slurm job name of a launch's workers: found again by it, whatever became of the submitter."""
     return f"orch-{token}-{group}"
-
-
-def _count(pending: Sequence[Standing], group: str) -> int:
-    return sum(standing.entry.group == group for standing in pending)
 
 
 def _serves(study: Study, token: str, group: str, pilot: Pilot, pending: Sequence[Standing]) -> bool:
@@ -235,7 +241,7 @@ def _serves(study: Study, token: str, group: str, pilot: Pilot, pending: Sequenc
 
 
 def _submit_within_limits(
-    study: Study, token: str, group: str, count: int, submit: Callable[[str, int], str]
+    study: Study, token: str, group: str, count: int, minutes: float, submit: Callable[[str, int, float], str]
 ) -> int:
     """Submit arrays no larger than the cluster allows; fewer workers where a submit limit is reached.
 
@@ -246,9 +252,9 @@ def _submit_within_limits(
     started, size = 0, min(count, slurm.max_array_size() - 1)
     while started < count:
         size = min(size, count - started)
-        journal.write(study.root, "intent", token, name=name, group=group, workers=size)
+        journal.write(study.root, "intent", token, name=name, group=group, workers=size, minutes=minutes)
         try:
-            job = submit(group, size)
+            job = submit(group, size, minutes)
         except OrchError as error:
             journal.write(study.root, "refused", token, name=name, words=error.message)
             if not LIMIT_WORDS.search(error.message):

@@ -8,7 +8,7 @@ launches/<token>/launch.json         settings, code state and snapshot, command 
                  errors/             tracebacks seen, to stop a class whose code is broken
                  deaths/             workers that died, by node, to keep away from bad ones
                  cancelled           tombstone: workers stop, and nothing requeues itself
-                 cancelled-cells/    the same for single cells
+cancelled-cells/<id>                 tombstones of single cells: no launch works at them until `orch retry`
 code/<hash>.zip                      the packages' sources, frozen at launch
 """
 
@@ -133,6 +133,11 @@ def launcher_lives(root: Path, token: str) -> bool:
     return is_held(launch_folder(root, token) / "launcher.json")
 
 
+def errors_folder(root: Path, token: str, entry: Entry) -> Path:
+    """Where the tracebacks of an entry's class, its recipe, are counted: a folder for each, a file for each cell."""
+    return launch_folder(root, token) / "errors" / entry.job.cell.recipe
+
+
 def note_death(root: Path, token: str, node: str, cell: str) -> None:
     """Remember that a worker died on a node, for reasons that are not the cell's."""
     folder = launch_folder(root, token) / "deaths" / node
@@ -156,9 +161,30 @@ def is_cancelled(root: Path, token: str) -> bool:
     return (launch_folder(root, token) / "cancelled").exists()
 
 
-def is_cell_cancelled(root: Path, token: str, cell: str) -> bool:
-    """Whether one cell of a launch carries it."""
-    return (launch_folder(root, token) / "cancelled-cells" / cell).exists()
+def is_cell_cancelled(root: Path, cell: str) -> bool:
+    """Whether a single cell was cancelled, for all launches until it is retried."""
+    return (root / "cancelled-cells" / cell).exists()
+
+
+def cancel_cells(root: Path, cells: Iterable[str]) -> None:
+    """Give cells their tombstones."""
+    (root / "cancelled-cells").mkdir(exist_ok=True)
+    for cell in cells:
+        (root / "cancelled-cells" / cell).touch()
+
+
+def cancelled_cells(root: Path) -> set[str]:
+    """The cells that carry them."""
+    try:
+        return {entry.name for entry in os.scandir(root / "cancelled-cells")}
+    except FileNotFoundError:
+        return set()
+
+
+def revive_cells(root: Path, cells: Iterable[str]) -> None:
+    """Take the tombstones of cells away."""
+    for cell in cells:
+        (root / "cancelled-cells" / cell).unlink(missing_ok=True)
 
 
 def write(root: Path, event: str, token: str, **more: object) -> None:

@@ -22,6 +22,9 @@ class Settings:
     attempts:      of a cell in a row without progress before it counts as failed
     options:       sbatch's long options (`partition`, `gpus-per-node`, `time`, ...), for all workers
     profiles:      more of them by size class (`Job.size_class`): each is a resource class of its own
+    cells_per_job: by resource class, cells that lie side by side in one job and share its GPUs; one where not given,
+                   which then has all of them
+    gpus:          of a cell on one's own machine
     max_gpu_hours: a launch that has spent this much stops, and saves; 0 for no limit
     """
 
@@ -30,6 +33,8 @@ class Settings:
     attempts: int = ATTEMPTS
     options: Mapping[str, Value] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    cells_per_job: Mapping[str, int] = field(default_factory=dict)
+    gpus: int = 1
     max_gpu_hours: float = 0.0
 
     def options_of(self, group: str) -> dict[str, Value]:

@@ -200,6 +200,11 @@ def minutes_of(text: str | int, *, exact: bool = False) -> float:
     return total if exact else math.ceil(total)
 
 
+def minutes_after(timeouts: int, first: float, longest: float) -> float:
+    """Time limit of a cell's job after it met its limit that many times: doubled each time, as far as Slurm allows."""
+    return min(longest, first * 2.0**timeouts)
+
+
 def requeue(job: str) -> bool:
     """Ask Slurm to run this job again; False where it does not answer or refuses."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,7 +31,9 @@ class Standing:
     probes_done: of `len(entry.job.probes)`
     encoder:     the cell's own record is published, whatever its probes
     dead:        its newest attempt was killed, and nobody has recorded that yet
-    seconds:     wall time of all its attempts so far
+    seconds:     device-seconds of all its attempts so far
+    timeouts:    attempts that met their job's time limit
+    devices:     GPUs that its running attempt holds, or 1 where there are none
     """
 
     entry: Entry
@@ -43,6 +44,8 @@ class Standing:
     encoder: bool = False
     dead: bool = False
     seconds: float = 0.0
+    timeouts: int = 0
+    devices: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,8 @@ def stand(study: Study, entry: Entry, *, token: str = "", limit: int = 3) -> Sta
         attempt=taken[-1] if taken else 0,
         probes_done=_probes_done(study, entry) if document else 0,
         encoder=document is not None,
-        seconds=sum(end.seconds for end in ends if end) or _cost(document),
+        seconds=sum(end.device_seconds for end in ends if end) or _cost(document),
+        timeouts=sum(end is not None and end.cause == "timeout" for end in ends),
     )
     if document and document["status"] == "diverged":
         return replace(here, state="diverged", cause="diverged")
@@ -159,7 +163,11 @@ def stand(study: Study, entry: Entry, *, token: str = "", limit: int = 3) -> Sta
         return replace(here, state="done")
     verdict, _ = attempts.judge(folder, after=entry.after, limit=limit) if taken else ("claim", 0)
     if verdict == "busy":
-        return replace(here, state="running", seconds=here.seconds + _age(folder, taken[-1]))
+        attempt = folder / "attempts" / str(taken[-1])
+        owner = attempts.owner_of(attempt)
+        devices = owner.devices if owner else 1.0
+        seconds = here.seconds + devices * attempts.seconds_alive(attempt)
+        return replace(here, state="running", seconds=seconds, devices=devices)
     failed = [
         end.cause
         for number, end in zip(taken, ends, strict=True)
@@ -167,7 +175,7 @@ def stand(study: Study, entry: Entry, *, token: str = "", limit: int = 3) -> Sta
     ]
     if verdict == "spent":
         return replace(here, state="failed", cause=failed[-1])
-    if token and journal.is_cell_cancelled(study.root, token, entry.id):
+    if journal.is_cell_cancelled(study.root, entry.id):
         return replace(here, state="failed", cause="cancelled")
     if token and is_stopped(study.root, token, entry):
         return replace(here, state="failed", cause="class_stopped")
@@ -197,6 +205,8 @@ def eta_seconds(standings: Iterable[Standing], workers: int) -> float | None:
 
     None while nothing runs, or where the plan does not say how long a cell takes.
     """
+    standings = list(standings)
+    parallel = max(workers, sum(standing.devices for standing in standings))
     finished, left = [], 0.0
     for standing in standings:
         planned = standing.entry.job.seconds
@@ -207,7 +217,7 @@ def eta_seconds(standings: Iterable[Standing], workers: int) -> float | None:
     if not workers or not left:
         return None
     spent, planned = (sum(column) for column in zip(*finished, strict=True)) if finished else (0.0, 0.0)
-    return left * (spent / planned if spent and planned else 1.0) / workers
+    return left * (spent / planned if spent and planned else 1.0) / parallel
 
 
 def progress_of(folder: Path) -> dict[str, float]:
@@ -251,8 +261,3 @@ def _cost(document: dict[str, Any] | None) -> float:
 
 def _probes_done(study: Study, entry: Entry) -> int:
     return sum((study.probe_folder(entry.id, probe) / "record.json").exists() for probe in entry.job.probes)
-
-
-def _age(folder: Path, number: int) -> float:
-    owner = attempts.owner_of(folder / "attempts" / str(number))
-    return max(0.0, time.time() - owner.started) if owner else 0.0

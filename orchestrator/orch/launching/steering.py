@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from orch.console import duration, quantity
-from orch.launching import cluster, control
-from orch.launching.command import Where
-from orch.launching.settings import Settings, Summary
+from orch.launching import cluster, control, journal
+from orch.launching.command import Where, Wishes, settings_of
+from orch.launching.settings import Summary
 from orch.planning.plan import Plan, find_study, read_plan
 from orch_core.errors import OrchError
 from orch_core.expression import AXES, evaluate
@@ -35,11 +35,13 @@ def cancelled(target: Path | None, words: tuple[str, ...], *, dropped: bool) -> 
 def retried(target: Path | None, cause: str, where: Where) -> Summary:
     """Launch the failed cells again; raises OrchError where there is none of the cause."""
     study = find_study(target)
-    failed = control.failed_jobs(study, list(read_plan(study).jobs()), cause)
+    plan = read_plan(study)
+    failed = control.failed_jobs(study, list(plan.jobs()), cause)
     if not failed:
         message = f"no cell of {study.name} has failed{f' with cause {cause!r}' if cause else ''}"
         raise OrchError(message, hint="`orch status` shows where the study stands")
-    return cluster.launch(study, failed, Settings(cluster=where))
+    journal.revive_cells(study.root, [job.cell.id for job in failed])
+    return cluster.launch(study, failed, settings_of(plan, Wishes(cluster=where)))
 
 
 def _meant(study: Study, plan: Plan, word: str) -> list[str]:

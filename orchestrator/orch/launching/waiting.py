@@ -17,6 +17,7 @@ from orch.launching.worker import record_death
 from orch_core.errors import OrchError
 from orch_core.study import Study
 
+BUDGET_SECONDS = 60.0  # between two looks at what the whole study has spent
 POLL_SECONDS, POLL_SECONDS_MOST = 0.5, 30.0
 STOP_SECONDS = 60.0  # that workers get to save after Ctrl-C
 FUTILE_ROUNDS = 3  # of workers that end without having claimed anything, before the launch gives up
@@ -25,7 +26,7 @@ FINAL = frozenset({"done", "diverged", "failed"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """What a launch waits for; `max_seconds` of device time may be spent on it."""
+    """What a launch waits for; `max_seconds` of device time may be spent on it, and no more once `overspent()`."""
 
     study: Study
     token: str
@@ -33,6 +34,7 @@ class Watch:
     stop: Stop
     tell: Callable[[Sequence[Standing], int, str], None]
     max_seconds: float = math.inf
+    overspent: Callable[[], bool] = lambda: False
 
 
 def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Standing]:
@@ -42,6 +44,7 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
     """
     standings = {entry.id: stand(watch.study, entry) for entry in entries}
     spent = sum(standing.seconds for standing in standings.values())
+    counted = time.monotonic()
     futile, seen = 0, _mark(standings)
     while True:
         began = time.monotonic()
@@ -55,7 +58,9 @@ def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Stand
             raise disk_full(watch.study)
         if all(standing.state in FINAL for standing in here):
             return here
-        if sum(standing.seconds for standing in here) - spent > watch.max_seconds:
+        due = time.monotonic() - counted > BUDGET_SECONDS
+        counted = time.monotonic() if due else counted
+        if sum(one.seconds for one in here) - spent > watch.max_seconds or (due and watch.overspent()):
             watch.stop.reason = watch.stop.reason or "budget"
         if journal.is_cancelled(watch.study.root, watch.token):
             watch.stop.reason = watch.stop.reason or "cancelled"

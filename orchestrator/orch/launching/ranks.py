@@ -1,0 +1,358 @@
+"""Training of one cell by several processes: one for each GPU of a worker, on its node or on all nodes of its job.
+
+attempts/<k>/ranks/order.json    what every rank must know, written by the worker
+                   node-<n>.json the agent of a node, which starts its ranks; `.ended` once they have ended
+                   node-<n>.txt  what is said on the nodes of a job with several
+                   stop          the worker's wish
+                   failed-<who>  how a rank failed; the agents then end the others
+                   result.json   of rank 0
+
+On one node the worker is the agent. On several, srun starts an agent a node, and is then killed: at a preemption
+Slurm gives every process KillWait seconds to save, but its SIGTERM makes a living srun kill the step at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orch.launching import attempts, causes
+from orch.launching.attempts import STALE_SECONDS, End
+from orch.launching.process import Stop, heartbeat, signals_to
+from orch_core.record import Reason, dumps, publish_once, write_atomic
+from orch_core.study import Study
+
+if TYPE_CHECKING:
+    from orch_core.learn import Economies, Result
+
+POLL_SECONDS = 0.1  # of processes on the same node
+LOOK_SECONDS = 1.0  # at the study: fences, wishes, failures elsewhere
+START_SECONDS = 300.0  # that srun may be tried again: its controller may be down
+END_SECONDS = 20.0  # that the other nodes' agents get to end their ranks after a failure
+LOG_LINES = 40
+GENTLE = frozenset({-signal.SIGUSR2, -signal.SIGTERM})
+FIRST_CAUSES = ("out_of_memory", "disk_full", "bad_data", "killed", "code_error", "network")
+"""Of several ranks that failed, which one says why: the others only lost their peer."""
+
+
+class Fenced(Exception):  # noqa: N818  # not an error: another attempt took over
+    """A later attempt has been claimed: this one must not write any more."""
+
+
+class RankFailed(Exception):  # noqa: N818  # its end says what failed
+    """A process of the cell failed; `end` says how."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.message)
+        self.end = end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Processes that train a cell together: `nodes` times `per_node`."""
+
+    nodes: int = 1
+    per_node: int = 1
+
+    @property
+    def count(self) -> int:
+        """Processes in all."""
+        return self.nodes * self.per_node
+
+
+ONE = Ranks()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What every rank must know: the cell, where rank 0 waits for the others, and how the batch fits into memory."""
+
+    root: str
+    cell: str
+    nodes: int
+    per_node: int
+    address: str
+    port: int
+    economies: dict[str, Any]
+
+
+def of_allocation(gpus_here: int, environment: Mapping[str, str] = os.environ) -> Ranks:
+    """One process for each GPU of the Slurm job, or for each node without; `gpus_here` on one's own machine."""
+    if "SLURM_JOB_ID" not in environment:
+        return Ranks(per_node=max(1, gpus_here))
+    return Ranks(
+        nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
+        per_node=max(1, int(environment.get("SLURM_GPUS_ON_NODE", "1"))),
+    )
+
+
+def pretrain(
+    study: Study, attempt: Path, ranks: Ranks, economies: Economies, should_stop: Callable[[], bool]
+) -> Result:
+    """Train the cell of an attempt's folder in `ranks.count` processes; what `learn.pretrain` gives in one.
+
+    Raises learn.Stopped and Fenced as one process does, and RankFailed where a process failed or died.
+    """
+    from orch_core import learn
+
+    folder = attempt / "ranks"
+    folder.mkdir()
+    order = Order(
+        root=str(study.root),
+        cell=attempt.parents[1].name,
+        nodes=ranks.nodes,
+        per_node=ranks.per_node,
+        address=socket.gethostname(),
+        port=_free_port(),
+        economies=asdict(economies),
+    )
+    write_atomic(folder / "order.json", dumps(asdict(order)))
+    if ranks.nodes == 1:
+        run_node(folder, 0, should_stop)
+    else:
+        _start_nodes(folder, ranks.nodes, should_stop)
+        _watch_nodes(folder, ranks.nodes, should_stop)
+    if (folder / "result.json").exists():
+        document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        reason = Reason(**document["reason"]) if document["reason"] else None
+        shutil.rmtree(folder, ignore_errors=True)
+        return learn.Result(**{**document, "reason": reason})
+    end = _failure(folder)
+    if end is None and (should_stop() or (folder / "stop").exists()):
+        raise learn.Stopped
+    _print_tails(folder)
+    if end and end.how == "fenced":
+        raise Fenced
+    raise RankFailed(end or End(how="failed", cause="killed", message="its processes ended without a word"))
+
+
+def _failure(folder: Path) -> End | None:
+    """How the rank failed that made the others fail, or None where none did."""
+    found = sorted(folder.glob("failed-*"), key=lambda path: path.stat().st_mtime_ns)
+    ends = [End(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
+    fenced = [end for end in ends if end.how == "fenced"]
+    return next(iter(fenced), min(ends, key=lambda end: FIRST_CAUSES.index(end.cause), default=None))
+
+
+def _print_tails(folder: Path) -> None:
+    """The ends of what the nodes said, into the attempt's log."""
+    for path in sorted(folder.glob("node-*.txt")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        sys.stdout.write(f"--- {path.name}\n" + "".join(f"{line}\n" for line in lines))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])
+
+
+def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
+    """Start a node's ranks and wait for them; where one fails here or elsewhere, end the others.
+
+    They are asked to stop, once, when `should_stop()` is true; what it raises ends them too.
+    """
+    order = _order(folder)
+    before = attempts.oom_kills()
+    first = node * order.per_node
+    ranks = {
+        first + local: _start_rank(folder, order, first + local, local) for local in range(order.per_node)
+    }
+    asked, looked = False, time.monotonic()
+    try:
+        while any(process.poll() is None for process in ranks.values()):
+            if not asked and should_stop():
+                asked = True
+                for process in ranks.values():
+                    process.send_signal(signal.SIGUSR2)
+            if any(process.returncode for process in ranks.values()):
+                break
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                looked = time.monotonic()
+                if any(folder.glob("failed-*")):
+                    break
+            time.sleep(POLL_SECONDS)
+        asked = asked or should_stop()
+    finally:
+        killed = [process for process in ranks.values() if process.poll() is None]
+        for process in killed:
+            process.kill()
+        for process in ranks.values():
+            process.wait()
+    for rank, process in ranks.items():
+        if process not in killed and not (asked and process.returncode in GENTLE):
+            _note_death(folder, rank, process.returncode, before)
+
+
+def _start_rank(folder: Path, order: Order, rank: int, local: int) -> subprocess.Popen[bytes]:
+    place = {
+        "RANK": rank,
+        "WORLD_SIZE": order.nodes * order.per_node,
+        "LOCAL_RANK": local,
+        "LOCAL_WORLD_SIZE": order.per_node,
+        "MASTER_ADDR": order.address,
+        "MASTER_PORT": order.port,
+    }
+    return subprocess.Popen(
+        _command("rank", folder),
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {name: str(value) for name, value in place.items()},
+    )
+
+
+def _command(role: str, folder: Path) -> list[str]:
+    return [sys.executable, "-P", "-m", "orch.launching.ranks", role, str(folder)]
+
+
+def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
+    """Write how a rank failed that did not say so itself."""
+    if code == 0:
+        return
+    what = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    cause = "killed"
+    if code == -signal.SIGKILL and attempts.oom_kills() > oom_kills:
+        cause, what = "out_of_memory", "was killed for want of memory"
+    where = f"rank {rank} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
+    end = End(how="failed", cause=cause, message=f"{where} {what}")
+    publish_once(folder / f"failed-{rank}", dumps(asdict(end)))
+
+
+def _order(folder: Path) -> Order:
+    return Order(**json.loads((folder / "order.json").read_text(encoding="utf-8")))
+
+
+def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
+    """Have srun start an agent on every node of the job; tried again while the controller does not answer."""
+    from orch_core import learn
+
+    command = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    command += ["--cpu-bind=none", "--input=none", f"--output={folder}/node-%n.txt", "--open-mode=append"]
+    end = time.monotonic() + START_SECONDS
+    while True:
+        srun = subprocess.Popen([*command, *_command("node", folder)], start_new_session=True)
+        try:
+            while srun.poll() is None and len(list(folder.glob("node-*.[je]*"))) < nodes:
+                if should_stop():
+                    raise learn.Stopped
+                time.sleep(POLL_SECONDS)
+            if srun.poll() is None or len(list(folder.glob("node-*.[je]*"))) == nodes:
+                return
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(srun.pid, signal.SIGKILL)  # and the child that would cancel the step in its place
+            srun.wait()
+        if time.monotonic() > end:
+            message = f"srun did not start the cell's processes (exit code {srun.returncode}): see the log"
+            raise RankFailed(End(how="failed", cause="killed", message=message))
+        time.sleep(5.0)
+
+
+def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
+    """Wait for the agents; hand them the wish to stop, and do not wait for those that fell silent."""
+    failed_at = heard_at = time.monotonic()
+    while len(list(folder.glob("node-*.ended"))) < nodes:
+        if should_stop():
+            (folder / "stop").touch()
+        now = time.monotonic()
+        failed_at = failed_at if any(folder.glob("failed-*")) else now
+        if now - failed_at > END_SECONDS:
+            return
+        if now - heard_at > STALE_SECONDS / 2:
+            heard_at = now
+            for path in folder.glob("node-*.json"):
+                if attempts.file_clock(folder) - path.stat().st_mtime > STALE_SECONDS:
+                    end = End(how="failed", cause="killed", message=f"{path.stem} fell silent")
+                    publish_once(folder / f"failed-{path.stem}", dumps(asdict(end)))
+        time.sleep(LOOK_SECONDS)
+
+
+def _agent(folder: Path) -> None:
+    """A node of a job with several."""
+    node = int(os.environ["SLURM_NODEID"])
+    path, stop = folder / f"node-{node}.json", Stop()
+    looked = time.monotonic()
+
+    def should_stop() -> bool:
+        nonlocal looked
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            looked = time.monotonic()
+            if (folder / "stop").exists():
+                stop.reason = "signal"
+        return bool(stop.wanted())
+
+    with signals_to(stop):
+        path.touch()
+        with heartbeat(path):
+            run_node(folder, node, should_stop)
+        path.rename(path.with_suffix(".ended"))
+
+
+def _rank(folder: Path) -> None:
+    """One process of the cell; it does not outlive its agent, and does not return where it failed."""
+    from orch_core import learn
+    from orch_core.learn import distributed
+
+    order, rank = _order(folder), int(os.environ["RANK"])
+    study = Study(Path(order.root))
+    cell, home, stop = study.cell(order.cell), study.cell_folder(order.cell), Stop()
+    economies, trunks = learn.Economies(**order.economies), study.root / "trunks"
+    with signals_to(stop):
+        try:
+            with distributed.group():
+                watch = _watch(folder, rank, stop)
+                result = learn.pretrain(cell, home, should_stop=watch, economies=economies, trunks=trunks)
+                if rank == 0:
+                    document = {
+                        name: getattr(result, name) for name in ("status", "values", "cost", "reason")
+                    }
+                    reason = asdict(result.reason) if result.reason else None
+                    publish_once(folder / "result.json", dumps({**document, "reason": reason}))
+        except learn.Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001  # a rank that hangs at its end would keep the others waiting
+            _fail(folder, rank, error, study.root)
+
+
+def _watch(folder: Path, rank: int, stop: Stop) -> Callable[[], bool]:
+    """`should_stop` of a rank: what the signals say; raises Fenced in rank 0, which writes, and where the agent died."""
+    parent, looked = os.getppid(), time.monotonic()
+
+    def should_stop() -> bool:
+        nonlocal looked
+        if os.getppid() != parent:
+            raise Fenced
+        if rank == 0 and time.monotonic() - looked >= LOOK_SECONDS:
+            looked = time.monotonic()
+            if attempts.is_overtaken(folder.parent):
+                raise Fenced
+        return bool(stop.wanted())
+
+    return should_stop
+
+
+def _fail(folder: Path, rank: int, error: BaseException, root: Path) -> None:
+    """Say why this rank failed, and end it, without the farewells of process groups, which may wait for ever."""
+    import traceback
+
+    traceback.print_exception(error)
+    end = End(how="fenced") if isinstance(error, Fenced) else causes.end_of(error, root)
+    with contextlib.suppress(OSError):
+        publish_once(folder / f"failed-{rank}", dumps(asdict(end)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    {"node": _agent, "rank": _rank}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,238 @@
+"""One attempt at a cell: pretrain it unless that is done, probe its encoder, publish; every failure becomes a record."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orch.launching import attempts, causes, journal, ranks
+from orch.launching.attempts import Attempt, End, Owner
+from orch.launching.journal import Entry
+from orch.launching.process import Stop, heartbeat, log_to
+from orch_core import provenance
+from orch_core.cell import Probe
+from orch_core.record import Reason, Record, dumps, publish_once, write_atomic
+from orch_core.study import Study, publish
+
+if TYPE_CHECKING:
+    from orch_core.learn import Result
+
+CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """What a worker carries along its manifest.
+
+    minutes:       its job's time limit, infinite on one's own machine
+    least_minutes: what its class's jobs have at first, and at most after timeouts
+    ranks:         processes that train a cell together
+    """
+
+    study: Study
+    token: str
+    owner: Owner
+    stop: Stop
+    limit: int
+    code: dict[str, Any]
+    redirect: bool = True
+    minutes: float = math.inf
+    least_minutes: tuple[float, float] = (0.0, 0.0)
+    ranks: ranks.Ranks = ranks.ONE
+
+
+def attempt_cell(walk: Walk, entry: Entry, attempt: Attempt) -> End:
+    """Work at one cell; whatever happens inside becomes the attempt's end."""
+    began = time.monotonic()
+    log = attempt.folder / "log.txt"
+    end = End(how="failed", cause="killed")
+    try:
+        with log_to(log, redirect=walk.redirect), heartbeat(log):
+            try:
+                end = _work(walk, entry, attempt)
+            except Exception as error:  # noqa: BLE001  # every failure of a cell is a record, not a crash
+                end = _failure(walk, entry, attempt, error)
+    finally:
+        seconds = time.monotonic() - began
+        progress = attempts.made_progress(walk.study.cell_folder(entry.id), attempt.folder)
+        end = replace(end, seconds=seconds, progress=progress, devices=attempt.owner.devices)
+        with contextlib.suppress(OSError):  # a full disk: the attempt will be found dead
+            attempts.release(attempt, end)
+    return end
+
+
+def _work(walk: Walk, entry: Entry, attempt: Attempt) -> End:
+    """Pretrain unless that is done, then probe what is missing."""
+    from orch_core import learn
+
+    cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
+    publish_once(folder / "cell.json", dumps(cell.to_json()))
+    record = walk.study.record(entry.id)
+    if record is None:
+        try:
+            result = _pretrained(walk, entry, attempt)
+        except learn.Stopped:
+            return End(how="stopped", cause=walk.stop.reason or "cancelled")
+        record = Record(
+            cell=entry.id,
+            name=cell.name,
+            status=result.status,
+            values=result.values,
+            cost=result.cost,
+            provenance=_provenance(walk, attempt, config=cell.to_json()),
+            reason=result.reason,
+        )
+        _publish(attempt, folder, record)
+        publish_once(attempt.folder / "record.json", dumps(record.to_json()))
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
+    if record.status == "done":
+        return _probe(walk, entry, attempt)
+    return End(how="done")
+
+
+def _pretrained(walk: Walk, entry: Entry, attempt: Attempt) -> Result:
+    """Train the cell in this process, or in one for each of the worker's GPUs.
+
+    After each time that a cell ran out of memory, half as many images are held at once; the batch stays.
+    """
+    from orch_core import learn
+
+    cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
+    ooms = attempts.count(folder, "out_of_memory")
+    rows = (cell.batch // walk.ranks.count) >> ooms
+    economies = learn.Economies(micro_batch=max(1, rows) if ooms else 0, checkpointing=ooms > 0 and rows == 0)
+    watch = _watch(walk, entry, attempt)
+    if walk.ranks.count > 1:
+        return ranks.pretrain(walk.study, attempt.folder, walk.ranks, economies, watch)
+    trunks = walk.study.root / "trunks"
+    return learn.pretrain(cell, folder, should_stop=watch, economies=economies, trunks=trunks)
+
+
+def _probe(walk: Walk, entry: Entry, attempt: Attempt) -> End:
+    """Probe what is missing; a probe that fails leaves its reason, and the others go on."""
+    from orch_core import learn
+
+    cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
+    missing = [probe for probe in entry.job.probes if not walk.study.probe_record(entry.id, probe)]
+    parent = {"parent": f"cells/{entry.id}/record.json"}
+    end = End(how="done")
+    while missing:
+        try:
+            for probe, result in learn.probe(cell, folder, tuple(missing)):
+                record = Record(
+                    cell=entry.id,
+                    name=cell.name,
+                    task=probe.task,
+                    probe=probe.id,
+                    status=result.status,
+                    values=result.values,
+                    cost=result.cost,
+                    provenance=_provenance(walk, attempt, probe=asdict(probe), **parent),
+                    reason=result.reason,
+                )
+                target = walk.study.probe_folder(entry.id, probe)
+                target.mkdir(parents=True, exist_ok=True)
+                for name, content in result.files.items():
+                    write_atomic(target / name, content)
+                _publish(attempt, target, record)
+                missing.remove(probe)
+                if walk.stop.wanted() and missing:
+                    return End(how="stopped", cause=walk.stop.reason)
+            break
+        except ranks.Fenced:
+            raise
+        except Exception as error:  # noqa: BLE001  # one task's failure is no other's
+            end = _failure(walk, entry, attempt, error, missing.pop(0))
+            if end.cause == "disk_full":
+                break
+    return end
+
+
+def _failure(walk: Walk, entry: Entry, attempt: Attempt, error: Exception, probe: Probe | None = None) -> End:
+    """Record why a cell, or one of its probes, failed."""
+    if isinstance(error, ranks.Fenced):
+        return End(how="fenced")
+    traceback.print_exception(error)
+    end = error.end if isinstance(error, ranks.RankFailed) else causes.end_of(error, walk.study.root)
+    log = attempt.folder.relative_to(walk.study.root) / "log.txt"
+    record = failed_record(entry, end, log, probe, provenance=_provenance(walk, attempt))
+    target = attempt.folder
+    if probe:
+        target = walk.study.probe_folder(entry.id, probe) / "attempts" / str(attempt.number)
+    with contextlib.suppress(OSError):  # the disk may be what failed; the end is tried once more
+        target.mkdir(parents=True, exist_ok=True)
+        if probe or not (walk.study.cell_folder(entry.id) / "record.json").exists():
+            publish_once(target / "record.json", dumps(record.to_json()))
+        if end.cause == "code_error":
+            seen = journal.errors_folder(walk.study.root, walk.token, entry) / end.signature
+            seen.mkdir(parents=True, exist_ok=True)
+            (seen / entry.id).touch()
+    return end
+
+
+def failed_record(
+    entry: Entry,
+    end: End,
+    log: Path,
+    probe: Probe | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Record:
+    """The record of an attempt that gave nothing; `log` relative to the study."""
+    return Record(
+        cell=entry.id,
+        name=entry.job.cell.name,
+        status="failed",
+        task=probe.task if probe else "",
+        probe=probe.id if probe else "",
+        provenance=provenance or {},
+        reason=Reason(cause=end.cause, message=end.message, log=log.as_posix()),
+    )
+
+
+def _watch(walk: Walk, entry: Entry, attempt: Attempt) -> Callable[[], bool]:
+    """`should_stop` for the training loop: raises `ranks.Fenced` once a later attempt exists, before anything is saved."""
+    checked = -math.inf
+
+    def should_stop() -> bool:
+        nonlocal checked
+        if time.monotonic() - checked >= CHECK_SECONDS:
+            checked = time.monotonic()
+            if not attempts.is_newest(attempt):
+                raise ranks.Fenced
+            if _is_cancelled(walk, entry):
+                return True
+        return bool(walk.stop.wanted())
+
+    return should_stop
+
+
+def _is_cancelled(walk: Walk, entry: Entry) -> bool:
+    root = walk.study.root
+    return journal.is_cancelled(root, walk.token) or journal.is_cell_cancelled(root, entry.id)
+
+
+def _publish(attempt: Attempt, folder: Path, record: Record) -> None:
+    if not attempts.is_newest(attempt):
+        raise ranks.Fenced
+    publish(folder, record)
+
+
+def _provenance(walk: Walk, attempt: Attempt, **more: object) -> dict[str, Any]:
+    owner = attempt.owner
+    return provenance.gather(
+        code=walk.code,
+        launch=walk.token,
+        attempt=attempt.number,
+        job=owner.job,
+        node=owner.node,
+        devices=owner.devices,
+        log=(attempt.folder.relative_to(walk.study.root) / "log.txt").as_posix(),
+        **more,
+    )
