@@ -46,8 +46,10 @@ def measured_flops(take: Step, inputs: Inputs) -> int:
     @contextmanager
     def again() -> Iterator[None]:
         with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
-            yield
-        saved.append(counter.get_total_flops())
+            try:
+                yield
+            finally:  # what is left over of a block is not computed: torch leaves by an exception
+                saved.append(counter.get_total_flops())
 
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         take.gradients(inputs, again)
