@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from orch_core.identity import digest
 from orch_core.images import SPLITS
-from orch_core.packs.layout import Modality
-from orch_core.subset import Rows, held_out_split, shared_with, stratified_order
+from orch_core.packs.layout import Modality, Subset
+from orch_core.subset import Rows, held_out_split, is_in, shared_with, stratified_order
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)
 """Data sizes, as shares of the images for pretraining, at which a pack ends: they are whole files."""
 CHUNK = 2**20
+HASHED = ("hash_high", "hash_low", "height", "width", "channels", "split", "pretraining", "source")
+FACTS = (*HASHED, "labels", "code")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,8 @@ def arrange(frames: Sequence[pl.DataFrame], sources: Sequence[int], val: float) 
         [
             frame.with_columns(unit=pl.lit(unit, pl.UInt32), source=pl.lit(source, pl.UInt16))
             for unit, (frame, source) in enumerate(zip(frames, sources, strict=True))
-        ]
+        ],
+        rechunk=False,
     )
     names = tuple(sorted(index["modality"].unique().to_list()))
     codes = index["modality"].replace_strict(names, range(len(names)), return_dtype=pl.UInt16)
@@ -52,7 +55,8 @@ def arrange(frames: Sequence[pl.DataFrame], sources: Sequence[int], val: float) 
     index = index.with_columns(split=pl.Series(_splits(index, val), dtype=pl.UInt8))
     index = index.with_columns(pretraining=pl.Series(for_pretraining(index)))
     rows = final_order(index)
-    columns = {name: index.drop_in_place(name).gather(rows) for name in index.columns}
+    # a column at a time: twice the index would be twice the memory
+    columns = {name: index.drop_in_place(name).rechunk().gather(rows) for name in index.columns}
     return Arranged(index=pl.DataFrame(columns), rows=rows, modalities=names)
 
 
@@ -75,7 +79,7 @@ def for_pretraining(index: pl.DataFrame) -> NDArray[np.bool_]:
     held_out = np.flatnonzero(split > 0)
     high, low, rank = (index[name].to_numpy() for name in ("hash_high", "hash_low", "rank"))
     kept: NDArray[np.bool_] = split == 0
-    leaked: NDArray[np.bool_] = np.isin(rank[train], rank[held_out]) | shared_with(
+    leaked: NDArray[np.bool_] = is_in(rank[train], rank[held_out]) | shared_with(
         (high[train], low[train]), (high[held_out], low[held_out])
     )
     kept[train] = ~leaked
@@ -85,8 +89,7 @@ def for_pretraining(index: pl.DataFrame) -> NDArray[np.bool_]:
 def final_order(index: pl.DataFrame) -> Rows:
     """Rows as they are packed: for pretraining, other training images, val, test; each in `stratified_order`."""
     split, kept = index["split"].to_numpy(), index["pretraining"].to_numpy()
-    strata = index["source"].to_numpy().astype(np.int64) * 2**16 + index["code"].to_numpy()
-    strata = np.unique(strata, return_inverse=True)[1]
+    strata = strata_of(index)
     ranks, within = index["rank"].to_numpy(), index["hash_high"].to_numpy()
     parts = []
     for part in (kept, (split == 0) & ~kept, split == 1, split == 2):
@@ -95,9 +98,21 @@ def final_order(index: pl.DataFrame) -> Rows:
     return np.concatenate(parts)
 
 
+def strata_of(index: pl.DataFrame) -> NDArray[np.int64]:
+    """Number of each row's stratum: its source and its modality, counted from 0 without gaps."""
+    codes = index["code"].to_numpy()
+    return dense(index["source"].to_numpy().astype(np.int64) * (int(codes.max(initial=0)) + 1) + codes)
+
+
+def dense(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The numbers counted from 0 without gaps, in their order."""
+    found: NDArray[np.int64] = (np.cumsum(np.bincount(numbers, minlength=1) > 0) - 1)[numbers]
+    return found
+
+
 def modality(index: pl.DataFrame, name: str, code: int, classes: Sequence[int]) -> Modality:
     """Facts of one modality; classes: by source's place."""
-    part = index.filter(pl.col("code") == code)
+    part = index.select(*FACTS).filter(pl.col("code") == code)
     counts = {split: int((part["split"] == place).sum()) for place, split in enumerate(SPLITS)}
     shapes = part.select("height", "width", "channels").unique()
     widths = part["labels"].list.len().unique().to_list()
@@ -119,19 +134,10 @@ def modality(index: pl.DataFrame, name: str, code: int, classes: Sequence[int]) 
 def fingerprint(part: pl.DataFrame) -> str:
     """Content hash of rows in their order: pixels, shape, split, use, labels, and which share a source."""
     hasher = hashlib.blake2b(digest_size=16)
-    sources = part["source"].rank("dense").cast(pl.UInt16)
+    sources = pl.Series(dense(part["source"].to_numpy()), dtype=pl.UInt16)
     for start in range(0, len(part), CHUNK):
         chunk = part.slice(start, CHUNK).with_columns(source=sources.slice(start, CHUNK))
-        for name in (
-            "hash_high",
-            "hash_low",
-            "height",
-            "width",
-            "channels",
-            "split",
-            "pretraining",
-            "source",
-        ):
+        for name in HASHED:
             hasher.update(np.ascontiguousarray(chunk[name].to_numpy()).tobytes())
         hasher.update(chunk["labels"].list.len().to_numpy().tobytes())
         hasher.update(chunk["labels"].explode().drop_nulls().to_numpy().tobytes())
@@ -152,15 +158,29 @@ def joint_fingerprint(modalities: Sequence[Modality]) -> str:
 
 
 def _duplicates(part: pl.DataFrame) -> dict[str, int]:
-    hashes = [
-        part.filter(pl.col("split") == place).select("hash_high", "hash_low").unique() for place in range(3)
-    ]
+    held_out = part.filter(pl.col("split") > 0)
+    candidates = is_in(part["hash_low"].to_numpy(), held_out["hash_low"].to_numpy())  # of 21 million, a few
+    few = part.select("split", "hash_high", "hash_low").filter(pl.Series(candidates))
+    hashes = [few.filter(pl.col("split") == place).drop("split").unique() for place in range(3)]
     pairs = {}
     for one, other in ((0, 1), (0, 2), (1, 2)):
         shared = len(hashes[one].join(hashes[other], on=["hash_high", "hash_low"], how="semi"))
         if shared:
             pairs[f"{SPLITS[one]}/{SPLITS[other]}"] = shared
     return pairs
+
+
+def subsets(index: pl.DataFrame, pretraining: int, bounds: Sequence[int]) -> tuple[Subset, ...]:
+    """The data sizes of LEVELS, each with the hash of what it holds; bounds: of the packs, see `pack_bounds`."""
+    hasher, done, made = hashlib.blake2b(digest_size=16), 0, []
+    for share in LEVELS:
+        images = round(share * pretraining)
+        for start in range(done, images, CHUNK):
+            hasher.update(content_hashes(index.slice(start, min(CHUNK, images - start))))
+        done = images
+        packs = int(np.searchsorted(bounds, images))
+        made.append(Subset(share=share, images=images, packs=packs, hash=hasher.copy().hexdigest()))
+    return tuple(made)
 
 
 def pack_bounds(sizes: NDArray[np.uint64], pretraining: int, pack_bytes: int) -> list[int]:

@@ -90,6 +90,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """A data size at which a pack ends: the first `images`, in the first `packs`; hash: blake2b-128 of their hashes."""
+
+    share: float
+    images: int
+    packs: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What `manifest.json` says; files: blake2b-128 of the table, index and names; inputs: hash of what was packed."""
 
@@ -99,6 +109,7 @@ class Manifest:
     modalities: tuple[Modality, ...]
     sources: tuple[Source, ...]
     packs: tuple[Pack, ...]
+    subsets: tuple[Subset, ...]
     files: dict[str, str]
     inputs: str
     format: int = FORMAT
@@ -152,6 +163,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
                 Source(**entry | {"class_names": tuple(entry["class_names"])})
                 for entry in document["sources"]
             ),
+            "subsets": tuple(Subset(**entry) for entry in document["subsets"]),
             "packs": tuple(Pack(**entry) for entry in document["packs"]),
         }
     )

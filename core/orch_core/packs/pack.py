@@ -19,8 +19,8 @@ import polars as pl
 from orch_core.errors import OrchError
 from orch_core.identity import digest
 from orch_core.images import fingerprint
-from orch_core.packs.arrange import arrange, content_hashes, joint_fingerprint, modality, pack_bounds
-from orch_core.packs.gather import EMPTY, Settings, Spec, Unit, gather, unit_key
+from orch_core.packs.arrange import arrange, content_hashes, joint_fingerprint, modality, pack_bounds, subsets
+from orch_core.packs.gather import EMPTY, SCHEMA, Settings, Spec, Unit, gather, unit_key
 from orch_core.packs.layout import (
     INDEX,
     LEFT_OUT,
@@ -92,9 +92,9 @@ def pack(folder: Path, specs: Sequence[Spec], wishes: Wishes, tell: Tell) -> Man
     if (folder / MANIFEST).exists():
         return _there(job)
     job.scan.mkdir(parents=True, exist_ok=True)
-    frames = _gathered(job)
-    left_out = _left_out(job, frames)
-    manifest = _written(job, frames, left_out)
+    _gathered(job)
+    left_out = _left_out(job)
+    manifest = _written(job, left_out)
     write_atomic(folder / MANIFEST, dumps(manifest.to_json()))
     shutil.rmtree(job.scan)
     return manifest
@@ -109,8 +109,8 @@ def _there(job: _Packing) -> Manifest:
     return manifest
 
 
-def _gathered(job: _Packing) -> list[pl.DataFrame]:
-    """Rows of every unit, those that are missing gathered first."""
+def _gathered(job: _Packing) -> None:
+    """Gather the units that are missing."""
     todo = [
         (unit, key, job.specs[unit.source], job.wishes.settings, job.scan)
         for unit, key in zip(job.units, job.keys, strict=True)
@@ -119,7 +119,17 @@ def _gathered(job: _Packing) -> list[pl.DataFrame]:
     there = len(job.units) - len(todo)
     for done, _ in enumerate(_each(_gather_unit, todo, job.wishes.workers), there + 1):
         job.tell("parts read", done, len(job.units))
-    return [pl.read_parquet(job.scan / f"{key}.parquet") for key in job.keys]
+
+
+def _usable(job: _Packing, *columns: str) -> list[pl.DataFrame]:
+    """Rows of the images that can be used, by unit: those columns, or all but their names."""
+    wanted = columns or [name for name in SCHEMA if name not in {"name", "problem"}]
+    return [
+        pl.read_parquet(job.scan / f"{key}.parquet", columns=[*wanted, "problem"])
+        .filter(pl.col("problem") == "")
+        .drop("problem")
+        for key in job.keys
+    ]
 
 
 def _gather_unit(task: tuple[Unit, str, Spec, Settings, Path]) -> None:
@@ -141,13 +151,14 @@ def _each(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) -> 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _left_out(job: _Packing, frames: Sequence[pl.DataFrame]) -> list[int]:
+def _left_out(job: _Packing) -> list[int]:
     """Images left out of each source, all listed in `left-out.csv`; raises OrchError where they are too many."""
     out, bad, total = Counter[int](), Counter[int](), Counter[int]()
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("source", "image", "reason"))
-    for unit, frame in zip(job.units, frames, strict=True):
+    for unit, key in zip(job.units, job.keys, strict=True):
+        frame = pl.read_parquet(job.scan / f"{key}.parquet", columns=["name", "problem"])
         wrong = frame.filter(pl.col("problem") != "")
         empty = int((wrong["problem"] == EMPTY).sum())
         out[unit.source] += len(wrong)
@@ -176,10 +187,8 @@ def _judge(spec: Spec, bad: int, total: int, max_bad: float, folder: Path) -> No
         )
 
 
-def _written(job: _Packing, frames: Sequence[pl.DataFrame], left_out: Sequence[int]) -> Manifest:
-    usable = [frame.filter(pl.col("problem") == "").drop("name", "problem") for frame in frames]
-    arranged = arrange(usable, [unit.source for unit in job.units], job.wishes.val)
-    del usable
+def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
+    arranged = arrange(_usable(job), [unit.source for unit in job.units], job.wishes.val)
     index = arranged.index
     sources = _sources(job, index, left_out)
     classes = [source.classes for source in sources]
@@ -189,8 +198,8 @@ def _written(job: _Packing, frames: Sequence[pl.DataFrame], left_out: Sequence[i
     packs = _packs(job, index, bounds)
     write_table(index, bounds, job.folder, identity)
     write_frame(index.drop("unit", "offset"), job.folder / INDEX)
-    names = pl.concat([frame.filter(pl.col("problem") == "")["name"] for frame in frames])
-    write_frame(pl.DataFrame({"name": names.gather(arranged.rows)}), job.folder / NAMES)
+    names = pl.concat(_usable(job, "name"))["name"].gather(arranged.rows)
+    write_frame(pl.DataFrame({"name": names}), job.folder / NAMES)
     return Manifest(
         fingerprint=identity,
         rows=len(index),
@@ -198,6 +207,7 @@ def _written(job: _Packing, frames: Sequence[pl.DataFrame], left_out: Sequence[i
         modalities=facts,
         sources=sources,
         packs=packs,
+        subsets=subsets(index, pretraining, bounds),
         files={name: fingerprint(job.folder / name) for name in (TABLE, INDEX, NAMES)},
         inputs=job.inputs,
         settings={**asdict(job.wishes.settings), "val": job.wishes.val},

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
 from orch_core.images import SPLITS, Images
-from orch_core.packs.arrange import content_hashes
+from orch_core.packs.arrange import content_hashes, strata_of
 from orch_core.packs.gather import group_key
 from orch_core.packs.layout import HEADER, INDEX, MANIFEST, ROW, TABLE, Manifest, header, read_manifest
 from orch_core.packs.pixels import FORMATS, BadImage, decode_stored
@@ -198,7 +198,7 @@ def _reordered(packs: Packs, code: int | None, last: int, subset_seed: int) -> R
         group_key(names[source], group) if group else contents[16 * row : 16 * row + 16]
         for row, (group, source) in enumerate(zip(groups, sources, strict=True))
     )
-    strata = index["source"].to_numpy().astype(np.int64) * 2**16 + index["code"].to_numpy()
-    strata = np.unique(strata, return_inverse=True)[1]
-    order: Rows = rows[stratified_order(strata, hash_ranks(keys, subset_seed), index["hash_high"].to_numpy())]
+    order: Rows = rows[
+        stratified_order(strata_of(index), hash_ranks(keys, subset_seed), index["hash_high"].to_numpy())
+    ]
     return order
