@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from learn_cells import TRAINED, make_cell, write_images
 
-from orch_core.learn import pretraining
+from orch_core.learn import Economies, pretraining
 from orch_core.learn.augment import View, draw_view
 from orch_core.learn.data import Batch
+from orch_core.learn.ledger import measured_flops
 from orch_core.learn.logistic import STRENGTHS, fit_path, problem
 from orch_core.learn.randomness import generator
 
@@ -81,9 +82,11 @@ def training(folder: Path) -> None:
         cell = make_cell(path, recipe, width=64, depth=4, heads=1, channels=3, batch=64, samples=64 * 160)
         run = pretraining._start(cell, folder / recipe, None, Economies())
         step = seconds(lambda run=run: pretraining._one_step(run))
-        draw = seconds(lambda run=run: pretraining._inputs(run, 3))
-        count = seconds(lambda run=run: measured_flops(run.take, pretraining._inputs(run, 0)), 2)
-        half = pretraining._start(replace(cell, precision="bf16"), folder / f"{recipe}-half", None, Economies())
+        draw = seconds(lambda run=run: pretraining._first_inputs(run))
+        count = seconds(lambda run=run: measured_flops(run.take, pretraining._first_inputs(run)), 2)
+        half = pretraining._start(
+            replace(cell, precision="bf16"), folder / f"{recipe}-half", None, Economies()
+        )
         low = seconds(lambda half=half: pretraining._one_step(half))
         print(
             f"{recipe:<15} {64 / step:7,.0f} images/s; drawing {draw / step:.0%} of a step; "

@@ -38,7 +38,7 @@ def main():
 def save_gradients(cell, folder, economies=pretraining.WHOLE):
     """Gradients of the first step on the whole batch: Adam would hide a wrong scale."""
     run = pretraining._start(cell, folder / "untrained", None, economies)
-    run.take.gradients(pretraining._inputs(run, 0))
+    run.take.gradients(pretraining._first_inputs(run))
     named = run.objective.module.named_parameters()
     gradients = {name: sharding.whole(p.grad) for name, p in named if p.grad is not None}
     if distributed.rank() == 0:

@@ -12,7 +12,7 @@ from orch_core.cost import encoder_shape, price
 from orch_core.learn import Economies
 from orch_core.learn.encoders import build_encoder, encode, patchify
 from orch_core.learn.ledger import measured_flops
-from orch_core.learn.pretraining import _inputs, _start
+from orch_core.learn.pretraining import _first_inputs, _start
 from orch_core.models import LADDER
 from orch_core.recipe import recipe_of
 from orch_core.vit import encoder_params
@@ -99,7 +99,7 @@ def test_training_flops_and_parameters_are_those_of_the_built_objective(
         batch=8,
     )
     cost, run = price(cell), _start(cell, tmp_path, None, Economies())
-    assert measured_flops(run.take, _inputs(run, 0)) == pytest.approx(
+    assert measured_flops(run.take, _first_inputs(run)) == pytest.approx(
         cost.flops_hardware * cell.batch / cell.samples_seen, rel=1e-3
     )
     fixed = sum(p.numel() for n, p in run.objective.module.named_parameters() if not carried(recipe, n))
@@ -131,7 +131,7 @@ def test_activation_memory_is_what_autograd_saves(tmp_path, recipe, precision):
         precision=precision,
     )
     run = _start(cell, tmp_path, None, Economies())
-    kept = saved_bytes(run.objective.module, _inputs(run, 0), precision)
+    kept = saved_bytes(run.objective.module, _first_inputs(run), precision)
     cost = price(cell)
     weights = 4 * cost.params_total + 12 * (cost.params_encoder + cost.params_head)
     assert kept == pytest.approx(cost.memory_bytes - weights, rel=0.12)

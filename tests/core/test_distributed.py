@@ -117,7 +117,7 @@ def test_saving_memory_saves_memory(bars, tmp_path, recipe):
 
     def kept(economies):
         run = pretraining._start(cell, tmp_path / "x", None, economies)
-        inputs = pretraining._inputs(run, 0)
+        inputs = pretraining._first_inputs(run)
         sizes, most = {}, [0]
 
         def pack(tensor):

@@ -8,13 +8,17 @@ import pytest
 import torch
 from learn_cells import TRAINED, make_cell, make_probe, write_images
 from safetensors.torch import load_file
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
 
 from orch_core.cost import price
 from orch_core.errors import OrchError
 from orch_core.learn import data as data_module
 from orch_core.learn import pretrain, pretraining, probe
 from orch_core.learn.encoders import build_encoder
-from orch_core.learn.health import collapse, feature_figures
+from orch_core.learn.health import collapse, health
+from orch_core.learn.objectives import build_objective
+from orch_core.learn.readout import accuracies
 from orch_core.recipe import RECIPES
 
 
@@ -91,29 +95,84 @@ def test_a_run_that_diverges_says_so_and_keeps_no_number_of_it(bars, tmp_path):
     assert not (tmp_path / "encoder.safetensors").exists()
 
 
-def test_a_collapsed_encoder_is_found_at_the_first_look_with_its_evidence(bars, tmp_path):
-    original = pretraining.build_objective
+def one_point(objective):
+    objective.encoder.norm.weight.data.zero_()
+    objective.encoder.norm.bias.data.fill_(1)
 
-    def flat(cell):
-        objective = original(cell)
-        objective.encoder.norm.weight.data.zero_()
-        objective.encoder.norm.bias.data.fill_(1)
-        return objective
 
+def not_a_number(objective):
+    objective.encoder.patch_embed.proj.bias.data.fill_(math.nan)
+
+
+def one_prototype(objective):
+    objective.module.class_centre[:, 1:] = 1e3
+
+
+def all_prototypes_alike(objective):
+    objective.module.teacher_head.prototypes.data[:] = objective.module.teacher_head.prototypes.data[:1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "broken", "cause", "evidence"),
+    [
+        ("mae@1", one_point, "collapsed", "feature_std"),
+        ("moco-v3@1", one_point, "collapsed", "feature_std"),
+        ("mae@1", not_a_number, "diverged", "not a number"),
+        ("dinov2@1", one_prototype, "collapsed", "teacher_usage"),
+        ("dinov2@1", all_prototypes_alike, "collapsed", "pinned at ln K"),
+    ],
+)
+@pytest.mark.parametrize("when", [0, 101])
+def test_a_collapse_is_found_within_a_hundredth_of_the_budget(
+    bars, tmp_path, recipe, broken, cause, evidence, when
+):
+    original = pretraining._one_step
+
+    def one_step(run):
+        original(run)
+        if run.step == when + 1:
+            broken(run.objective)
+
+    still = (("lr", 0.0), *((("momentum", 1.0), ("centre_momentum", 1.0)) if recipe == "dinov2@1" else ()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "build_objective", flat)
-        result = pretrain(make_cell(bars, samples=16 * 300, overrides=(("lr", 0.0),)), tmp_path)
-    assert (result.status, result.reason.cause) == ("diverged", "collapsed")
-    assert "step 2 of 300" in result.reason.message
-    assert "feature_std" in result.reason.message
+        patch.setattr(pretraining, "_one_step", one_step)
+        result = pretrain(make_cell(bars, recipe, samples=16 * 200, overrides=tuple(sorted(still))), tmp_path)
+    assert (result.status, result.reason.cause) == ("diverged", cause)
+    assert evidence in result.reason.message
+    assert (
+        f"step {when + 2 + when % 2} of 200" in result.reason.message
+        or f"step {when + 1} of" in result.reason.message
+    )
+    assert "heldout_loss" not in result.values or math.isfinite(result.values["heldout_loss"])
 
 
-def test_untrained_encoders_are_not_called_collapsed(bars):
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_untrained_encoders_are_not_called_collapsed(bars, recipe):
     for width in (32, 128):
-        for patch in (4, 14):
-            cell = make_cell(bars, "random@1", width=width, heads=1, patch=patch)
-            held_out = data_module.held_out_set(cell)
-            assert not collapse(feature_figures(build_encoder(cell), held_out, patch))
+        for patch in (4, 7):
+            cell = make_cell(bars, recipe, width=width, heads=1, patch=patch)
+            assert not collapse(health(build_objective(cell), data_module.held_out_set(cell), patch))
+
+
+def test_read_outs_know_what_lies_near_and_what_is_linear():
+    """Against scikit-learn's nearest neighbours and ridge regression."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    points = rng.standard_normal((3, 16))[labels] + 1.2 * rng.standard_normal((400, 16))
+    known, asked = torch.from_numpy(points[:300]).float(), torch.from_numpy(points[300:]).float()
+    figures = accuracies(known, asked, *(torch.from_numpy(part) for part in (labels[:300], labels[300:])))
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    votes = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    wanted = votes.fit(unit[:300], labels[:300]).score(unit[300:], labels[300:])
+    assert figures["knn_accuracy"] == pytest.approx(wanted)
+    scaled = (points - points[:300].mean(0)) / points[:300].std(0, ddof=1)
+    ridge = Ridge(alpha=1e-3 * 300).fit(scaled[:300], np.eye(3)[labels[:300]])
+    assert figures["linear_accuracy"] == pytest.approx(
+        (ridge.predict(scaled[300:]).argmax(1) == labels[300:]).mean()
+    )
+    assert (
+        accuracies(known, asked, torch.zeros(300, dtype=torch.long), torch.zeros(100, dtype=torch.long)) == {}
+    )
 
 
 def test_controls_train_nothing(tmp_path):

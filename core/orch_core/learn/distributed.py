@@ -39,6 +39,7 @@ def group() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     try:
         yield
+        dist.barrier()  # gloo's threads do not outlive a peer that has gone
     finally:
         dist.destroy_process_group()
 

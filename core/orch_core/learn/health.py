@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from orch_core.learn.augment import plain_view
 from orch_core.learn.data import Batch
 from orch_core.learn.encoders import encode, patchify
+from orch_core.learn.objectives import Objective
 
 IMAGES = 128
 LEAST_STD = 0.01
@@ -15,23 +17,29 @@ LEAST_RANK = 1.05
 """Below these an encoder is a constant: untrained ones lie at 0.2 and 2 and above."""
 
 
+UNIFORM, ONE = 0.999, 0.02
+"""Beyond these a teacher that sorts images into prototypes says nothing of them: untrained it lies at 0.8 and 0.8."""
+
+
 @torch.no_grad()
-def feature_figures(
-    encoder: VisionTransformer, held_out: Batch, patch: int, count: int = IMAGES
-) -> dict[str, float]:
-    """Spread of mean-pooled features of up to `count` held-out images.
+def health(objective: Objective, held_out: Batch, patch: int, count: int = IMAGES) -> dict[str, float]:
+    """Whether the encoder still tells `count` held-out images apart, from their mean-pooled features.
 
     feature_std: root mean square over dimensions of the standard deviation of unit-length features, times
                  sqrt(width): 1 for isotropic features, 0 for a point (Chen and He 2021, SimSiam, section 4.1)
     rankme:      effective rank, exp of the entropy of the normalised singular values (Garrido et al. 2023, RankMe)
+    and the objective's own figures; not numbers where the features are none
     """
     images = plain_view(held_out.images[:: max(1, len(held_out) // count)][:count])
-    features = encode(encoder, patchify(images, patch))[:, 1:].mean(1).float()
+    features = encode(objective.encoder, patchify(images, patch))[:, 1:].mean(1).float()
+    if not features.isfinite().all():
+        return {"feature_std": math.nan, "rankme": math.nan}
     unit = features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
     spread = float((unit.var(0, unbiased=False).mean() * unit.shape[1]).sqrt())
     values = torch.linalg.svdvals(features.double())
     share = values / values.sum().clamp(min=1e-12) + 1e-7
-    return {"feature_std": spread, "rankme": float((-(share * share.log()).sum()).exp())}
+    rank = float((-(share * share.log()).sum()).exp())
+    return {"feature_std": spread, "rankme": rank, **objective.figures(images)}
 
 
 def collapse(figures: dict[str, float]) -> str:
@@ -40,4 +48,8 @@ def collapse(figures: dict[str, float]) -> str:
         return f"features of different images are one point (feature_std {figures['feature_std']:.2g})"
     if figures["rankme"] < LEAST_RANK:
         return f"features of different images lie on one line (rankme {figures['rankme']:.3g})"
+    if figures.get("teacher_entropy", 0.0) > UNIFORM:
+        return "the teacher finds every prototype equally likely: the loss is pinned at ln K"
+    if figures.get("teacher_usage", 1.0) < ONE:
+        return f"all images fall to one prototype (teacher_usage {figures['teacher_usage']:.2g})"
     return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from orch_core.errors import OrchError
 from orch_core.learn import distributed, sharding
 from orch_core.learn.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from orch_core.learn.curve import append_row, cut_after, read_rows, write_rows
-from orch_core.learn.data import Batch, held_out_set, pretraining_set
+from orch_core.learn.data import Batch, Packed, batches, held_out_set, pretraining_set, workers_here
 from orch_core.learn.encoders import build_encoder
 from orch_core.learn.health import collapse
 from orch_core.learn.ledger import Meter, compiled, is_out_of_memory, measured_flops, peak_memory
 from orch_core.learn.objectives import Inputs, Objective, build_objective
-from orch_core.learn.randomness import Rows, epoch_indices, generator
+from orch_core.learn.randomness import Rows, generator
 from orch_core.learn.readout import read_out, spread
 from orch_core.learn.result import Result
 from orch_core.learn.schedule import schedule_of
@@ -64,9 +64,10 @@ class _Run:
     trunks: Path | None
     objective: Objective
     take: Step
-    images: Batch
+    images: Batch | Packed
     held_out: Batch
     here: slice
+    batches: Iterator[Batch]
     loss: Tensor
     tail: Tensor
     step: int = 0
@@ -131,7 +132,7 @@ def _smaller(economies: Economies, cell: Cell, error: BaseException) -> Economie
 
 def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoint_seconds: float) -> Result:
     meter, device = Meter(run.take.device), run.take.device
-    flops = measured_flops(run.take, _inputs(run, 0)) * run.cell.steps
+    flops = measured_flops(run.take, _first_inputs(run)) * run.cell.steps
     compiled(run.objective.module, device)
     trained = _train(run, should_stop, checkpoint_seconds)
     paid = {
@@ -162,7 +163,7 @@ def _reason(run: _Run, trained: dict[str, float]) -> Reason | None:
     if evidence:
         message = f"the encoder had collapsed {where}: {evidence}; lower `lr`, or change what keeps it from collapse"
         return Reason(cause="collapsed", message=message)
-    message = f"the loss was not a number {where}: lower `lr`, or raise `warmup`"
+    message = f"the loss or a feature was not a number {where}: lower `lr`, or raise `warmup`"
     return Reason(cause="diverged", message=message)
 
 
@@ -178,6 +179,8 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) 
     state = _newest(cell, folder, trunks, schedule.branch, device)
     if state:
         objective.module.load_state_dict(state["module"])
+    images, here = pretraining_set(cell), rows_here(cell.batch)
+    images = images.to(device) if isinstance(images, Batch) else images
     take = build_step(objective, schedule, device=device, precision=cell.precision, economies=economies)
     zero = torch.zeros((), dtype=torch.float64, device=device)
     run = _Run(
@@ -186,9 +189,12 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) 
         trunks=trunks,
         objective=objective,
         take=take,
-        images=pretraining_set(cell).to(device),
+        images=images,
         held_out=held_out_set(cell).to(device),
-        here=rows_here(cell.batch),
+        here=here,
+        batches=batches(
+            images, cell, state["step"] if state else 0, workers_here(), device=device, share=here
+        ),
         loss=zero.clone(),
         tail=zero.clone(),
     )
@@ -240,7 +246,7 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
             figures = _look(run) if run.step in looks and math.isfinite(loss) else {}
             _row(run, loss, speed, figures)
             health = figures or _health(run) if math.isfinite(loss) else {}
-            if not health or collapse(health):
+            if not health or not math.isfinite(health["feature_std"]) or collapse(health):
                 return {"train_loss": math.nan, "images_per_second": speed, **health}
         if run.step < steps and (stop or due):
             _save(run)
@@ -257,19 +263,22 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
 
 def _one_step(run: _Run) -> None:
     """Draw, loss, gradient step: a function of the state and the step's number alone."""
-    loss = run.take(run.step, _inputs(run, run.step))
+    loss = run.take(run.step, _inputs(run, next(run.batches), run.step))
     run.step += 1
     run.loss, run.summed = run.loss + loss, run.summed + 1
     if run.step > run.cell.steps - _tail_steps(run):
         run.tail = run.tail + loss
 
 
-def _inputs(run: _Run, step: int) -> Inputs:
+def _inputs(run: _Run, batch: Batch, step: int) -> Inputs:
     """The own rows of a step's batch, augmented and masked."""
     cell = run.cell
-    rows = epoch_indices(step * cell.batch, cell.batch, len(run.images), cell.seed)[run.here]
-    rng = Rows(generator(cell.seed, "views", step), run.here, cell.batch)
-    return run.objective.draw(run.images.rows(rows), rng)
+    return run.objective.draw(batch, Rows(generator(cell.seed, "views", step), run.here, cell.batch))
+
+
+def _first_inputs(run: _Run) -> Inputs:
+    batch = next(batches(run.images, run.cell, device=run.take.device, share=run.here))
+    return _inputs(run, batch, 0)
 
 
 def _tail_steps(run: _Run) -> int:

@@ -11,7 +11,7 @@ from orch_core.learn import sharding
 from orch_core.learn.augment import plain_view
 from orch_core.learn.data import Batch, chunks_of
 from orch_core.learn.encoders import encode, patchify
-from orch_core.learn.health import feature_figures
+from orch_core.learn.health import health
 from orch_core.learn.objectives import Objective
 from orch_core.learn.randomness import Rows, generator
 from orch_core.learn.step import autocast
@@ -41,9 +41,7 @@ def read_out(
             total += float(module(*objective.draw(chunk, rng)))
     sharding.put_together(module)
     known, asked = (features(objective.encoder, batch.images, patch) for batch in (gallery, queries))
-    figures = feature_figures(objective.encoder, held_out, patch) | accuracies(
-        known, asked, gallery.labels, queries.labels
-    )
+    figures = health(objective, held_out, patch) | accuracies(known, asked, gallery.labels, queries.labels)
     sharding.settle(module)
     module.train()
     return {"heldout_loss": total / chunks, **figures}
@@ -51,11 +49,11 @@ def read_out(
 
 @torch.no_grad()
 def spread(objective: Objective, held_out: Batch, patch: int, images: int) -> dict[str, float]:
-    """How far the features of `images` held-out images are apart (see `health.feature_figures`)."""
+    """How far the features of `images` held-out images are apart (see `health.health`)."""
     module = objective.module
     module.eval()
     sharding.put_together(module)
-    figures = feature_figures(objective.encoder, held_out, patch, images)
+    figures = health(objective, held_out, patch, images)
     sharding.settle(module)
     module.train()
     return figures
@@ -74,12 +72,16 @@ def features(encoder: VisionTransformer, images: Tensor, patch: int) -> Tensor:
 def accuracies(gallery: Tensor, queries: Tensor, known: Tensor, wanted: Tensor) -> dict[str, float]:
     """Accuracy on queries [m, width] of what the gallery's features [n, width] and labels [n] say; none with one class.
 
+    A label below 0 is unknown.
+
     knn_accuracy:    vote of the 20 nearest by cosine, weighted exp(cosine / 0.07) (Wu et al. 2018)
     linear_accuracy: ridge regression onto one-hot labels, features standardised by the gallery, penalty 1e-3 of n
     """
-    classes = int(torch.cat([known, wanted]).max()) + 1
-    if bool((known == known[0]).all()):
+    gallery, known = gallery[known >= 0], known[known >= 0]
+    queries, wanted = queries[wanted >= 0], wanted[wanted >= 0]
+    if not len(wanted) or not len(known) or bool((known == known[0]).all()):
         return {}
+    classes = int(torch.cat([known, wanted]).max()) + 1
     hot = functional.one_hot(known, classes).double()
     cosine = functional.normalize(queries.double(), dim=1) @ functional.normalize(gallery.double(), dim=1).T
     near, where = cosine.topk(min(NEIGHBOURS, len(gallery)), dim=1)

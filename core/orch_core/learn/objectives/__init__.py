@@ -40,6 +40,10 @@ def _nothing(_progress: Progress) -> None:
     return None
 
 
+def _none(_images: Tensor) -> dict[str, float]:
+    return {}
+
+
 def _same(_name: str) -> Rate:
     return Rate()
 
@@ -54,6 +58,7 @@ class Objective:
     draw:    augmented, masked inputs of a batch; all randomness is here
     before_step, after_step: what happens around the gradient step, by the run's progress (momentum, centres)
     rate:    learning rate of a parameter, by its name in `module`
+    figures: what else tells whether training is healthy, of plain images [n, c, h, w]
     coupled: the loss of an image depends on the others of its batch; else it is a mean over images, of inputs whose
              rows are images
     """
@@ -64,6 +69,7 @@ class Objective:
     before_step: Callable[[Progress], None] = _nothing
     after_step: Callable[[Progress], None] = _nothing
     rate: Callable[[str], Rate] = _same
+    figures: Callable[[Tensor], dict[str, float]] = _none
     coupled: bool = False
 
 

@@ -108,6 +108,21 @@ class DinoV2(nn.Module):
         )
 
     @torch.no_grad()
+    def figures(self, images: Tensor) -> dict[str, float]:
+        """Entropies of the teacher's distributions of images [n, c, h, w], as shares of the logarithm of the prototypes.
+
+        teacher_entropy: mean of each image's, 1 where all are uniform; teacher_usage: of their mean, 0 where all images
+        fall to one prototype. Caron et al. 2021 (DINO, section 5.3) show either collapse.
+        """
+        tokens = encode(self.teacher_encoder, patchify(images, self.patch))[:, 0]
+        shares = ((self.teacher_head(tokens) - self.class_centre) / self.temperature).double().softmax(1)
+        most = math.log(shares.shape[1])
+        return {
+            "teacher_entropy": float(torch.special.entr(shares).sum(1).mean()) / most,
+            "teacher_usage": float(torch.special.entr(shares.mean(0)).sum()) / most,
+        }
+
+    @torch.no_grad()
     def move_centres(self) -> None:
         """Centre = momentum x centre + (1 - momentum) x mean of the last step's teacher logits."""
         assert self.means is not None
@@ -202,6 +217,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
         before_step=before_step,
         after_step=after_step,
         rate=rate,
+        figures=module.figures,
         coupled=True,
     )
 
