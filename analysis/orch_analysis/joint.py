@@ -1,9 +1,10 @@
 """Forecast L(N, D) beyond the largest runs: the Chinchilla law fitted to the end of the table.
 
 The law is an approximation, and the runs near the target show best which member of the family holds there:
-weights (C / C_max)^lambda with C = N D. On the published tables in `tests/data/laws` (largest eighth of the
-compute held back) lambda 2 leaves .08-.67 of the error of the unweighted Huber fit, lambda 4 .14-.65,
-and neither wins everywhere, so the forecast is their geometric mean.
+weights (C / C_max)^tail with C = N D, as steep as leaves the law's five parameters enough runs, at most to the fourth
+power. On the published tables in `tests/data/laws` (15 tables; the runs beyond a quarter, an eighth and a sixteenth of
+the largest compute held back) the error is .36 of that of the usual Huber fit, geometric mean; tails 2 and 4 whatever
+the number of runs give .46 (`tests/bench/bench_joint.py`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,26 @@ import polars as pl
 
 from orch_analysis.extrapolate import Forecast
 from orch_analysis.fit import Fit, fit
+from orch_analysis.laws import LAWS
 from orch_analysis.points import ROW
 from orch_analysis.shapes import Floats
 
-TAILS = (2.0, 4.0)
+STEEPEST = 4.0
+ENOUGH = 1.5  # effective runs (Kish 1965: (sum w)^2 / sum w^2) per parameter of the law, at least
 
 
 def tail_weights(compute: Floats, tail: float) -> Floats:
     """(C / C_max)^tail, for `fit(..., weights=...)`; never below 1e-12, which would be no weight at all."""
     largest = compute.max(initial=0.0) or 1.0
     return np.asarray(np.maximum((compute / largest) ** tail, 1e-12))
+
+
+def tail_of(compute: Floats) -> float:
+    """The steepest tail, 0 to 4, that leaves `ENOUGH` effective runs for each of the law's parameters."""
+    needed = ENOUGH * len(LAWS["chinchilla"].params)
+    tails = np.linspace(0.0, STEEPEST, 81)
+    sizes = [weights.sum() ** 2 / (weights**2).sum() for weights in (tail_weights(compute, t) for t in tails)]
+    return float(max((tail for tail, size in zip(tails, sizes, strict=True) if size >= needed), default=0.0))
 
 
 def forecast(
@@ -40,12 +51,13 @@ def forecast(
     """Predict the loss at pairs (params, samples); `Forecast.at` holds their compute 6 N D.
 
     x names the columns of params and samples, value the column of a loss or error. The band joins, in ln loss, the
-    spread of the tails and of the unweighted fit about it (their distance is what shows a law that does not hold),
-    that of the milder tail's bootstrap draws, and the residual noise at the end.
+    distance of the fits with half the tail and without one (which shows a law that does not hold), the spread of the
+    former's bootstrap draws, and the residual noise at the end.
     """
     params, samples = (np.array([pair[i] for pair in at], dtype=np.float64) for i in (0, 1))
-    fits = _fits(table, value, x, bootstrap, seed)
-    first = next(iter(fits.values()))
+    tail = tail_of(_compute(table, x))
+    fits = _fits(table, value, x, tail, bootstrap, seed)
+    first, milder, _ = fits.values()
     asked = 6 * params * samples
     failed = next((found for found in fits.values() if not found.estimates), None)
     if failed is not None:
@@ -53,11 +65,10 @@ def forecast(
     logs = np.log(
         [found.law.value({"params": params, "samples": samples}, found.estimates) for found in fits.values()]
     )
-    draws = _draw_spread(first, params, samples)  # a steeper tail leaves too few rows to resample
-    noise = _noise_at_the_end(first, table, x)
-    shares = np.array([1.0, 1.0, 0.0]) / len(TAILS)
-    centre = shares @ logs
-    spread = ((logs - centre) ** 2).mean(axis=0)
+    draws = _draw_spread(milder, params, samples)  # the steeper tail leaves too few rows to resample
+    noise = _noise_at_the_end(first, table, x, tail)
+    centre = logs[0]
+    spread = ((logs[1:] - centre) ** 2).mean(axis=0)
     half = _normal(level) * np.sqrt(spread + draws**2 + noise**2)
     return Forecast(
         at=tuple(asked.tolist()),
@@ -66,7 +77,7 @@ def forecast(
         hi=tuple(np.exp(centre + half).tolist()),
         level=level,
         members={name: tuple(np.exp(row).tolist()) for name, row in zip(fits, logs, strict=True)},
-        weights=dict(zip(fits, shares.tolist(), strict=True)),
+        weights=dict(zip(fits, (1.0, 0.0, 0.0), strict=True)),
         noise=noise,
         warnings=first.warnings,
         horizon=float(asked.max() / 6 / _compute(table, x).max()),
@@ -85,16 +96,16 @@ def tail_fit(
     )
 
 
-def _fits(table: pl.DataFrame, value: str, x: Mapping[str, str], bootstrap: int, seed: int) -> dict[str, Fit]:
-    """The law under each tail, the mildest with draws, and last without weights."""
-    fits = {
-        f"chinchilla, tail {tail:g}": tail_fit(
-            table, value=value, x=x, tail=tail, bootstrap=bootstrap if tail == TAILS[0] else 0, seed=seed
-        )
-        for tail in TAILS
+def _fits(
+    table: pl.DataFrame, value: str, x: Mapping[str, str], tail: float, bootstrap: int, seed: int
+) -> dict[str, Fit]:
+    """The law under the tail, under half of it, with draws, and without weights."""
+    half = tail_fit(table, value=value, x=x, tail=tail / 2, bootstrap=bootstrap, seed=seed)
+    return {
+        f"chinchilla, tail {tail:.3g}": tail_fit(table, value=value, x=x, tail=tail, seed=seed),
+        "chinchilla, half the tail": half,
+        "chinchilla, unweighted": fit("chinchilla", table, value=value, x=x, bootstrap=0, seed=seed),
     }
-    fits["chinchilla, unweighted"] = fit("chinchilla", table, value=value, x=x, bootstrap=0, seed=seed)
-    return fits
 
 
 def _nothing(failed: Fit, asked: Floats, level: float) -> Forecast:
@@ -115,11 +126,11 @@ def _compute(table: pl.DataFrame, x: Mapping[str, str]) -> Floats:
     return np.where(np.isfinite(product) & (sizes > 0) & (data > 0), product, 0.0)
 
 
-def _noise_at_the_end(found: Fit, table: pl.DataFrame, x: Mapping[str, str]) -> float:
+def _noise_at_the_end(found: Fit, table: pl.DataFrame, x: Mapping[str, str], tail: float) -> float:
     """Root mean square of ln residuals under the fit's own weights: far from the end the law need not hold."""
     numbers = table[ROW].to_numpy() if ROW in table.columns else np.arange(1, table.height + 1)
     kept = ~np.isin(numbers, [row.row for row in found.dropped])
-    weights = tail_weights(_compute(table, x)[kept], TAILS[0])
+    weights = tail_weights(_compute(table, x)[kept], tail)
     spare = found.n / max(found.n - len(found.law.free), 1)
     return float(np.sqrt(spare * (weights @ np.square(found.residuals)) / weights.sum()))
 

@@ -19,6 +19,8 @@ from orch_analysis.problem import Problem, from_link, link_of, predict, theta_of
 
 BLOCK = 2048  # fits whose matrix products are formed together
 CHUNK = 20_000  # fits x candidates worked on together: a few arrays of this size stay in the cache
+TINY = 1e-150  # smallest pivot: its inverse and the square of that are numbers
+FAR = 20.0  # replicates of rows with hardly any weight may lie farther in a log than a double can hold
 POINTS = {1: 48, 2: 24, 3: 10, 4: 6}  # grid points per parameter when a law does not bring its own
 
 
@@ -131,7 +133,9 @@ class _Projected:
         self.signed = [law.bound(name)[0] < 0 for name in linear]
 
     def best(self, target: Array, weights: Array, shares: Sequence[NDArray[np.intp]]) -> dict[str, Array]:
-        wanted = from_link(link_of(self.problem), target) / self.problem.scale
+        link, own = link_of(self.problem), self.problem.target
+        near = target if link == "linear" else np.clip(target, own - FAR, own + FAR)
+        wanted = from_link(link, near) / self.problem.scale
         weighted = weights * wanted
         pairs = {key: columns.dot(weights) for key, columns in self.pairs.items()}
         right = [columns.dot(weighted) for columns in self.right]
@@ -205,13 +209,17 @@ def nonnegative(
 
 
 def _normal_equations(upper: list[Array], right: list[Array]) -> list[Array]:
-    """Solve many small symmetric systems at once by elimination; `upper` lists the upper triangles by rows."""
+    """Solve many small symmetric systems at once by elimination; `upper` lists the upper triangles by rows.
+
+    A pivot below rounding error (columns alike wherever the weights are) counts as that: its solution ranks last.
+    """
     size = len(right)
     places = [(j, k) for j in range(size) for k in range(j, size)]
     a = dict(zip(places, upper, strict=True))
     b = list(right)
+    least = [np.maximum(1e-13 * a[j, j], TINY) for j in range(size)]
     for j in range(size):
-        a[j, j] = np.maximum(a[j, j], 1e-13)
+        a[j, j] = np.maximum(a[j, j], least[j])
         for k in range(j + 1, size):
             ratio = a[j, k] / a[j, j]
             for m in range(k, size):

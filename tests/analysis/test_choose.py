@@ -1,6 +1,7 @@
 """Choice of form: names the truth, sees only what it is given, and predicts by the average whatever it names."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,8 @@ import pytest
 from orch_analysis import choose, extrapolate, joint
 from orch_analysis.fit import fit
 from orch_core.errors import OrchError
+
+DATA = Path(__file__).parents[1] / "data"
 
 X = np.geomspace(1e5, 6.4e6, 13)
 
@@ -138,6 +141,35 @@ def test_joint_forecast_of_a_misspecified_truth_beats_the_usual_huber_fit():
         fixed = np.log([usual.predict(params=a, samples=b).value for a, b in ahead])
         ratios.append(np.linalg.norm(np.log(found.value) - truth) / np.linalg.norm(fixed - truth))
     assert np.median(ratios) < 0.5
+
+
+def test_a_tail_is_as_steep_as_the_runs_allow():
+    rng = np.random.default_rng(3)
+    for count, steep in ((12, False), (400, True)):
+        compute = np.exp(rng.uniform(np.log(1e17), np.log(1e20), count))
+        tail = joint.tail_of(compute)
+        size = {t: (compute**t).sum() ** 2 / (compute ** (2 * t)).sum() for t in (tail, tail + 0.05)}
+        assert size[tail] >= 1.5 * 5  # Kish's effective size, for the five parameters
+        assert (tail == 4) if steep else (size[tail + 0.05] < 1.5 * 5)
+    assert joint.tail_of(compute[:6]) == 0
+
+
+def test_joint_forecast_of_published_runs_with_few_points_is_no_worse_than_the_usual_fit():
+    raw = pl.read_csv(DATA / "laws" / "gadre_overtraining_104models.csv")
+    ratios = []
+    for (_,), runs in raw.group_by("dataset_name", maintain_order=True):
+        points = runs.select(
+            pl.col("N").cast(float), pl.col("D").cast(float), loss="loss_c4_val"
+        ).drop_nulls()
+        small = pl.col("N") * pl.col("D") <= (pl.col("N") * pl.col("D")).max() / 8
+        table, ahead = points.filter(small), points.filter(~small)
+        x, truth = {"params": "N", "samples": "D"}, np.log(ahead["loss"])
+        at = list(zip(ahead["N"], ahead["D"], strict=True))
+        found = joint.forecast(table, value="loss", x=x, at=at, bootstrap=0)
+        usual = fit("chinchilla", table, value="loss", x=x, delta=1e-3, bootstrap=0)
+        fixed = np.log([usual.predict(params=n, samples=d).value for n, d in at])
+        ratios.append(np.linalg.norm(np.log(found.value) - truth) / np.linalg.norm(fixed - truth))
+    assert np.exp(np.mean(np.log(ratios))) < 1
 
 
 def test_joint_forecast_is_exact_on_an_exact_law_and_reports_failures():
