@@ -299,6 +299,9 @@ class SizeClass(Section):
     gpus_per_node: int | None = Field(default=None, ge=0)
     nodes: Whole | None = None
     time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
+    cells_per_job: Whole | None = Field(
+        default=None, description="small cells side by side in one job, sharing its GPUs; by default one has all"
+    )
     sbatch: dict[str, str | int | bool] = {}
 
 
@@ -312,6 +315,9 @@ class Cluster(Section):
     gpus_per_node: int | None = Field(default=None, ge=0)
     nodes: Whole = 1
     time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
+    cells_per_job: Whole | None = Field(
+        default=None, description="small cells side by side in one job, sharing its GPUs; by default one has all"
+    )
     device: str | None = Field(default=None, description="device that costs are computed for, such as H100")
     usd_per_gpu_hour: float | None = Field(default=None, ge=0)
     max_attempts: Whole = 3

@@ -110,6 +110,8 @@ def pretrain(cell, folder, *, should_stop, economies, trunks):
             write_atomic(saved, json.dumps(state))
         if state["step"] == 7:
             misbehave(cell, folder, first)
+        if cell.algorithm == "greedy" and not 0 < economies.micro_batch <= 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
     if cell.algorithm == "diverge":
         return Result("diverged", reason=Reason(cause="diverged", message="loss is nan at step 7"))
     note(folder, end=state["step"])

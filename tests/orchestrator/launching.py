@@ -46,6 +46,7 @@ def jobs(
     tasks: tuple[str, ...] = ("a", "b"),
     seconds: float = 1.0,
     models: tuple[str, ...] = (),
+    batch: int = 1,
 ) -> list[Job]:
     probes = tuple(Probe(task=task, fingerprint=task, kind="multi-class", classes=2) for task in tasks)
     return [
@@ -57,8 +58,8 @@ def jobs(
                 resolution=28,
                 patch=7,
                 channels=1,
-                samples_seen=STEPS,
-                batch=1,
+                samples_seen=STEPS * batch,
+                batch=batch,
                 seed=seed,
             ),
             probes=probes,
@@ -166,6 +167,7 @@ def main() -> int:
     parser.add_argument("--code", default="the code that was launched")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds that a file operation takes")
     parser.add_argument("--models", default="")
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--settings", default="{}")
     parser.add_argument("--no-wait", action="store_true")
     arguments = parser.parse_args()
@@ -185,6 +187,7 @@ def main() -> int:
             tasks=tuple(filter(None, arguments.tasks.split(","))),
             seconds=arguments.seconds,
             models=tuple(filter(None, arguments.models.split(","))),
+            batch=arguments.batch,
         )
         settings = cluster.Settings(**{"parallel": 2, **json.loads(arguments.settings)})
         summary = cluster.launch(study, todo, settings, wait=not arguments.no_wait)

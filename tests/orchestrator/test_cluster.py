@@ -1,5 +1,6 @@
 """Submitting to Slurm, with its commands played by small scripts: the submission path without a cluster."""
 
+import itertools
 import json
 import math
 import os
@@ -127,6 +128,19 @@ def test_a_worker_that_slurm_failed_to_start_and_holds_is_replaced(launching, st
     assert {line.split("_")[0] for line in (played / "scancel.calls").read_text().split()} == {"101"}
 
 
+def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played, tmp_path):
+    root = tmp_path / "study"
+    (played / "sacct").write_text("#!/bin/bash\necho 'TIMEOUT|2026-01-01T00:00:00'\n")
+    how = settings(parallel=1, options={"time": 15})
+    launching.finish(start(root, "--recipe", "once@1", "--cells", 1, "--settings", how))
+    launching.check_complete(open_study(root), launching.jobs(1, "once@1"))
+    minutes = [event["minutes"] for event in journal.events(root) if event["event"] == "intent"]
+    assert minutes == [15, 30]
+    asked = [path.read_text() for path in sorted(root.glob("logs/*/*_submission.sh"))]
+    assert ["--time=15" in text for text in asked] == [True, False]
+    assert "--time=30" in asked[1]
+
+
 def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_path):
     study = create_study(tmp_path / "study", "s")
     how = Settings(
@@ -187,6 +201,15 @@ def test_times_as_slurm_writes_them(days, hours, minutes, seconds):
 )
 def test_tasks_in_a_line_of_squeue(job, tasks):
     assert slurm.count_tasks(job) == tasks
+
+
+@given(st.integers(0, 60), st.floats(1, 1e4), st.floats(1, 1e5))
+def test_time_limits_grow_with_timeouts_and_stay_within_what_slurm_allows(timeouts, first, longest):
+    longest = max(first, longest)
+    lengths = [slurm.minutes_after(count, first, longest) for count in range(timeouts + 1)]
+    assert lengths[0] == first
+    assert lengths == sorted(lengths)
+    assert all(b in (2 * a, longest) for a, b in itertools.pairwise(lengths) if math.isfinite(b))
 
 
 @given(

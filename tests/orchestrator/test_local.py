@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orch.launching import attempts, journal
-from orch_core.study import open_study
+from orch.launching import attempts, journal, waiting
+from orch.launching.fleets import Fleet
+from orch.launching.process import Stop
+from orch_core.study import create_study, open_study
 
 
 def test_two_workers_share_the_cells_and_a_second_launch_has_nothing_to_do(launching, start, tmp_path):
@@ -161,6 +163,58 @@ def test_workers_run_the_code_that_was_launched_and_nothing_of_the_working_direc
     study = open_study(tmp_path / "study")
     (record,) = [record for record in study.records() if not record.task]
     assert (study.root / record.provenance["code"]["snapshot"]).exists()
+
+
+def test_two_processes_train_a_cell_together_and_stop_together(launching, start, tmp_path):
+    how = ("--settings", '{"parallel": 2, "gpus": 2}')
+    jobs = launching.jobs(3, pause=0.1)
+    launch = start(tmp_path, "--cells", 3, "--pause", 0.1, *how)
+    study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    launching.until(lambda: launching.steps_seen(study, jobs) > 9)
+    os.killpg(launch.pid, signal.SIGINT)
+    launching.finish(launch, 130)
+    audits = [line for job in jobs for line in launching.audit(study, job)]
+    assert {line["ranks"] for line in audits if "ranks" in line} == {2}
+    assert sum("stopped" in line for line in audits) == 2
+    launching.finish(start(tmp_path, "--cells", 3, "--pause", 0.1, *how))
+    launching.check_complete(study, jobs)
+    for job in jobs:
+        lines = launching.audit(study, job)
+        stops = [line["stopped"] for line in lines if "stopped" in line]
+        assert [line["begin"] for line in lines if "begin" in line] == [0, *stops]
+
+
+def test_each_time_out_of_memory_half_as_many_images_are_held_at_once(launching, start, tmp_path):
+    how = ("--recipe", "greedy@1", "--cells", 1, "--batch", 8, "--settings", '{"parallel": 1}')
+    launching.finish(start(tmp_path, *how))
+    (job,) = launching.jobs(1, "greedy@1", batch=8)
+    study = open_study(tmp_path)
+    begins = [line["micro_batch"] for line in launching.audit(study, job) if "begin" in line]
+    assert begins == [0, 4, 2]  # it fails until no more than two are held; 0 is the whole batch
+    launching.check_complete(study, [job])
+
+
+def test_a_study_that_has_overspent_its_budget_stops_its_workers(launching, tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "BUDGET_SECONDS", 0.0)
+    study, (job,) = create_study(tmp_path, "s"), launching.jobs(1)
+    stopped, spent = [], iter([False, True])
+    watch = waiting.Watch(
+        study=study,
+        token="t",
+        limit=3,
+        stop=Stop(),
+        tell=lambda *_: None,
+        overspent=lambda: next(spent),
+    )
+    fleet = Fleet(
+        keep=lambda _: 0,
+        alive=lambda: 0,
+        stop=lambda: stopped.append(True),
+        explain=str,
+    )
+    entry = journal.Entry(id=job.cell.id, job=job)
+    (standing,) = waiting.wait_for(watch, [entry], fleet)
+    assert (standing.state, watch.stop.reason, stopped) == ("pending", "budget", [True])
 
 
 @pytest.fixture

@@ -131,3 +131,12 @@ def test_single_cells_are_cancelled_while_the_others_go_on(launching, start, tmp
     summary = launching.finish(launch, 1)
     assert (summary["done"], summary["failed"]) == (2, 1)
     assert study.record(running[0].cell.id) is None
+    again = launching.finish(start(tmp_path, "--cells", 3, "--pause", 0.1))
+    assert (again["done"], again["remaining"]) == (0, 0)  # a new launch leaves it cancelled
+    assert study.record(running[0].cell.id) is None
+    assert control.failed_jobs(study, jobs) == []
+    (cell,) = control.failed_jobs(study, jobs, "cancelled")
+    assert cell == running[0]
+    journal.revive_cells(study.root, [cell.cell.id])
+    launching.finish(start(tmp_path, "--cells", 3, "--pause", 0.1))
+    launching.check_complete(study, jobs)

@@ -205,10 +205,13 @@ def test_a_finished_job_that_is_requeued_finds_nothing_to_do(launching, launch):
     launching.finish(process)
     before = {path: path.stat().st_mtime_ns for path in study.root.glob("cells/**/*")}
     job = next(event["job"] for event in journal.events(study.root) if event["event"] == "submitted")
+    launching.until(lambda: not slurm.queue())
+    time.sleep(
+        2
+    )  # the node would refuse it within the second in which the old task ended: `Job credential revoked`
     call("scontrol", "requeue", f"{job}_0")
     call("scontrol", "update", f"JobId={job}_0", "StartTime=now")
-    # an update that comes while the old task still completes is lost, and then Slurm waits its own two minutes
-    launching.until(lambda: len(list((study.root / "launches").glob("*/workers/*"))) == 3, seconds=240)
+    launching.until(lambda: len(list((study.root / "launches").glob("*/workers/*"))) == 3)
     launching.until(lambda: not slurm.queue())
     assert before == {path: path.stat().st_mtime_ns for path in study.root.glob("cells/**/*")}
 
