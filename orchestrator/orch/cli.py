@@ -175,22 +175,23 @@ def launch(target: Path | None, *, dry_run: bool, as_json: bool, **wishes: Any) 
 
 @main.command()
 @click.argument("study", type=FOLDER, required=False)
+@click.option(
+    "--axis", default="algorithm x model", show_default=True, help="Rows: model, mix, images, class, ..."
+)
+@click.option("--watch", is_flag=True, help="Show it anew every few seconds, until all is done or Ctrl-C.")
 @AS_JSON
-def status(study: Path | None, *, as_json: bool) -> None:
+def status(study: Path | None, *, axis: str, watch: bool, as_json: bool) -> None:
     """Show what is done, running, pending and failed, and what is still to come.
 
-    Example: orch status studies/demo
+    Example: orch status studies/demo --axis model
     """
     from orch.launching.show import status_table
-    from orch.launching.status import status as study_status
-    from orch.planning.plan import find_study, read_plan
+    from orch.launching.steering import statuses
 
-    opened = find_study(study)
-    now = study_status(opened, list(read_plan(opened).jobs()))
-    if as_json:
-        emit(now.to_json())
-    else:
-        click.echo(status_table(now))
+    for now in statuses(study, axis, watch=watch):
+        if watch and not as_json:
+            click.clear()
+        emit(now.to_json()) if as_json else click.echo(status_table(now))
 
 
 @main.command()

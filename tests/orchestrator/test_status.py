@@ -1,10 +1,12 @@
 """Where a study stands, and what cancelling, logs and `why` say: read from a study that real workers made."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from orch.launching import cluster, control, journal, show
+from orch.launching import cluster, control, journal, show, steering
 from orch.launching.status import AXES, eta_seconds, status, survey
 from orch_core.errors import OrchError
 from orch_core.study import create_study
@@ -43,6 +45,17 @@ def test_every_cell_is_counted_once_under_its_state(mixed, tmp_path):
     assert (now.total.probes, now.total.probes_done) == (12, 4)
     assert now.total.hours_planned == pytest.approx((2 * 7200 + 1 + 1 + 2 * 3600) / 3600)
     assert json.loads(json.dumps(now.to_json()))["total"]["done"] == 2
+
+
+def test_watching_goes_on_until_nothing_is_left(mixed, monkeypatch):
+    study, jobs, _ = mixed
+    monkeypatch.setattr(steering, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(steering, "find_study", lambda _: study)
+    shown = iter([jobs, jobs[:4]])  # what is left to do, then what is done
+    monkeypatch.setattr(steering, "read_plan", lambda _: SimpleNamespace(jobs=lambda: next(shown)))
+    pending = [now.total.pending for now in itertools.islice(steering.statuses(None, "model", watch=True), 3)]
+    assert pending == [2, 2, 2]
+    assert [now.total.pending for now in steering.statuses(None, "model", watch=True)] == [0]
 
 
 def test_an_unknown_axis_names_the_known_ones(mixed):

@@ -1,7 +1,9 @@
-"""`orch cancel`, `retry` and `why`, from the words of the command line."""
+"""`orch status`, `cancel`, `retry` and `why`, from the words of the command line."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,31 @@ from orch.console import duration, quantity
 from orch.launching import cluster, control, journal
 from orch.launching.command import Where, Wishes, settings_of
 from orch.launching.settings import Summary
+from orch.launching.status import Status, status
 from orch.planning.plan import Plan, find_study, read_plan
 from orch_core.errors import OrchError
 from orch_core.expression import AXES, evaluate
 from orch_core.study import Study
 
+WATCH_SECONDS = 5.0  # between two looks
 OPERATORS = ("==", "!=", "<", ">", " in ", "not ")
 COLUMNS = {"params": "params_encoder", "flops": "flops_train"}  # of a plan, where the axis has another name
+
+
+def statuses(target: Path | None, axis: str, *, watch: bool) -> Iterator[Status]:
+    """A study's status, with `watch` again and again until nothing is running or pending.
+
+    Looking takes a tenth of the time at most. Raises OrchError for an unknown axis.
+    """
+    study = find_study(target)
+    jobs = list(read_plan(study).jobs())
+    while True:
+        began = time.monotonic()
+        now = status(study, jobs, axis=axis)
+        yield now
+        if not watch or not now.total.running + now.total.pending:
+            return
+        time.sleep(max(WATCH_SECONDS, 10 * (time.monotonic() - began)))
 
 
 def cancelled(target: Path | None, words: tuple[str, ...], *, dropped: bool) -> control.Cancelled:
