@@ -26,7 +26,7 @@ from orch_analysis.law import Law
 from orch_analysis.shapes import Floats
 from orch_core.errors import OrchError
 
-FORMS = {1: ("power", "power_offset"), 2: ("chinchilla", "kaplan", "gadre")}
+FORMS = {1: ("power", "power_offset", "m4", "bnsl1"), 2: ("chinchilla", "kaplan", "gadre")}
 CLOSE = 1.1  # forms within 10% of the best error count as equal, and the one with fewer parameters is named
 CUTS = (2.0, 4.0, 8.0)  # a form is fitted up to x_last / cut (or C_last / cut) and scored beyond
 LEAST = 5  # points that a form is fitted to, at least, when its turn is scored

@@ -9,11 +9,15 @@ import pytest
 
 from orch_analysis import choose, extrapolate, joint
 from orch_analysis.fit import fit
+from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 
 DATA = Path(__file__).parents[1] / "data"
 
 X = np.geomspace(1e5, 6.4e6, 13)
+
+
+BROKEN = np.geomspace(1e4, 1e8, 40)
 
 
 def points(y, x=X):
@@ -26,6 +30,14 @@ def auto(y, x=X, **options):
 
 def noisy(y, noise=0.003, seed=0):
     return y * np.exp(noise * np.random.default_rng(seed).standard_normal(len(y)))
+
+
+def test_names_a_break_where_the_larger_scales_show_one():
+    law = LAWS["bnsl1"]
+    truth = {"a": 0.02, "b": 3.0, "c0": 0.05, "c1": 0.4, "d1": 3e5, "f1": 0.3}
+    found = auto(noisy(law.value({"samples": BROKEN}, truth), 0.002), BROKEN)
+    assert found.law == "bnsl1"
+    assert found.fit.x == {"params": "N"}
 
 
 def test_names_the_law_that_made_the_points():

@@ -321,6 +321,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert fit("chinchilla", joint(), value="loss", bootstrap=50, seed=4).intervals != first.intervals
 
 
+@pytest.mark.filterwarnings("error")
 def test_weights_over_twelve_decades_fit_without_overflow():
     table = joint(8, 6).with_columns(w=pl.Series(np.geomspace(1e-12, 1, 48)))
     found = fit("chinchilla", table, value="loss", loss="l2", weights="w", bootstrap=50)
