@@ -37,18 +37,23 @@ class Arranged:
     modalities: tuple[str, ...]
 
 
-def arrange(frames: Sequence[pl.DataFrame], sources: Sequence[int], val: float) -> Arranged:
-    """Order the units' rows (without problems) of the sources at those places; `val` is the share to hold out.
-
-    A source that brings its own val split keeps it; from any other, whole groups are held out.
-    """
-    index = pl.concat(
+def joined(frames: Sequence[pl.DataFrame], sources: Sequence[int]) -> pl.DataFrame:
+    """Rows of all units (columns of `gather.SCHEMA`), with `unit` and the place of its `source`."""
+    return pl.concat(
         [
             frame.with_columns(unit=pl.lit(unit, pl.UInt32), source=pl.lit(source, pl.UInt16))
             for unit, (frame, source) in enumerate(zip(frames, sources, strict=True))
         ],
         rechunk=False,
     )
+
+
+def arrange(index: pl.DataFrame, val: float) -> Arranged:
+    """Order the rows of `joined`, all usable; `val` is the share to hold out.
+
+    A source that brings its own val split keeps it; from any other, whole groups are held out. Where nothing else refers
+    to the rows, memory never holds them twice.
+    """
     names = tuple(sorted(index["modality"].unique().to_list()))
     codes = index["modality"].replace_strict(names, range(len(names)), return_dtype=pl.UInt16)
     index = index.drop("modality").with_columns(code=codes)

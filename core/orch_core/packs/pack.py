@@ -19,7 +19,15 @@ import polars as pl
 from orch_core.errors import OrchError
 from orch_core.identity import digest
 from orch_core.images import fingerprint
-from orch_core.packs.arrange import arrange, content_hashes, joint_fingerprint, modality, pack_bounds, subsets
+from orch_core.packs.arrange import (
+    arrange,
+    content_hashes,
+    joined,
+    joint_fingerprint,
+    modality,
+    pack_bounds,
+    subsets,
+)
 from orch_core.packs.gather import EMPTY, SCHEMA, Settings, Spec, Unit, gather, unit_key
 from orch_core.packs.layout import (
     INDEX,
@@ -188,7 +196,7 @@ def _judge(spec: Spec, bad: int, total: int, max_bad: float, folder: Path) -> No
 
 
 def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
-    arranged = arrange(_usable(job), [unit.source for unit in job.units], job.wishes.val)
+    arranged = arrange(joined(_usable(job), [unit.source for unit in job.units]), job.wishes.val)
     index = arranged.index
     sources = _sources(job, index, left_out)
     classes = [source.classes for source in sources]

@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import polars as pl
 
@@ -57,13 +57,13 @@ def find_units(place: int, spec: Spec) -> list[Unit]:
 
 
 def _unit(place: int, kind: str, paths: list[Path], part: str = "", classes: tuple[str, ...] = ()) -> Unit:
-    stats = [path.stat() for path in paths]
+    stats = [path.stat() if path.exists() else None for path in paths]  # a dangling link is a bad image
     return Unit(
         source=place,
         kind=kind,
         paths=tuple(map(str, paths)),
         part=part,
-        stamp=" ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats),
+        stamp=" ".join(f"{stat.st_size}:{stat.st_mtime_ns}" if stat else "gone" for stat in stats),
         classes=classes,
     )
 
@@ -96,7 +96,10 @@ def _kind(root: Path, name: str) -> str:
         return "images"
     if lower.endswith(NIFTI):
         return "nifti"
-    if lower.endswith(DICOM) or ("." not in name and looks_like_dicom(root / name)):
+    nameless = (
+        not Path(name).suffix or Path(name).suffix[1:].isdigit()
+    )  # DICOM files are often called by their UID
+    if lower.endswith(DICOM) or (nameless and looks_like_dicom(root / name)):
         return "dicom"
     return ""
 
@@ -167,8 +170,18 @@ def _shard(unit: Unit, spec: Spec) -> Iterator[Item]:
         with tarfile.open(path, "r:*") as tar:
             for key, sample in _samples(tar):
                 yield _sample_item(f"{path.name}/{key}", sample, spec, split)
+            _check_end(tar)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         yield Item(name=path.name, problem=f"the shard ends early: {error}")
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise ReadError where an archive lacks the zeros at its end: tarfile takes a header cut short for the end."""
+    file = cast("IO[bytes]", tar.fileobj)
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        message = "it lacks the mark of its end"
+        raise tarfile.ReadError(message)
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
