@@ -8,6 +8,9 @@ where every step was done exactly once, in order, whatever was killed on the way
 import argparse
 import hashlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 import types
@@ -36,6 +39,54 @@ for name in ("open", "stat", "mkdir", "rename", "replace", "link", "unlink", "li
     setattr(os, name, slow(getattr(os, name)))
 builtins.open = io.open = slow(io.open)
 """
+
+SKEWED_NODES = """
+import fcntl, os, time
+
+real, job = time.time, os.environ.get("SLURM_JOB_ID")
+time.time = lambda: real() + (3600.0 * (-1) ** int(job) if job else 0.0)
+fcntl.flock = lambda *_: None  # locks are not seen from other nodes
+"""
+
+
+def far_apart() -> None:
+    """Give every worker a node of its own: clocks differ by hours, locks are not shared; fast heartbeats."""
+    own = b'def machine() -> str:\n    return os.environ.get("SLURM_JOB_ID", "login")\n\n\ndef kernel() -> str:'
+    real = freeze.sources
+
+    def sources() -> dict[str, bytes]:
+        kept = real()
+        name = "orch/launching/attempts.py"
+        changed = kept[name].replace(b"def machine() -> str:", own)
+        for before, after in (
+            (b"STALE_SECONDS = 90.0", b"STALE_SECONDS = 8.0"),
+            (b"BEAT_SECONDS = 15.0", b"BEAT_SECONDS = 1.0"),
+        ):
+            assert before in changed
+            changed = changed.replace(before, after)
+        return {**kept, name: changed}
+
+    freeze.sources = sources
+    attempts.machine = lambda: "login"
+    attempts.STALE_SECONDS = 8.0
+
+
+def die_at(step: int) -> None:
+    """Have this process killed before its `step`-th write, rename, link, folder or command from now on."""
+    left = [step]
+
+    def mortal(call):
+        def one(*arguments, **named):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **named)
+
+        return one
+
+    for name in ("write", "rename", "replace", "link", "mkdir", "unlink", "fsync"):
+        setattr(os, name, mortal(getattr(os, name)))
+    subprocess.Popen.__init__ = mortal(subprocess.Popen.__init__)
 
 
 def jobs(
@@ -78,10 +129,10 @@ def expected_loss(cell: Cell) -> float:
     return int(chain[:8], 16) / 2**32
 
 
-def use_fake_learn(slow_disk: str = "") -> None:
+def use_fake_learn(at_start: str = "") -> None:
     """Replace `orch_core.learn` in this process and in every snapshot taken by it.
 
-    `slow_disk` is run at the start of every worker.
+    `at_start` is run at the start of every worker.
     """
     real = freeze.sources
 
@@ -90,7 +141,7 @@ def use_fake_learn(slow_disk: str = "") -> None:
         return {
             **kept,
             "orch_core/learn/__init__.py": FAKE_LEARN.encode(),
-            **({"sitecustomize.py": slow_disk.encode()} if slow_disk else {}),
+            **({"sitecustomize.py": at_start.encode()} if at_start else {}),
         }
 
     freeze.sources = sources
@@ -166,6 +217,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--code", default="the code that was launched")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds that a file operation takes")
+    parser.add_argument("--far-apart", action="store_true", help="workers share neither clock nor locks")
+    parser.add_argument("--die-at", type=int, default=-1, help="write or command before which to be killed")
     parser.add_argument("--models", default="")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--settings", default="{}")
@@ -173,13 +226,17 @@ def main() -> int:
     arguments = parser.parse_args()
     global FAKE_LEARN
     FAKE_LEARN = FAKE_LEARN.replace("the code that was launched", arguments.code)
-    slow_disk = ""
+    at_start = SKEWED_NODES if arguments.far_apart else ""
     if arguments.slow:
-        slow_disk = f"ROOT, SECONDS = {str(arguments.root)!r}, {arguments.slow}\n{SLOW_DISK}"
-        exec(slow_disk, {})
-    use_fake_learn(slow_disk)
+        at_start = f"ROOT, SECONDS = {str(arguments.root)!r}, {arguments.slow}\n{SLOW_DISK}"
+    exec(at_start, {})
+    use_fake_learn(at_start)
+    if arguments.far_apart:
+        far_apart()
     try:
         study = create_study(arguments.root, "stand-in")
+        if arguments.die_at >= 0:
+            die_at(arguments.die_at)
         todo = jobs(
             arguments.cells,
             arguments.recipe,

@@ -112,7 +112,7 @@ def test_spent_hours_are_those_of_every_attempt_failed_ones_too(planned_study):
     attempt(study, first, 1, 2.0, how="failed")
     attempt(study, first, 2, 3.0)
     attempt(study, second, 1, 1.5, how="stopped")
-    assert spent_hours(plan, study) == pytest.approx(6.5)
+    assert spent_hours(study) == pytest.approx(6.5)
 
 
 def test_a_done_cells_reservation_gives_way_to_what_it_took(planned_study):

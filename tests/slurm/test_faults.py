@@ -114,6 +114,27 @@ def test_a_submitter_killed_around_sbatch_leaves_one_array(launching, start, tmp
     assert len(launching.until(lambda: arrays_of(root))) == 1
 
 
+def test_a_submitter_killed_at_each_of_its_steps_leaves_one_array(launching, start, tmp_path):
+    """Before every write, rename, link, folder and command, from the settings to the submission's end."""
+    roots, processes, arguments = [], [], ("--cells", 1, "--settings", settings(parallel=1))
+    while not processes or processes[-1].returncode:
+        steps = range(len(roots), len(roots) + 8)
+        roots += [tmp_path / str(step) for step in steps]
+        processes = [start(tmp_path / str(step), *arguments, "--no-wait", "--die-at", step) for step in steps]
+        for process in processes:
+            process.communicate(timeout=120)
+        assert {process.returncode for process in processes} <= {0, -signal.SIGKILL}
+    print(f"{len(roots)} submitters, of which the last one lived")
+    assert len(roots) > 16
+    for first in range(0, len(roots), 8):
+        again = [start(root, *arguments) for root in roots[first : first + 8]]
+        for process in again:
+            launching.finish(process, seconds=180)
+    for root in roots:
+        launching.check_complete(open_study(root), launching.jobs(1))
+        assert len(arrays_of(root)) == 1
+
+
 def test_submitters_killed_at_random_moments_lose_nothing(launching, start, tmp_path):
     generator = random.Random(0)
     arguments = (tmp_path, "--cells", 12, "--pause", 0.05, "--settings", settings(parallel=4))
@@ -125,8 +146,10 @@ def test_submitters_killed_at_random_moments_lose_nothing(launching, start, tmp_
     launching.check_complete(open_study(tmp_path), launching.jobs(12, pause=0.05))
 
 
-def test_eight_launches_at_once_do_nothing_twice(launching, start, tmp_path):
-    processes = [start(tmp_path, "--cells", 6, "--pause", 0.05, "--settings", settings()) for _ in range(8)]
+@pytest.mark.parametrize("launches", [2, 8])
+def test_launches_at_once_do_nothing_twice(launching, start, tmp_path, launches):
+    arguments = (tmp_path, "--cells", 6, "--pause", 0.05, "--settings", settings())
+    processes = [start(*arguments) for _ in range(launches)]
     for process in processes:
         launching.finish(process, seconds=180)
     launching.check_complete(open_study(tmp_path), launching.jobs(6, pause=0.05))
@@ -180,6 +203,31 @@ def test_a_controller_that_is_down_delays_and_breaks_nothing(launching, launch):
     cluster("ctld", "start")
     launching.finish(process, seconds=180)
     launching.check_complete(study, jobs)
+
+
+def test_a_controller_that_is_down_at_the_moment_of_a_requeue(launching, launch):
+    process, study, jobs = launch(cells=2, pause=0.5, steps=4)
+    call("sbatch", "-p", "urgent", "-N4", "--exclusive", "-t1", "-o/dev/null", "--wrap=sleep 2")
+    launching.until(lambda: any("stopped" in line for line in lines(launching, study, jobs)))
+    cluster("ctld", "stop")
+    time.sleep(10)
+    cluster("ctld", "start")
+    launching.finish(process, seconds=240)
+    launching.check_complete(study, jobs)
+
+
+def test_clocks_that_differ_by_hours_and_locks_that_nodes_do_not_share(launching, start, tmp_path):
+    arguments = (tmp_path, "--cells", 4, "--pause", 0.3, "--far-apart", "--settings", settings())
+    process, jobs = start(*arguments), launching.jobs(4, pause=0.3)
+    study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    launching.until(lambda: launching.steps_seen(study, jobs) >= 8)
+    victim = attempts.read_owner(next(study.root.glob("cells/*/attempts/1/owner.json")))
+    os.kill(victim.pid, signal.SIGKILL)
+    launching.finish(process, seconds=120)
+    launching.check_complete(study, jobs)
+    ends = [attempts.end_of(path.parent) for path in study.root.glob("cells/*/attempts/*/end.json")]
+    assert sorted(end.how for end in ends) == ["done"] * 4 + ["failed"]
+    assert all(0 <= end.seconds < 60 for end in ends)  # no clock's hours in what was spent
 
 
 def test_without_accounting(launching, launch):
@@ -240,6 +288,52 @@ def test_code_edited_after_submission_does_not_reach_the_queue(launching, start,
         "the code that was launched"
     }
     assert len(list((tmp_path / "code").iterdir())) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB in a file, as the nodes' shared one."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    image.write_bytes(bytes(24 << 20))
+    made = [["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, folder]]
+    done = [subprocess.run(command, capture_output=True, text=True) for command in made]
+    if any(one.returncode for one in done):
+        pytest.skip(f"cannot mount a small file system: {done[-1].stderr.strip()}")
+    yield folder
+    subprocess.run(["chattr", "-R", "-i", folder], check=False)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_while_running_stops_the_launch_and_the_next_one_completes(launching, start, small_disk):
+    arguments = (small_disk / "study", "--recipe", "big@1", "--cells", 2, "--settings", settings())
+    process = start(*arguments)
+    _, talk = process.communicate(timeout=120)
+    assert process.returncode == 2, talk
+    assert "no space left" in talk
+    launching.until(lambda: not slurm.queue())
+    study, jobs = open_study(small_disk / "study"), launching.jobs(2, "big@1")
+    assert not any(study.record(job.cell.id) for job in jobs)
+    for path in study.root.glob("cells/*/checkpoint/big"):
+        path.unlink()
+    launching.finish(start(small_disk / "study", "--cells", 2, "--settings", settings()))
+    launching.check_complete(study, launching.jobs(2))
+
+
+def test_a_study_that_becomes_read_only_while_running(launching, start, small_disk):
+    root = small_disk / "study"
+    arguments = (root, "--cells", 4, "--pause", 0.2, "--settings", settings())
+    process, jobs = start(*arguments), launching.jobs(4, pause=0.2)
+    study = launching.until(lambda: (root / "study.json").exists() and open_study(root))
+    launching.until(lambda: launching.steps_seen(study, jobs) > 12)
+    call("find", root, "-type", "d", "-exec", "chattr", "+i", "{}", "+")
+    _, talk = process.communicate(timeout=120)
+    assert process.returncode == 2, talk
+    assert "cannot be written" in talk
+    launching.until(lambda: not slurm.queue())
+    call("find", root, "-type", "d", "-exec", "chattr", "-i", "{}", "+")
+    launching.finish(start(*arguments), seconds=120)
+    launching.check_complete(study, jobs)
 
 
 def test_leftovers_of_killed_writers_stop_nobody(launching, start, tmp_path):
