@@ -141,8 +141,8 @@ def _failure(folder: Path) -> End | None:
     """How the rank failed that made the others fail, or None where none did."""
     found = sorted(folder.glob("failed-*"), key=lambda path: path.stat().st_mtime_ns)
     ends = [End(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
-    fenced = [end for end in ends if end.how == "fenced"]
-    return next(iter(fenced), min(ends, key=lambda end: FIRST_CAUSES.index(end.cause), default=None))
+    fenced = next((end for end in ends if end.how == "fenced"), None)
+    return fenced or min(ends, key=lambda end: FIRST_CAUSES.index(end.cause), default=None)
 
 
 def _print_tails(folder: Path) -> None:

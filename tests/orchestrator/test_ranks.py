@@ -1,0 +1,102 @@
+"""Processes that train one cell: how many, which of them is to blame, and what the kernel's own record says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orch.launching import attempts, causes, packing, ranks, worker
+from orch.launching.attempts import End
+from orch.launching.journal import Entry
+from orch_core.study import create_study
+
+
+def test_slurms_words_say_how_many_processes_train_a_cell():
+    job = {"SLURM_JOB_ID": "7"}
+    assert ranks.of_allocation(1, job) == ranks.ONE
+    four_nodes = {**job, "SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}
+    assert ranks.of_allocation(1, four_nodes).count == 32
+    assert ranks.of_allocation(1, {**job, "SLURM_JOB_NUM_NODES": "4"}).count == 4  # nodes without GPUs
+    assert ranks.of_allocation(2, {}) == ranks.Ranks(per_node=2)
+
+
+def test_gpus_are_dealt_out_to_cells_side_by_side():
+    seen = [packing.share_of(k, {"CUDA_VISIBLE_DEVICES": "4,5,7"})["CUDA_VISIBLE_DEVICES"] for k in range(5)]
+    assert seen == ["4", "5", "7", "4", "5"]
+    assert packing.share_of(0, {"CUDA_VISIBLE_DEVICES": ""}) == {}
+
+
+@given(st.permutations(["network", "out_of_memory", "network", "code_error", "killed"]))
+def test_of_ranks_that_failed_the_one_that_made_the_others_fail_is_blamed(tmp_path_factory, order):
+    folder = tmp_path_factory.mktemp("ranks")
+    for number, cause in enumerate(order):
+        (folder / f"failed-{number}").write_text(json.dumps(asdict(End(how="failed", cause=cause))))
+        assert ranks._failure(folder).cause == min(order[: number + 1], key=ranks.FIRST_CAUSES.index)
+    (folder / "failed-9").write_text(json.dumps(asdict(End(how="fenced"))))
+    assert ranks._failure(folder).how == "fenced"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:41231",
+        "The server socket has failed to listen: EADDRINUSE: address already in use",
+    ],
+)
+def test_a_lost_peer_is_the_networks_fault_and_tried_again(tmp_path, words):
+    assert causes.cause_of(RuntimeError(words), tmp_path) == "network"
+    assert not attempts.is_spent([End(how="failed", cause="network")], limit=3)
+
+
+def test_a_process_that_the_kernel_killed_for_want_of_memory_is_told_from_another(
+    launching, tmp_path, monkeypatch
+):
+    """The kernel counts such kills in /proc/vmstat, whatever the cluster knows."""
+    vmstat = tmp_path / "vmstat"
+    monkeypatch.setattr(attempts, "VMSTAT", vmstat)
+    study, jobs = create_study(tmp_path / "study", "s"), launching.jobs(2)
+    found = []
+    for job, kills in zip(jobs, (4, 5), strict=True):
+        vmstat.write_text("pgfault 9\noom_kill 4\n")
+        folder = study.cell_folder(job.cell.id)
+        attempt = attempts.claim(folder, replace(attempts.me("t", "w"), pid=1), 1)
+        os.close(attempt.lock)
+        vmstat.write_text(f"pgfault 9\noom_kill {kills}\n")
+        worker.record_death(study, Entry(id=job.cell.id, job=job), 1)
+        found.append(attempts.end_of(attempt.folder).cause)
+    assert found == ["killed", "out_of_memory"]
+
+
+def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypatch):
+    """Three processes that sleep: the second one is killed, and the agent ends the others."""
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+    order = ranks.Order(
+        root=str(tmp_path), cell="c", nodes=1, per_node=3, address="localhost", port=1, economies={}
+    )
+    (folder / "order.json").write_text(json.dumps(asdict(order)))
+    started = []
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def start(*_):
+        started.append(subprocess.Popen(sleep))
+        return started[-1]
+
+    monkeypatch.setattr(ranks, "_start_rank", start)
+    looks = iter([False, False])
+
+    def should_stop():
+        if next(looks, True):
+            started[1].send_signal(signal.SIGKILL)
+        return False
+
+    ranks.run_node(folder, 0, should_stop)
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 3
+    assert [path.name for path in folder.glob("failed-*")] == ["failed-1"]
+    assert "rank 1" in ranks._failure(folder).message
