@@ -7,7 +7,8 @@ what must keep its share (a source, a modality). The order of `stratified_order`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 from itertools import islice
 
 import numpy as np
@@ -59,16 +60,55 @@ def stratified_order(strata: NDArray[np.integer], ranks: Ranks, within: Ranks) -
     """Rows in the order of which the first n are the subset of size n, int64 [n].
 
     strata: number of each row's stratum, below 65,536; ranks: hash ranks, equal for images of one group; within: order
-    inside a group (ties keep the order of rows). Image j (from 0) of a stratum of m stands at (j + 1/2) / m: that is
-    the order in which Webster's method (see `apportion`) gives seats, so every prefix holds every stratum in proportion
-    within one image, and contains every shorter prefix.
+    inside a group (ties keep the order of rows). Inside a stratum rows stand by rank; strata are interleaved so that
+    every prefix holds each of them in proportion within one image.
     """
     by_rank = _by_rank(ranks, within)
-    by_stratum = by_rank[np.argsort(strata[by_rank].astype(np.uint16), kind="stable")]  # a radix sort
-    sizes = np.bincount(strata, minlength=1)
-    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    places = (np.arange(len(by_stratum)) - starts + 0.5) / np.repeat(sizes, sizes)
-    return by_stratum[np.argsort(places, kind="stable")]  # merges runs that are sorted already
+    return by_rank[interleaved(strata[by_rank])]
+
+
+def interleaved(strata: NDArray[np.integer]) -> Rows:
+    """Rows in an order in which every prefix is proportional within one image, each stratum's in the order they have."""
+    by_stratum = np.argsort(strata.astype(np.uint16), kind="stable")  # a radix sort
+    places = np.argsort(chairmen(np.bincount(strata).tolist()), kind="stable")
+    order = np.empty(len(strata), np.int64)
+    order[places] = by_stratum
+    return order
+
+
+def chairmen(sizes: Sequence[int]) -> NDArray[np.uint16]:
+    """Which stratum each place goes to, uint16 [sum of sizes]: after n places stratum s has within one of n share_s.
+
+    The chairman assignment problem (Tijdeman 1980, Discrete Mathematics 32). Image j (from 0) of a stratum of m in M
+    must stand after place j M / m and by place (j + 1) M / m, rounded up: unit jobs with release times and deadlines,
+    for which the earliest deadline first meets all of them (Horn 1974; Steiner & Yeomans 1993). A heap's item is
+    time * 65536 + stratum.
+    """
+    total, done = sum(sizes), [0] * len(sizes)
+    if total in sizes:
+        return np.full(total, sizes.index(total), np.uint16)
+    out = np.zeros(total, np.uint16)
+    places = out.data  # a memoryview is assigned to in half the time
+    waiting = [(1 << 16) + stratum for stratum, size in enumerate(sizes) if size]
+    ready: list[int] = []
+    release = 1
+    for place in range(1, total + 1):
+        while release <= place:
+            stratum = heappop(waiting) & 0xFFFF
+            heappush(ready, (-(-(done[stratum] + 1) * total // sizes[stratum]) << 16) + stratum)
+            release = waiting[0] >> 16 if waiting else total + 1
+        stratum = heappop(ready) & 0xFFFF
+        places[place - 1] = stratum
+        done[stratum] = image = done[stratum] + 1
+        size = sizes[stratum]
+        if image < size:
+            following = image * total // size + 1
+            if following <= place + 1:
+                heappush(ready, (-(-(image + 1) * total // size) << 16) + stratum)
+            else:
+                heappush(waiting, (following << 16) + stratum)
+                release = min(release, following)
+    return out
 
 
 def _by_rank(ranks: Ranks, within: Ranks) -> Rows:
@@ -76,10 +116,12 @@ def _by_rank(ranks: Ranks, within: Ranks) -> Rows:
     order = np.argsort(ranks)
     ranked = ranks[order]
     equal = ranked[1:] == ranked[:-1]
+    del ranked
     tied = np.zeros(len(order), bool)
     tied[1:] |= equal
     tied[:-1] |= equal
-    rows = np.sort(order[tied])
+    rows = order[tied]
+    rows.sort()
     rows = rows[np.argsort(within[rows], kind="stable")]
     order[tied] = rows[np.argsort(ranks[rows], kind="stable")]
     return order
@@ -102,11 +144,15 @@ def held_out_split(ranks: Ranks, share: float) -> NDArray[np.bool_]:
 
 def is_in(values: Ranks, others: Ranks) -> NDArray[np.bool_]:
     """Which of the values are among the others (of which there are few), bool [n]; np.isin takes twenty times as long."""
+    found, mask = np.zeros(len(values), bool), np.uint64(2**22 - 1)
     if not len(others):
-        return np.zeros(len(values), bool)
+        return found
+    bits = np.zeros(2**22, bool)
+    bits[others & mask] = True
+    perhaps = np.flatnonzero(bits[values & mask])  # few, so that few are looked up among the others
     ordered = np.sort(others)
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    found: NDArray[np.bool_] = ordered[places] == values
+    places = np.minimum(np.searchsorted(ordered, values[perhaps]), len(ordered) - 1)
+    found[perhaps] = ordered[places] == values[perhaps]
     return found
 
 

@@ -183,7 +183,9 @@ def test_images_of_any_size_become_the_cells_as_each_would_by_itself(tmp_path: P
         batch = pretraining_set(cell).rows(np.arange(count))
         opened = open_packs(out)
         for row, image in enumerate(read_images(opened, np.arange(count))):
-            assert torch.equal(batch.images[row], as_tensor(image[None].copy(), resolution=28, channels=channels)[0])
+            assert torch.equal(
+                batch.images[row], as_tensor(image[None].copy(), resolution=28, channels=channels)[0]
+            )
         assert batch.free.all()
         assert (batch.labels == -1).all()
 

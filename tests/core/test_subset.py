@@ -1,14 +1,17 @@
 """Nested subsets: a smaller data size lies in every larger one, source by source."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_core.images import hash_order, image_keys
-from orch_core.subset import apportion
+from orch_core.packs.arrange import for_pretraining, pack_bounds
+from orch_core.subset import apportion, hash_ranks, held_out_split, is_in, stratified_order
 
 weights = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=2), st.floats(0.01, 1e6), min_size=1, max_size=6
@@ -55,3 +58,112 @@ def test_another_seed_gives_another_order():
 def test_twenty_one_million_images_are_shared_at_once(total):
     shares = {f"source{index}": 10.0 ** (index % 7) for index in range(61)}
     assert sum(apportion(total, shares).values()) == total
+
+
+@st.composite
+def populations(draw):
+    """Strata, ranks by group (0 is none: an image by itself), ranks within; 64 groups at most."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(1, 300))
+    strata = rng.choice(draw(st.integers(1, 7)), n, p=None)
+    within = rng.integers(0, 2**63, n, dtype=np.uint64)
+    groups = rng.integers(0, draw(st.integers(1, 64)), n)
+    ranks = np.where(groups == 0, within, rng.integers(0, 2**63, 64, dtype=np.uint64)[groups])
+    return strata, groups, ranks, within
+
+
+@given(populations())
+def test_every_prefix_is_proportional_within_one_image(population):
+    strata, _, ranks, within = population
+    order = stratified_order(strata, ranks, within)
+    assert sorted(order) == list(range(len(strata)))
+    sizes = np.bincount(strata)
+    for stratum, size in enumerate(sizes):
+        counts = np.cumsum(strata[order] == stratum)
+        assert np.abs(counts - np.arange(1, len(order) + 1) * size / len(order)).max() < 1
+
+
+@given(populations())
+def test_inside_a_stratum_images_stand_by_rank_so_groups_are_whole_but_for_the_last(population):
+    strata, _, ranks, within = population
+    order = stratified_order(strata, ranks, within)
+    for stratum in np.unique(strata):
+        rows = order[strata[order] == stratum]
+        keys = list(zip(ranks[rows], within[rows], strict=True))
+        assert keys == sorted(keys)
+
+
+@given(populations(), st.randoms())
+def test_the_order_is_of_the_images_not_of_the_files(population, random):
+    strata, _, ranks, within = population
+    mixed = list(range(len(strata)))
+    random.shuffle(mixed)
+    straight = within[stratified_order(strata, ranks, within)]
+    assert np.array_equal(
+        within[mixed][stratified_order(strata[mixed], ranks[mixed], within[mixed])], straight
+    )
+
+
+@given(populations(), st.integers(1, 50))
+def test_a_source_that_is_added_leaves_the_order_inside_the_others(population, added):
+    strata, _, ranks, within = population
+    rng = np.random.default_rng(added)
+    more = rng.integers(0, 2**63, added, dtype=np.uint64)
+    larger = stratified_order(
+        np.append(strata, np.full(added, 9)), np.append(ranks, more), np.append(within, more)
+    )
+    before = stratified_order(strata, ranks, within)
+    for stratum in np.unique(strata):
+        kept = [row for row in larger if row < len(strata) and strata[row] == stratum]
+        assert kept == [row for row in before if strata[row] == stratum]
+
+
+@given(populations(), st.floats(0, 1))
+def test_a_group_is_held_out_whole_whatever_else_there_is(population, share):
+    _, _, ranks, _ = population
+    chosen = held_out_split(ranks, share)
+    assert chosen.any()
+    for rank in np.unique(ranks):
+        assert len(set(chosen[ranks == rank])) == 1
+    half = ranks[: len(ranks) // 2]
+    if len(half) and (held_out_split(half, share) != chosen[: len(half)]).any():  # only for want of another
+        assert held_out_split(half, share).sum() == (half == half[held_out_split(half, share)][0]).sum()
+
+
+def test_the_share_held_out_is_the_share_asked_for():
+    ranks = hash_ranks((number.to_bytes(4, "big") for number in range(20_000)), 0)
+    for share in (0.01, 0.2):
+        deviation = (20_000 * share * (1 - share)) ** 0.5
+        assert abs(held_out_split(ranks, share).sum() - 20_000 * share) < 5 * deviation
+    assert held_out_split(ranks, 1).all()
+
+
+@given(populations(), st.integers(0, 2**32 - 1))
+def test_pretraining_sees_no_image_and_no_group_of_another_split(population, seed):
+    _, _, ranks, within = population
+    split = np.random.default_rng(seed).choice(3, len(ranks), p=[0.6, 0.2, 0.2])
+    low = within % np.uint64(50)  # so that some images are equal
+    frame = pl.DataFrame({"split": split, "rank": ranks, "hash_high": low, "hash_low": low})
+    kept = for_pretraining(frame)
+    others = split > 0
+    expected = [
+        split[row] == 0 and ranks[row] not in ranks[others] and low[row] not in low[others]
+        for row in range(len(ranks))
+    ]
+    assert kept.tolist() == expected
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=200), st.integers(1, 1000), st.floats(0, 1))
+def test_packs_hold_every_image_once_and_end_where_a_data_size_ends(sizes, most, share):
+    pretraining = int(share * len(sizes))
+    bounds = pack_bounds(np.array(sizes, np.uint64), pretraining, most)
+    assert (bounds[0], bounds[-1]) == (0, len(sizes))
+    assert {round(level * pretraining) for level in (0.001, 0.01, 0.1, 1)} <= set(bounds)
+    for first, last in pairwise(bounds):
+        assert last - first == 1 or sum(sizes[first:last]) <= most
+
+
+@given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)))
+def test_membership_is_that_of_sets(values, others):
+    found = is_in(np.array(values, np.uint64), np.array(others, np.uint64))
+    assert found.tolist() == [value in others for value in values]

@@ -5,6 +5,7 @@ A pack folder holds
 - `manifest.json`: format version, fingerprints, facts, and the hash of every other file
 - `packs/00000.pack` ...: the images, raw uint8 or as they were encoded, after a header of 64 bytes
 - `table.bin`: 32 bytes an image, mapped into memory: where it lies, its size, label, modality
+- `orders.bin`: the rows of every modality in the order that it would have by itself, mapped into memory
 - `index.parquet`: a row an image, in the same order: hash, rank, split, source, modality, group, shape, labels
 - `names.parquet`: where every image came from; `left-out.csv`: what could not be used, and why
 

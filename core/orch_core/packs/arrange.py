@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from orch_core.identity import digest
 from orch_core.images import SPLITS
 from orch_core.packs.layout import Modality, Subset
-from orch_core.subset import Rows, held_out_split, is_in, shared_with, stratified_order
+from orch_core.subset import Rows, held_out_split, interleaved, is_in, shared_with, stratified_order
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)
 """Data sizes, as shares of the images for pretraining, at which a pack ends: they are whole files."""
 CHUNK = 2**20
 HASHED = ("hash_high", "hash_low", "height", "width", "channels", "split", "pretraining", "source")
-FACTS = (*HASHED, "labels", "code")
+FACTS = (*HASHED, "labels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,33 +91,47 @@ def for_pretraining(index: pl.DataFrame) -> NDArray[np.bool_]:
     return kept
 
 
+def _parts(index: pl.DataFrame) -> Iterator[Rows]:
+    """Rows for pretraining, of other training images, of val and of test, one after the other."""
+    split, kept = index["split"].to_numpy(), index["pretraining"].to_numpy()
+    for part in (kept, (split == 0) & ~kept, split == 1, split == 2):
+        yield np.flatnonzero(part)
+
+
 def final_order(index: pl.DataFrame) -> Rows:
     """Rows as they are packed: for pretraining, other training images, val, test; each in `stratified_order`."""
-    split, kept = index["split"].to_numpy(), index["pretraining"].to_numpy()
     strata = strata_of(index)
     ranks, within = index["rank"].to_numpy(), index["hash_high"].to_numpy()
-    parts = []
-    for part in (kept, (split == 0) & ~kept, split == 1, split == 2):
-        rows = np.flatnonzero(part)
-        parts.append(rows[stratified_order(strata[rows], ranks[rows], within[rows])])
-    return np.concatenate(parts)
+    return np.concatenate(
+        [rows[stratified_order(strata[rows], ranks[rows], within[rows])] for rows in _parts(index)]
+    )
 
 
-def strata_of(index: pl.DataFrame) -> NDArray[np.int64]:
+def strata_of(index: pl.DataFrame) -> NDArray[np.uint16]:
     """Number of each row's stratum: its source and its modality, counted from 0 without gaps."""
     codes = index["code"].to_numpy()
-    return dense(index["source"].to_numpy().astype(np.int64) * (int(codes.max(initial=0)) + 1) + codes)
+    return dense(index["source"].to_numpy().astype(np.uint32) * (int(codes.max(initial=0)) + 1) + codes)
 
 
-def dense(numbers: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The numbers counted from 0 without gaps, in their order."""
-    found: NDArray[np.int64] = (np.cumsum(np.bincount(numbers, minlength=1) > 0) - 1)[numbers]
+def dense(numbers: NDArray[np.integer]) -> NDArray[np.uint16]:
+    """The numbers (of at most 65,536 kinds) counted from 0 without gaps, in their order."""
+    found: NDArray[np.uint16] = (np.cumsum(np.bincount(numbers, minlength=1) > 0) - 1).astype(np.uint16)[
+        numbers
+    ]
     return found
 
 
-def modality(index: pl.DataFrame, name: str, code: int, classes: Sequence[int]) -> Modality:
-    """Facts of one modality; classes: by source's place."""
-    part = index.select(*FACTS).filter(pl.col("code") == code)
+def own_order(index: pl.DataFrame, code: int) -> Rows:
+    """Rows of a modality in the order that they would have without the others, of `index` in its final order."""
+    rows = np.flatnonzero(index["code"].to_numpy() == code)
+    part = index.select("split", "pretraining", "source").filter(index["code"] == code)
+    sources = part["source"].to_numpy()
+    return np.concatenate([rows[some[interleaved(dense(sources[some]))]] for some in _parts(part)])
+
+
+def modality(index: pl.DataFrame, name: str, order: Rows, classes: Sequence[int]) -> Modality:
+    """Facts of one modality; order: its rows in its own order; classes: by source's place."""
+    part = index.select(*FACTS) if len(order) == len(index) else index.select(*FACTS)[order]
     counts = {split: int((part["split"] == place).sum()) for place, split in enumerate(SPLITS)}
     shapes = part.select("height", "width", "channels").unique()
     widths = part["labels"].list.len().unique().to_list()

@@ -15,9 +15,10 @@ FORMAT = 1
 MAGIC = b"ORCHPACK"
 HEADER = 64
 """Bytes before the images of a pack and before the rows of the table: magic, format, id (32 hexadecimal digits)."""
-MANIFEST, TABLE, INDEX, NAMES, LEFT_OUT = (
+MANIFEST, TABLE, ORDERS, INDEX, NAMES, LEFT_OUT = (
     "manifest.json",
     "table.bin",
+    "orders.bin",
     "index.parquet",
     "names.parquet",
     "left-out.csv",

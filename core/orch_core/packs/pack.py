@@ -25,6 +25,7 @@ from orch_core.packs.arrange import (
     joined,
     joint_fingerprint,
     modality,
+    own_order,
     pack_bounds,
     subsets,
 )
@@ -34,6 +35,7 @@ from orch_core.packs.layout import (
     LEFT_OUT,
     MANIFEST,
     NAMES,
+    ORDERS,
     TABLE,
     Manifest,
     Pack,
@@ -41,7 +43,7 @@ from orch_core.packs.layout import (
     read_manifest,
 )
 from orch_core.packs.sources import find_units, read_items
-from orch_core.packs.write import PACK_BYTES, Draft, write_frame, write_pack, write_table
+from orch_core.packs.write import PACK_BYTES, Draft, write_frame, write_orders, write_pack, write_table
 from orch_core.record import dumps, write_atomic
 
 SCAN = ".gathered"
@@ -200,11 +202,15 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
     index = arranged.index
     sources = _sources(job, index, left_out)
     classes = [source.classes for source in sources]
-    facts = tuple(modality(index, name, code, classes) for code, name in enumerate(arranged.modalities))
+    orders = [own_order(index, code) for code in range(len(arranged.modalities))]
+    facts = tuple(
+        modality(index, name, order, classes) for name, order in zip(arranged.modalities, orders, strict=True)
+    )
     identity, pretraining = joint_fingerprint(facts), sum(one.pretraining for one in facts)
     bounds = pack_bounds(index["bytes"].to_numpy(), pretraining, job.wishes.pack_bytes)
     packs = _packs(job, index, bounds)
     write_table(index, bounds, job.folder, identity)
+    write_orders(orders, job.folder, identity)
     write_frame(index.drop("unit", "offset"), job.folder / INDEX)
     names = pl.concat(_usable(job, "name"))["name"].gather(arranged.rows)
     write_frame(pl.DataFrame({"name": names}), job.folder / NAMES)
@@ -216,7 +222,7 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
         sources=sources,
         packs=packs,
         subsets=subsets(index, pretraining, bounds),
-        files={name: fingerprint(job.folder / name) for name in (TABLE, INDEX, NAMES)},
+        files={name: fingerprint(job.folder / name) for name in (TABLE, ORDERS, INDEX, NAMES)},
         inputs=job.inputs,
         settings={**asdict(job.wishes.settings), "val": job.wishes.val},
     )

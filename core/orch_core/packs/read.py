@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +18,18 @@ from orch_core.errors import OrchError
 from orch_core.images import SPLITS, Images
 from orch_core.packs.arrange import content_hashes, strata_of
 from orch_core.packs.gather import group_key
-from orch_core.packs.layout import HEADER, INDEX, MANIFEST, ROW, TABLE, Manifest, header, read_manifest
+from orch_core.packs.layout import (
+    HEADER,
+    INDEX,
+    MANIFEST,
+    ORDERS,
+    ROW,
+    TABLE,
+    Manifest,
+    Modality,
+    header,
+    read_manifest,
+)
 from orch_core.packs.pixels import FORMATS, BadImage, decode_stored
 from orch_core.subset import Rows, hash_ranks, stratified_order
 
@@ -28,11 +41,16 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packs:
-    """An open pack folder. table: ROW [n], mapped; firsts: first row of each pack, int64 [packs]."""
+    """An open pack folder.
+
+    table:  ROW [n], mapped; orders: rows [n] by modality, each in its own order, mapped
+    firsts: first row of each pack, int64 [packs]; files: open packs by place
+    """
 
     folder: Path
     manifest: Manifest
     table: NDArray[np.void]
+    orders: NDArray[np.uint32]
     firsts: NDArray[np.int64]
     files: dict[int, int] = field(default_factory=dict)
 
@@ -49,7 +67,17 @@ def open_packs(folder: Path) -> Packs:
 @lru_cache(maxsize=16)
 def _opened(folder: Path, _changed: int) -> Packs:
     manifest = read_manifest(folder)
-    path = folder / TABLE
+    return Packs(
+        folder=folder,
+        manifest=manifest,
+        table=_mapped(folder / TABLE, ROW, manifest),
+        orders=_mapped(folder / ORDERS, np.dtype("<u4"), manifest),
+        firsts=np.array([pack.first for pack in manifest.packs], np.int64),
+    )
+
+
+def _mapped(path: Path, kind: np.dtype[Any], manifest: Manifest) -> NDArray[Any]:
+    """The rows of a file, mapped into memory; raises OrchError for a file of other packs."""
     try:
         with path.open("rb") as file:
             first = file.read(HEADER)
@@ -57,12 +85,10 @@ def _opened(folder: Path, _changed: int) -> Packs:
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise OrchError(message, hint="copy the folder again, or pack it again") from error
-    if first != header(manifest.fingerprint) or size != HEADER + manifest.rows * ROW.itemsize:
-        message = f"{path} does not belong to {folder / MANIFEST}"
+    if first != header(manifest.fingerprint) or size != HEADER + manifest.rows * kind.itemsize:
+        message = f"{path} does not belong to {path.parent / MANIFEST}"
         raise OrchError(message, hint="copy the whole folder again, or pack it again")
-    table = np.memmap(path, ROW, "r", offset=HEADER, shape=(manifest.rows,))
-    firsts = np.array([pack.first for pack in manifest.packs], np.int64)
-    return Packs(folder=folder, manifest=manifest, table=table, firsts=firsts)
+    return np.memmap(path, kind, "r", offset=HEADER, shape=(manifest.rows,))
 
 
 def read_stored(packs: Packs, rows: Rows) -> list[bytes]:
@@ -133,33 +159,34 @@ def _damaged(packs: Packs, row: int, what: str) -> OrchError:
 class Selection:
     """The rows of one modality (or all) in one split, in the order in which subsets nest.
 
-    rows: None where they are first .. first+count-1, else int64 [count]
+    rows: None where they are first .. first+count-1, else [count]
     """
 
     first: int
     count: int
-    rows: Rows | None = None
+    rows: NDArray[np.integer] | None = None
 
     def at(self, places: Rows) -> Rows:
         """Rows of the images at `places` of the selection."""
-        return self.first + places if self.rows is None else self.rows[places]
+        return self.first + places if self.rows is None else self.rows[places].astype(np.int64)
 
 
 def select(packs: Packs, modality: str, split: str, subset_seed: int = 0) -> Selection:
     """Rows of a modality (or ALL) in a split, of `train` only those for pretraining.
 
-    Whole folders of seed 0 are a range. One modality takes a look at its column of the table (0.1 s for 21 million
-    rows), another seed a new order from the index (half a minute).
+    Takes no time that grows with the packs, but for another subset seed: that is a new order from the index (a minute
+    for 21 million rows).
     """
     code = modality_code(packs.manifest, modality)
-    first, last = _bounds(packs)[split]
     if subset_seed and split == "train":
-        rows = _reordered(packs, code, last, subset_seed)
-    elif code is None:
+        rows = _reordered(packs, code, packs.manifest.pretraining, subset_seed)
+        return Selection(first=0, count=len(rows), rows=rows)
+    modalities = packs.manifest.modalities
+    first, last = _bounds(modalities if code is None else (modalities[code],))[split]
+    if code is None:
         return Selection(first=first, count=last - first)
-    else:
-        rows = first + np.flatnonzero(packs.table["modality"][first:last] == code)
-    return Selection(first=0, count=len(rows), rows=rows)
+    before = sum(sum(one.counts.values()) for one in modalities[:code])
+    return Selection(first=0, count=last - first, rows=packs.orders[before + first : before + last])
 
 
 def modality_code(manifest: Manifest, modality: str) -> int | None:
@@ -173,15 +200,10 @@ def modality_code(manifest: Manifest, modality: str) -> int | None:
     raise OrchError(message, hint=f"name one of them as the source's modality, or `{ALL}` for every image")
 
 
-def _bounds(packs: Packs) -> dict[str, tuple[int, int]]:
-    """First and last row (exclusive) of what pretraining may see, of val and of test."""
-    sizes = {split: sum(one.counts[split] for one in packs.manifest.modalities) for split in SPLITS}
-    val = sizes["train"]
-    return {
-        "train": (0, packs.manifest.pretraining),
-        "val": (val, val + sizes["val"]),
-        "test": (val + sizes["val"], packs.manifest.rows),
-    }
+def _bounds(parts: Sequence[Modality]) -> dict[str, tuple[int, int]]:
+    """First and last place (exclusive) of what pretraining may see, of val and of test, in the order of `parts`."""
+    val, test, last = np.cumsum([sum(one.counts[split] for one in parts) for split in SPLITS]).tolist()
+    return {"train": (0, sum(one.pretraining for one in parts)), "val": (val, test), "test": (test, last)}
 
 
 def _reordered(packs: Packs, code: int | None, last: int, subset_seed: int) -> Rows:

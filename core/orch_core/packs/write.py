@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from orch_core.errors import OrchError
 from orch_core.images import fingerprint
 from orch_core.packs.arrange import CHUNK
-from orch_core.packs.layout import HEADER, ROW, TABLE, Pack, header
+from orch_core.packs.layout import HEADER, ORDERS, ROW, TABLE, Pack, header
 
 PACK_BYTES = 256 * 2**20
 
@@ -100,6 +100,18 @@ def write_table(index: pl.DataFrame, bounds: Sequence[int], folder: Path, identi
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, folder / TABLE)
+
+
+def write_orders(orders: Sequence[NDArray[np.int64]], folder: Path, identity: str) -> None:
+    """Write `orders.bin`: the header and, modality after modality, its rows as uint32."""
+    partial = folder / f"{ORDERS}.partial"
+    with partial.open("wb") as file:
+        file.write(header(identity))
+        for rows in orders:
+            file.write(rows.astype("<u4").tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / ORDERS)
 
 
 def _table(part: pl.DataFrame, offsets: NDArray[np.uint64]) -> NDArray[np.void]:
