@@ -4,6 +4,7 @@ import itertools
 import json
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from orch.launching import cluster, control, journal, show, steering
@@ -51,8 +52,13 @@ def test_watching_goes_on_until_nothing_is_left(mixed, monkeypatch):
     study, jobs, _ = mixed
     monkeypatch.setattr(steering, "WATCH_SECONDS", 0.0)
     monkeypatch.setattr(steering, "find_study", lambda _: study)
-    shown = iter([jobs, jobs[:4]])  # what is left to do, then what is done
-    monkeypatch.setattr(steering, "read_plan", lambda _: SimpleNamespace(jobs=lambda: next(shown)))
+    plans = [
+        SimpleNamespace(
+            jobs=lambda part=part: part, frame=pl.DataFrame({"id": [job.cell.id for job in part]})
+        )
+        for part in (jobs, jobs[:4])  # what is left to do, then what is done
+    ]
+    monkeypatch.setattr(steering, "read_plan", lambda _: plans.pop(0))
     pending = [now.total.pending for now in itertools.islice(steering.statuses(None, "model", watch=True), 3)]
     assert pending == [2, 2, 2]
     assert [now.total.pending for now in steering.statuses(None, "model", watch=True)] == [0]

@@ -28,10 +28,11 @@ def statuses(target: Path | None, axis: str, *, watch: bool) -> Iterator[Status]
     Looking takes a tenth of the time at most. Raises OrchError for an unknown axis.
     """
     study = find_study(target)
-    jobs = list(read_plan(study).jobs())
+    plan = read_plan(study)
+    jobs, ids = list(plan.jobs()), plan.frame["id"].to_list()
     while True:
         began = time.monotonic()
-        now = status(study, jobs, axis=axis)
+        now = status(study, jobs, axis=axis, ids=ids)
         yield now
         if not watch or not now.total.running + now.total.pending:
             return
