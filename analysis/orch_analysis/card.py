@@ -18,7 +18,7 @@ from orch_analysis import laws
 from orch_analysis.fit import STARTS, fit
 from orch_analysis.fitted import Fit, Outcome
 from orch_analysis.law import Law
-from orch_analysis.points import COMPUTE
+from orch_analysis.points import COMPUTE, below
 from orch_analysis.table import Points
 from orch_core.errors import OrchError
 
@@ -101,9 +101,12 @@ def refit(card: Mapping[str, Any], points: Points) -> Fit:
         msg = f"{points.source} is not the table of the card: sha256 {points.sha256[:12]} instead of {data['sha256'][:12]}"
         raise OrchError(msg, hint="fit again from the original table")
     requested = fitting["requested"]
+    table = select(points, data["group"])
+    if "ceiling" in requested:
+        table = below(table, requested["metric"], requested["ceiling"])
     return fit(
         law_of(card["form"], tuple(data["variables"])),
-        select(points, data["group"]),
+        table,
         value=data["value"],
         x={name: item["column"] for name, item in data["variables"].items()},
         loss=fitting["loss"],

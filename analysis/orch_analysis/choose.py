@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from orch_analysis import extrapolate, joint, laws, points
 from orch_analysis.extrapolate import Forecast
-from orch_analysis.fit import Fit, fit
-from orch_analysis.fitted import Prediction
+from orch_analysis.fit import Fit, Interval, fit
+from orch_analysis.fitted import Band, Prediction
 from orch_analysis.law import Law
 from orch_analysis.shapes import Floats
 from orch_core.errors import OrchError
@@ -79,13 +79,23 @@ class Choice:
             _average(self.x, self.y, at, level, self.ceiling, self.fit.seed), self.widening, self.ceiling
         )
 
-    def predict(self, *, level: float = LEVEL, **x: float) -> Prediction:
-        """One forecast, as `Fit.predict` gives it; `extrapolation` is the factor beyond the largest scale."""
+    def predict(self, *, band: Band = "new", level: float | None = None, **x: float) -> Prediction:
+        """One forecast, as `Fit.predict` gives it; `extrapolation` is the factor beyond the largest scale.
+
+        The band, at the level of the fit by default, is that of one more measured point, for on such it is
+        calibrated. Raises OrchError for band="mean", a missing variable, or points that allow no forecast.
+        """
+        if band != "new":
+            message = (
+                f"the forecast's band is calibrated on single points held back; it has none for {band!r}"
+            )
+            raise OrchError(message, hint='ask for band="new", or predict with the fit of a named law')
         missing = [name for name in self.x if name not in x]
         if missing:
             message = f"the forecast needs {', '.join(self.x)}; {', '.join(missing)} is missing"
             raise OrchError(message, hint=f"give {missing[0]}=...")
-        found = self.forecast({name: np.array([x[name]]) for name in self.x}, level=level)
+        at = {name: np.array([x[name]]) for name in self.x}
+        found = self.forecast(at, level=self.fit.level if level is None else level)
         if found.outcome != "ok":
             raise OrchError(f"no forecast: {found.message}", hint="add points at other scales")  # noqa: EM102
         return Prediction(value=found.value[0], lo=found.lo[0], hi=found.hi[0], extrapolation=found.horizon)
@@ -156,9 +166,13 @@ def auto(
     bootstrap: int = 1000,
     seed: int = 0,
     cluster: str | None = None,
+    interval: Interval = "auto",
+    level: float = 0.95,
     ceiling: float | None = None,
 ) -> Choice:
     """Choose a form for `value` over `x` (variable to column; one variable, or params and samples) and forecast it.
+
+    `bootstrap`, `seed`, `cluster`, `interval` and `level` are those of the named form's fit.
 
     A metric that grows needs its `ceiling`: forms are then fitted to ceiling - value, and forecasts are in the metric's
     own unit. Without one, values between 0 and 1 that grow are taken to have ceiling 1 (AUC, accuracy), which
@@ -175,9 +189,9 @@ def auto(
     warnings: tuple[str, ...] = ()
     if growing and ceiling is None:
         ceiling, warnings = _assumed(value, raw.y)
-    column = value if ceiling is None else f"{ceiling:g} - {value}"
+    column = value if ceiling is None else points.gap(value, ceiling)
     if ceiling is not None:
-        table = table.with_columns((ceiling - pl.col(value).cast(pl.Float64, strict=False)).alias(column))
+        table = points.below(table, value, ceiling)
     rows = points.usable(null, table, value=column, x=x, link="log", cluster=cluster)
     xs = {name: rows.x[name] for name in variables}
     forms: dict[str, Law] = {"constant": null} | {
@@ -187,8 +201,11 @@ def auto(
     scores = tuple(_score(law, xs, rows.y, turns, seed) for law in forms.values())
     named = _named(scores)
     found = fit(
-        forms[named], table, value=column, x=x, bootstrap=bootstrap, seed=seed, cluster=cluster, group=group
-    )
+        forms[named], table, value=column, x=x, bootstrap=bootstrap, seed=seed, cluster=cluster,
+        interval=interval, level=level, group=group,
+    )  # fmt: skip
+    if ceiling is not None:
+        found = replace(found, settings={**found.settings, "ceiling": ceiling, "metric": value})
     coverage, widening = _calibrated(xs, rows.y, turns, seed)
     return Choice(
         fit=found, scores=scores, origins=len(turns), coverage=coverage, widening=widening,

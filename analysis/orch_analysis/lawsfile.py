@@ -47,40 +47,52 @@ def fit_points(
     interval: Interval = "auto",
     level: float = 0.95,
     seed: int = 0,
+    ceiling: float | None = None,
 ) -> list[Fit | Choice]:
     """One fit per group, in order of first appearance; `law="auto"` chooses a form for each (`choose.auto`).
 
-    Rows that could not be read belong to no group, so every fit lists them. Arguments as for `fit.fit`.
+    Rows that could not be read belong to no group, so every fit lists them. Arguments as for `fit.fit`; `ceiling` is
+    that of a metric that grows, for "auto". Raises OrchError for unknown columns, and for options that the law does
+    not take.
     """
     from orch_analysis.points import require
 
     for name in group_by:
         require(points.frame, name)
+    if law == "auto":
+        given = {"loss": loss != "auto", "delta": delta != "auto", "weights": weights, "stderr": stderr}
+        _refuse(
+            [name for name, told in given.items() if told], "auto fits every form its own way", "a law's name"
+        )
+    elif ceiling is not None:
+        _refuse(["ceiling"], "laws by name describe errors, or know theirs", "auto, accuracy or auc")
     found: list[Fit | Choice] = []
     for group in _groups(points.frame, group_by):
         table = cards.select(points, group)
         if law == "auto":
-            from orch_analysis import choose
-
-            columns = {name: str(column) for name, column in (x or {}).items()}
-            found.append(
-                choose.auto(
-                    table,
-                    value=value,
-                    x=columns,
-                    group=group,
-                    bootstrap=bootstrap,
-                    seed=seed,
-                    cluster=cluster,
-                )
-            )
-            continue
-        one = fit(
-            law, table, value=value, x=x, loss=loss, delta=delta, weights=weights, stderr=stderr,
-            bootstrap=bootstrap, cluster=cluster, interval=interval, level=level, seed=seed, group=group,
-        )  # fmt: skip
+            one: Fit | Choice = _chosen(
+                table, value, x or {}, group=group, bootstrap=bootstrap, cluster=cluster, interval=interval,
+                level=level, seed=seed, ceiling=ceiling,
+            )  # fmt: skip
+        else:
+            one = fit(
+                law, table, value=value, x=x, loss=loss, delta=delta, weights=weights, stderr=stderr,
+                bootstrap=bootstrap, cluster=cluster, interval=interval, level=level, seed=seed, group=group,
+            )  # fmt: skip
         found.append(_with_dropped(one, points.dropped))
     return found
+
+
+def _refuse(names: Sequence[str], why: str, instead: str) -> None:
+    if names:
+        msg = f"{' and '.join(names)} cannot be set here: {why}"
+        raise OrchError(msg, hint=f"leave {'it' if len(names) == 1 else 'them'} out, or use {instead}")
+
+
+def _chosen(table: pl.DataFrame, value: str, x: Mapping[str, str | float], **options: Any) -> Choice:
+    from orch_analysis import choose
+
+    return choose.auto(table, value=value, x={name: str(column) for name, column in x.items()}, **options)
 
 
 def _groups(frame: pl.DataFrame, names: Sequence[str]) -> list[dict[str, str]]:
@@ -90,12 +102,15 @@ def _groups(frame: pl.DataFrame, names: Sequence[str]) -> list[dict[str, str]]:
     return [dict(row) for row in keys.unique(maintain_order=True).iter_rows(named=True)]
 
 
-def _with_dropped(one: Fit, unreadable: tuple[Dropped, ...]) -> Fit:
+def _with_dropped(one: Fit | Choice, unreadable: tuple[Dropped, ...]) -> Fit | Choice:
     from dataclasses import replace
 
     if not unreadable:
         return one
-    return replace(one, dropped=tuple(sorted((*one.dropped, *unreadable), key=lambda item: item.row)))
+    fitted = one if isinstance(one, Fit) else one.fit
+    dropped = tuple(sorted((*fitted.dropped, *unreadable), key=lambda item: item.row))
+    fitted = replace(fitted, dropped=dropped)
+    return fitted if isinstance(one, Fit) else replace(one, fit=fitted)
 
 
 def write(found: Iterable[Fit | Choice], out_dir: str | Path, provenance: Mapping[str, Any]) -> Path:

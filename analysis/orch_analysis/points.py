@@ -49,9 +49,9 @@ def usable(
     extras = {name: _numbers(table, name) for name in extra}
     reasons: list[str | None] = [None] * height
     for name in law.x:
-        _mark(reasons, ~np.isfinite(columns[name]), f"{name} is missing, not a number or infinite")
+        _mark_unusable(reasons, table, name, x[name], columns[name])
         _mark(reasons, columns[name] <= 0, f"{name} is not positive")
-    _mark(reasons, ~np.isfinite(y), f"{value} is missing, not a number or infinite")
+    _mark_unusable(reasons, table, value, value, y)
     _mark(reasons, ~np.isfinite(to_link(link, y)), f"{value} {_outside(link)}")
     for name in extra:
         _mark(
@@ -81,9 +81,32 @@ def with_compute(table: pl.DataFrame, x: Mapping[str, str | float]) -> pl.DataFr
     return table.with_columns(pl.Series(COMPUTE, flops))
 
 
+def gap(value: str, ceiling: float) -> str:
+    """The name of the column of `below`."""
+    return f"{ceiling:g} - {value}"
+
+
+def below(table: pl.DataFrame, value: str, ceiling: float) -> pl.DataFrame:
+    """Add what a metric lacks to its ceiling, the error that laws describe, as a column."""
+    return table.with_columns(pl.Series(gap(value, ceiling), ceiling - _numbers(table, value)))
+
+
 def _mark(reasons: list[str | None], bad: NDArray[np.bool_], reason: str) -> None:
     for row in np.flatnonzero(bad):
         reasons[row] = reasons[row] or reason
+
+
+def _mark_unusable(
+    reasons: list[str | None], table: pl.DataFrame, name: str, column: str | float, numbers: Array
+) -> None:
+    """Mark the rows in which `name` is no finite number, with what is there instead."""
+    if isinstance(column, str):
+        empty = table[column].is_null()
+        if table[column].dtype == pl.String:
+            empty = empty | (table[column].str.strip_chars() == "")
+        _mark(reasons, empty.to_numpy(), f"{name} is missing")
+    _mark(reasons, np.isinf(numbers), f"{name} is infinite")
+    _mark(reasons, np.isnan(numbers), f"{name} is not a number")
 
 
 def _outside(link: Link) -> str:
@@ -153,14 +176,16 @@ def obstacle(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] | None:
 def _mixed_units(rows: Usable, value: str) -> str | None:
     """Two far apart groups that look like one quantity in two units (fractions and percent, counts and millions)."""
     for name, numbers in {**rows.x, value: rows.y}.items():
-        ordered = np.sort(numbers[numbers > 0])
+        ordered = np.unique(numbers[numbers > 0])
         if ordered.size < 2:
             continue
         ratios = ordered[1:] / ordered[:-1]
         at = int(ratios.argmax())
-        below, above = float(ordered[at]), float(ordered[at + 1])
-        percent = name == value and ratios[at] > 15 and below <= 1.0 < above and ordered[-1] <= 100.0
-        counts = name != value and ratios[at] > 2000 and below < 1e5 and ordered[-1] / below > 1e5
+        below, above, gap = float(ordered[at]), float(ordered[at + 1]), float(ratios[at])
+        percent = name == value and gap > 15 and below <= 1.0 < above and ordered[-1] <= 100.0
+        others = float(np.delete(ratios, at).max()) if ratios.size > 1 else float("inf")
+        alone = gap > 2000 or (gap > 100 and gap > 10.0 * others)
+        counts = name != value and alone and below < 1e5 and ordered[-1] / below > 1e4
         if percent or counts:
             kinds = "fractions and percentages" if percent else "two units (counts and millions?)"
             return (

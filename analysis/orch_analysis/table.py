@@ -91,10 +91,12 @@ def _from_csv(text: str, digest: str, source: str) -> Points:
             rows.append([field.strip() for field in fields])
             numbers.append(number)
         else:
-            reason = f"broken line: {len(fields)} fields where the header has {len(names)}"
+            cause = f"{len(fields)} fields where the header has {len(names)}" if fields else "an open quote"
+            reason = f"broken line: {cause}"
             dropped.append(Dropped(row=number, reason=reason))
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    frame = pl.DataFrame({name: _typed(name, column) for name, column in columns.items()})
+    comma = separator == ";"
+    frame = pl.DataFrame({name: _typed(name, column, comma=comma) for name, column in columns.items()})
     return _numbered(frame, numbers, tuple(dropped), digest, source)
 
 
@@ -105,11 +107,17 @@ def _fields(line: str, separator: str) -> list[str]:
         return []
 
 
-def _typed(name: str, column: list[str]) -> pl.Series:
-    """Numbers where all filled fields are numbers, text otherwise; empty fields are missing."""
+def _typed(name: str, column: list[str], *, comma: bool) -> pl.Series:
+    """Numbers where all filled fields are numbers, text otherwise; empty fields are missing.
+
+    With `comma` the decimal sign may be a comma, as spreadsheets write it where fields are parted by semicolons.
+    """
     series = pl.Series(name, [field or None for field in column], dtype=pl.String)
-    numbers = series.cast(pl.Float64, strict=False)
-    return numbers if numbers.null_count() == series.null_count() else series
+    for text in (series, series.str.replace(",", ".", literal=True)) if comma else (series,):
+        numbers = text.cast(pl.Float64, strict=False)
+        if numbers.null_count() == series.null_count():
+            return numbers
+    return series
 
 
 def _numbered(

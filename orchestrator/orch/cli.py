@@ -321,7 +321,7 @@ def data_stats(path: Path, page: Path | None, *, verify: bool, as_json: bool) ->
     "--map", "mapping", multiple=True, help="NAME=COLUMN ...: columns of value, params, samples, compute."
 )
 @click.option("--group-by", multiple=True, help="One fit per value; default: dataset, task, algorithm, mix.")
-@click.option("--loss", type=click.Choice(["auto", "huber", "l2"]), default="auto", show_default=True)
+@click.option("--loss", type=click.Choice(["auto", "huber", "l2", "mse"]), default="auto", show_default=True)
 @click.option(
     "--huber-delta", type=click.FloatRange(min=0, min_open=True), help="Default: scaled to the noise."
 )
@@ -329,6 +329,15 @@ def data_stats(path: Path, page: Path | None, *, verify: bool, as_json: bool) ->
 @click.option("--stderr", help="Column of known standard errors of the values.")
 @click.option("--cluster", help="Column of runs or seeds that points come from together.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True)
+@click.option(
+    "--interval",
+    type=click.Choice(["auto", "t", "percentile", "bca"]),
+    default="auto",
+    show_default=True,
+    help="auto: percentile with a hundred points to spare, else t.",
+)
+@click.option("--level", type=share, default="95%", show_default=True, help="Of intervals and bands.")
+@click.option("--ceiling", type=float, help="Best value of a metric that grows, for --law auto.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=FOLDER, help="Folder of the report; default: in the study, or TABLE-laws.")
 @click.option("--tracking-uri", help="Fit the runs of an MLflow experiment instead.")

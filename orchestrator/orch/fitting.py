@@ -32,6 +32,7 @@ VALUES = (
     "error",
 )  # columns that are a value by their name, first first
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
+MANY = 8  # rows named for each reason, and lines of each kind of remark
 TABLES = (".csv", ".parquet", ".tsv", ".txt")
 
 
@@ -48,6 +49,9 @@ class Wishes:
     stderr: str | None = None
     cluster: str | None = None
     bootstrap: int = 1000
+    interval: str = "auto"
+    level: float = 0.95
+    ceiling: float | None = None
     seed: int = 0
     out: Path | None = None
     tracking_uri: str | None = None
@@ -99,14 +103,18 @@ def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_
         stderr=wishes.stderr,
         bootstrap=wishes.bootstrap,
         cluster=wishes.cluster,
+        interval=wishes.interval,  # type: ignore[arg-type]  # click checked it
+        level=wishes.level,
         seed=wishes.seed,
+        ceiling=wishes.ceiling,
     )
     out = wishes.out or default_out
     command = f"orch {shlex.join(sys.argv[1:])}"
     path = _write(points, found, out, command, wishes.seed)
     document = {"law": law, "value": value, "x": x, "group_by": list(groups), "laws": str(path)}
     fitted = any(_fit_of(one).estimates for one in found)
-    text = f"{_table(found)}\n\n{value} by {', '.join(groups) or 'no group'}; laws: {path}"
+    remarks = "".join(f"\n{line}" for line in _remarks(found))
+    text = f"{_table(found)}{remarks}\n\n{value} by {', '.join(groups) or 'no group'}; laws: {path}"
     if not fitted:
         return Fitted(document=document | _fits(found), text=text, exit_code=Exit.NO_FIT)
     return Fitted(document=document | _fits(found), text=f"{text}\nreport: {path.with_name('report.html')}")
@@ -118,7 +126,9 @@ def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: st
         out.mkdir(parents=True, exist_ok=True)
         if any(_fit_of(one).estimates for one in found):
             return report_points(points, found, out, command=command, seed=seed).with_name("laws.json")
-        return lawsfile.write(found, out, {"points": points, "command": command})
+        return lawsfile.write(
+            found, out, {"source": points.source, "sha256": points.sha256, "command": command}
+        )
     except OSError as error:
         message = f"cannot write into {out}: {error.strerror or error}"
         raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
@@ -158,16 +168,46 @@ def _fits(found: Sequence[Fit | Choice]) -> dict[str, Any]:
             "n": fit.n,
             "outcome": str(fit.outcome),
             "message": fit.message,
+            "dropped": [asdict(row) for row in fit.dropped],
+            "warnings": [*fit.warnings, *_said(one)],
         }
-        for fit in map(_fit_of, found)
+        for one, fit in ((one, _fit_of(one)) for one in found)
     ]
     return {"fits": rows}
 
 
+def _said(one: Fit | Choice) -> tuple[str, ...]:
+    return () if isinstance(one, Fit) else one.warnings
+
+
+def _remarks(found: Sequence[Fit | Choice]) -> list[str]:
+    """Rows left out, by reason, and what the fits warn of; at most `MANY` lines of each."""
+    rows: dict[str, list[int]] = {}
+    for reason, row in sorted({(item.reason, item.row) for one in found for item in _fit_of(one).dropped}):
+        rows.setdefault(reason, []).append(row)
+    left_out = [f"left out: {_rows(at)}: {reason}" for reason, at in rows.items()]
+    warned = [
+        f"warning{f', {name}' if name else ''}: {text}"
+        for one in found
+        for name in [" ".join(_fit_of(one).group.values())]
+        for text in (*_fit_of(one).warnings, *_said(one))
+    ]
+    more = [f"... and {len(warned) - MANY} warnings more in laws.json"] if len(warned) > MANY else []
+    return [*left_out[:MANY], *warned[:MANY], *more]
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    named = ", ".join(map(str, numbers[:MANY]))
+    if len(numbers) == 1:
+        return f"row {named}"
+    return f"rows {named}" if len(numbers) <= MANY else f"{len(numbers)} rows, {named} ..."
+
+
 def _table(found: Sequence[Fit | Choice]) -> str:
     """A line per fit: its group, n, estimates with intervals, or the outcome that says what is missing."""
-    rows = [["group", "n", "law", "estimates [95% interval]"]]
-    for fit in map(_fit_of, found):
+    fits = [_fit_of(one) for one in found]
+    rows = [["group", "n", "law", f"estimates [{fits[0].level:.0%} interval]" if fits else "estimates"]]
+    for fit in fits:
         numbers = "  ".join(f"{name} {_estimate(fit, name)}" for name in fit.estimates)
         said = numbers if str(fit.outcome) == "ok" else f"{numbers} {fit.outcome}: {fit.message}".strip()
         rows.append([" ".join(fit.group.values()) or "all", str(fit.n), fit.law.name, said])
@@ -181,10 +221,11 @@ def _estimate(fit: Fit, name: str) -> str:
 
 
 def predict(folder: Path, at: Mapping[str, float]) -> Fitted:
-    """Every law of a folder of `fit-laws` at one scale, with its band."""
-    rows, table = [], [["group", "law", "value", "95% band", "beyond the data"]]
+    """Every law of a folder of `fit-laws` at one scale, with its band at the level of the fits."""
+    rows, table = [], [["group", "law", "value", "band", "beyond the data"]]
     for one in lawsfile.read(folder):
         fit = _fit_of(one)
+        table[0][3] = f"{fit.level:.0%} band"
         group = " ".join(fit.group.values()) or "all"
         if not fit.estimates:
             table.append([group, fit.law.name, "-", str(fit.outcome), "-"])

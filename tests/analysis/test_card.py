@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis import card, lawsfile
+from orch_analysis import card, choose, lawsfile
 from orch_analysis.fit import Fit
 from orch_analysis.table import Points, read_points
 from orch_core.errors import OrchError
+
+AGAIN = """
+import hashlib, json
+from orch_analysis import card
+from orch_analysis.table import read_points
+found = card.refit(json.load(open("out/cards/card-0.json")), read_points("points.csv", mapping={}))
+print(found.estimates, hashlib.sha256(found.draws.tobytes()).hexdigest())
+"""
 
 
 @pytest.fixture
@@ -46,6 +58,40 @@ def test_refitting_from_the_written_card_gives_the_same_bits(
         assert again.estimates == item.estimates
         assert again.intervals == item.intervals
         assert np.array_equal(again.draws, item.draws)
+
+
+def test_a_form_that_auto_chose_below_a_ceiling_is_refitted_from_its_card(points: Points) -> None:
+    table = points.frame.drop("_row").with_columns(score=1 - pl.col("loss") / 10, loss=None)
+    points = read_points(table, mapping={})
+    (found,) = lawsfile.fit_points(points, law="auto", value="score", x={"params": "N"}, bootstrap=40)
+    assert isinstance(found, choose.Choice)
+    again = card.refit(card.make(found.fit, {"sha256": points.sha256}), points)
+    assert again.estimates == found.fit.estimates
+    assert np.array_equal(again.draws, found.fit.draws)
+
+
+def test_another_process_with_more_threads_refits_the_same_bits(points: Points, tmp_path: Path) -> None:
+    """The command line in processes of their own: the estimates and draws of one and of four threads are equal."""
+    (tmp_path / "again.py").write_text(AGAIN, encoding="utf-8")
+    lawsfile.write(
+        lawsfile.fit_points(
+            points, law="chinchilla", value="loss", x={"params": "N", "samples": "D"}, bootstrap=40
+        ),
+        tmp_path / "out",
+        {"source": points.source, "sha256": points.sha256},
+    )
+    said = []
+    for threads in ("1", "4"):
+        settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), threads)
+        done = subprocess.run(
+            [sys.executable, "again.py"], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        said.append(done.stdout)
+    written = json.loads((tmp_path / "out" / "laws.json").read_text(encoding="utf-8"))["fits"][0]
+    draws = np.load(tmp_path / "out" / "draws.npz")["0"]
+    own = hashlib.sha256(draws.tobytes()).hexdigest()
+    assert said == [f"{written['estimates']} {own}\n"] * 2
 
 
 def test_another_table_is_refused(points: Points, tmp_path: Path) -> None:

@@ -205,3 +205,10 @@ def test_auto_of_two_variables_names_chinchilla_and_predicts_by_the_tails():
     assert found.law == "chinchilla"
     got = found.predict(params=5e9, samples=1e11)
     assert got.lo < 1.8 + 480 / 5e9**0.35 + 2100 / 1e11**0.37 < got.hi
+
+
+def test_the_band_is_that_of_a_new_point_and_no_other():
+    found = auto(noisy(0.2 + 200 * X**-0.6))
+    assert found.predict(params=2e7) == found.predict(band="new", level=0.95, params=2e7)
+    with pytest.raises(OrchError, match="single points held back"):
+        found.predict(band="mean", params=2e7)

@@ -81,8 +81,8 @@ def test_a_fit_names_the_line_of_the_file(tmp_path: Path) -> None:
     assert found.estimates["slope"] == pytest.approx(-0.1)
     assert {item.row: item.reason for item in found.dropped} == {
         9: "params is not positive",
-        10: "params is missing, not a number or infinite",
-        11: "loss is missing, not a number or infinite",
+        10: "params is not a number",
+        11: "loss is not a number",
     }
 
 

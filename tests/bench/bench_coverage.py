@@ -27,6 +27,7 @@ TRUTHS = {
     "power_offset": {"E": 0.05, "A": 20.0, "alpha": 0.3},
     "chinchilla": {"E": 1.81721810, "A": 477.825868, "B": 2143.41736, "alpha": 0.3473105, "beta": 0.36717243},
 }
+DRAWS = {12: 200, 20: 200, 60: 200, 240: 1000}  # rows are resampled at 240: percentiles as published need more
 SHAPES = {12: (4, 3, 1), 20: (5, 4, 1), 60: (5, 4, 3), 240: (8, 6, 5)}
 
 
@@ -62,7 +63,7 @@ def coverage(law: str, n: int, kind: str, sets: int) -> dict[str, float]:
         # copies at one scale are told apart by their cluster or number, or they would count as duplicates
         table = pl.DataFrame(x | {"y": y, "run": clusters, "copy": np.arange(n)})
         found = fit(
-            law, table, value="y", bootstrap=200, seed=seed, cluster="run" if kind == "clustered" else None
+            law, table, value="y", bootstrap=DRAWS[n], seed=seed, cluster="run" if kind == "clustered" else None
         )
         for name, value in truth.items():
             lo, hi = found.intervals[name]

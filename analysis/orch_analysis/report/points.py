@@ -12,7 +12,7 @@ import polars as pl
 from orch_analysis import correlate, lawsfile, slopes, tables
 from orch_analysis.factors import LABELS
 from orch_analysis.fit import Fit
-from orch_analysis.points import ROW
+from orch_analysis.points import ROW, below
 from orch_analysis.report import displays, words
 from orch_analysis.report.findings import telling
 from orch_analysis.report.page import Answer, Block, Page, Section, Text, render
@@ -80,7 +80,7 @@ def report_points(
 
 def point_findings(points: Points, fits: Sequence[Fit], seed: int) -> PointFindings:
     """Slopes along the axis asked for and its alternative, and correlations with the factors in the table."""
-    frame = points.frame.drop(ROW, strict=False)
+    frame = _used(points.frame, fits)
     first = _slopes(fits)
     axes = {first[0].axis: first} if first else {}
     if first and (other := OTHER.get(first[0].axis)) in frame.columns:
@@ -100,6 +100,18 @@ def point_findings(points: Points, fits: Sequence[Fit], seed: int) -> PointFindi
         names=names,
         correlations=correlate.correlate_all(table, factors, names, seed=seed),
     )
+
+
+def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
+    """The rows that the fits used, numbers where they read numbers, with the columns that they made."""
+    for fit in fits:
+        if "ceiling" in fit.settings:
+            frame = below(frame, str(fit.settings["metric"]), float(str(fit.settings["ceiling"])))
+    if ROW in frame.columns:
+        left_out = sorted({item.row for fit in fits for item in fit.dropped})
+        frame = frame.filter(~pl.col(ROW).is_in(left_out)).drop(ROW)
+    read = {str(name) for fit in fits for name in (fit.value, *fit.x.values())} & set(frame.columns)
+    return frame.with_columns(pl.col(sorted(read)).cast(pl.Float64, strict=False))
 
 
 def _factors(frame: pl.DataFrame, table: pl.DataFrame, value: str, axis: str) -> pl.DataFrame:

@@ -1,0 +1,160 @@
+"""`orch fit-laws`, `predict` and `frontier` on tables as people have them: bad rows, bad tables, and published points."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from orch.cli import main
+
+N = np.geomspace(1e6, 1e9, 8)
+LOSS = 1.8 + 500 / N**0.34
+ROWS = [f"{n:.6g},{20 * n:.6g},{y:.6g}" for n, y in zip(N, LOSS, strict=True)]
+
+
+def changed(row: int, field: int, text: str, rows: list[str] = ROWS) -> list[str]:
+    fields = rows[row].split(",")
+    fields[field] = text
+    return [*rows[:row], ",".join(fields), *rows[row + 1 :]]
+
+
+def run(folder: Path, rows: list[str], *words: str, head: str = "N,D,loss") -> tuple[int, dict, str]:
+    """Exit code, document and text of fitting the rows with a power law above an offset."""
+    table = folder / "table.csv"
+    table.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    usual = [
+        "fit-laws",
+        str(table),
+        "--law",
+        "power_offset",
+        "--map",
+        "params=N",
+        "value=loss",
+        "--bootstrap",
+        "50",
+    ]
+    command = [*usual, "--out", str(folder / "laws"), *words]
+    told = CliRunner().invoke(main, [*command, "--json"], catch_exceptions=False)
+    shown = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert told.exit_code == shown.exit_code
+    return told.exit_code, json.loads(told.stdout), shown.output
+
+
+@pytest.mark.parametrize(
+    ("rows", "outcome", "said"),
+    [
+        (ROWS[:3], "too_few_points", "it needs at least 4"),
+        ([row.rsplit(",", 1)[0] + ",2.0" for row in ROWS], "constant_value", "loss is 2 in all 8 rows"),
+        ([f"1e6,{row.split(',', 1)[1]}" for row in ROWS], "one_scale", "all 8 rows have params = 1e+06"),
+        ([ROWS[i % 2] + f"{i}" for i in range(8)], "too_few_points", "only 2 distinct scales"),
+        (
+            [f"{n / (1e6 if n > 1e8 else 1):g},1,{y:g}" for n, y in zip(N, LOSS, strict=True)],
+            "mixed_units",
+            "params jumps from 1000 to 1e+06",
+        ),
+        (
+            [f"{n:g},1,{y:g}" for n, y in zip(N, [0.6, 0.65, 0.7, 72, 75, 80, 82, 84], strict=True)],
+            "mixed_units",
+            "fractions and percentages",
+        ),
+        ([], "no_data", "no usable row"),
+    ],
+)
+def test_a_table_that_allows_no_law_exits_with_3_and_says_what_is_missing(
+    tmp_path: Path, rows: list[str], outcome: str, said: str
+):
+    code, document, text = run(tmp_path, rows)
+    (fit,) = document["fits"]
+    assert (code, fit["outcome"], fit["estimates"]) == (3, outcome, {})
+    assert said in fit["message"]
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "reason"),
+    [
+        (changed(2, 0, "-3"), 4, "params is not positive"),
+        (changed(2, 0, "0"), 4, "params is not positive"),
+        (changed(3, 2, "nan"), 5, "loss is not a number"),
+        (changed(3, 2, "inf"), 5, "loss is infinite"),
+        (changed(3, 2, ""), 5, "loss is missing"),
+        (changed(3, 2, "n/a"), 5, "loss is not a number"),
+        (changed(3, 2, "-1"), 5, "loss is not positive"),
+        ([*ROWS, ROWS[0]], 10, "duplicate of an earlier row"),
+        ([*ROWS[:4], "1e9,2e10", *ROWS[4:]], 6, "2 fields where the header has 3"),
+        ([*ROWS[:4], '"1e9,2e10,3', *ROWS[4:]], 6, "an open quote"),
+    ],
+)
+def test_a_bad_row_is_left_out_by_number_and_reason_and_the_rest_is_fitted(
+    tmp_path: Path, rows: list[str], row: int, reason: str
+):
+    code, document, text = run(tmp_path, rows)
+    (fit,) = document["fits"]
+    assert code == 0
+    (left_out,) = fit["dropped"]
+    assert left_out["row"] == row
+    assert reason in left_out["reason"]
+    assert f"left out: row {row}: {left_out['reason']}" in text
+    assert fit["estimates"]["alpha"] == pytest.approx(0.34, abs=1e-3)  # the truth, from the other rows
+    assert fit["n"] == len(rows) - 1
+
+
+def test_values_that_turn_are_fitted_with_a_warning(tmp_path: Path):
+    code, document, text = run(tmp_path, changed(4, 2, "4.5"))
+    assert code == 0
+    assert "1 of 7 steps go against the trend" in document["fits"][0]["warnings"][0]
+    assert "warning: loss is not monotone" in text
+
+
+def test_decimal_commas_between_semicolons_are_numbers(tmp_path: Path):
+    rows = [row.replace(",", ";").replace(".", ",") for row in ROWS]
+    _, document, _ = run(tmp_path, rows, head="N;D;loss")
+    assert document["fits"][0]["estimates"]["alpha"] == pytest.approx(0.34, abs=1e-3)
+
+
+def test_level_and_interval_reach_the_fit_and_its_predictions(tmp_path: Path):
+    noisy = LOSS * np.exp(0.01 * np.random.default_rng(0).standard_normal(8))
+    rows = [f"{n:.6g},1,{y:.6g}" for n, y in zip(N, noisy, strict=True)]
+    widths = []
+    for level in ("50%", "0.9"):
+        _, document, text = run(tmp_path, rows, "--level", level, "--interval", "bca")
+        assert f"{float(level.rstrip('%')) / (100 if '%' in level else 1):.0%} interval" in text
+        lo, hi = document["fits"][0]["intervals"]["alpha"]
+        widths.append(hi - lo)
+        shown = CliRunner().invoke(main, ["predict", str(tmp_path / "laws"), "--params", "1e10"])
+        assert f"{float(level.rstrip('%')) / (100 if '%' in level else 1):.0%} band" in shown.output
+    assert widths[0] < widths[1]
+    (written,) = json.loads((tmp_path / "laws" / "laws.json").read_text())["fits"]
+    assert (written["level"], written["interval"]) == (0.9, "bca")
+
+
+def test_a_metric_that_grows_is_forecast_below_its_ceiling(tmp_path: Path):
+    accuracy = 100 - 60 * (N / N[0]) ** -0.2
+    rows = [f"{n:.6g},1,{y:.6g}" for n, y in zip(N, accuracy, strict=True)]
+    code, document, _ = run(tmp_path, rows, "--law", "auto", "--ceiling", "100")
+    assert code == 0
+    assert document["fits"][0]["estimates"]["slope"] == pytest.approx(-0.2, abs=1e-4)
+    shown = CliRunner().invoke(main, ["predict", str(tmp_path / "laws"), "--params", "1e10", "--json"])
+    (told,) = json.loads(shown.stdout)["predictions"]
+    assert told["value"] == pytest.approx(100 - 60 * (1e10 / N[0]) ** -0.2, abs=0.1)
+    assert told["lo"] < told["value"] < told["hi"] < 100
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--law", "auto", "--huber-delta", "1e-3"), "delta cannot be set here"),
+        (("--ceiling", "1"), "ceiling cannot be set here"),
+        (("--level", "1"), "level must be between 0 and 1"),
+        (("--weights", "wieghts"), "no column 'wieghts'"),
+        (("--cluster", "los"), "did you mean 'loss'"),
+    ],
+)
+def test_options_that_contradict_are_mistakes(tmp_path: Path, words: tuple[str, ...], said: str):
+    (tmp_path / "table.csv").write_text("\n".join(["N,D,loss", *ROWS]) + "\n", encoding="utf-8")
+    usual = ["--law", "power_offset", "--map", "params=N", "value=loss", "--out", str(tmp_path / "laws")]
+    done = CliRunner().invoke(main, ["fit-laws", str(tmp_path / "table.csv"), *usual, *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
