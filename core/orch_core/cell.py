@@ -172,8 +172,9 @@ def probe_from_json(document: Mapping[str, Any]) -> Probe:
 class Job:
     """A row of a plan: a cell, the probes that read it out, and what it is expected to take.
 
-    seconds: expected wall time of training and probes on one device; memory_bytes: expected peak of training;
-    size_class: of the grid's `cluster.classes`, or `default`.
+    seconds: expected wall time of training and probes on its devices; memory_bytes: expected peak of training on each;
+    size_class: of the grid's `cluster.classes`, or `default`; micro_batch: images at a time that fit each device, 0 for
+    all; checkpointing: whether blocks are computed again in the backward pass to fit.
     """
 
     cell: Cell
@@ -181,6 +182,8 @@ class Job:
     seconds: float = 0.0
     memory_bytes: float = 0.0
     size_class: str = "default"
+    micro_batch: int = 0
+    checkpointing: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The job as a line of a launch manifest."""
@@ -190,6 +193,8 @@ class Job:
             "seconds": self.seconds,
             "memory_bytes": self.memory_bytes,
             "size_class": self.size_class,
+            "micro_batch": self.micro_batch,
+            "checkpointing": self.checkpointing,
         }
 
 
@@ -201,4 +206,6 @@ def job_from_json(document: Mapping[str, Any]) -> Job:
         seconds=document["seconds"],
         memory_bytes=document["memory_bytes"],
         size_class=document["size_class"],
+        micro_batch=document.get("micro_batch", 0),
+        checkpointing=document.get("checkpointing", False),
     )

@@ -297,8 +297,8 @@ def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:
 
 
 def _sizes(document: Document, grid: Grid) -> list[Problem]:
-    """Lengths given twice or not at all, and shapes that cannot be built, in every block of axes."""
-    problems = _lengths(document, grid)
+    """Lengths given twice or not at all, shapes that cannot be built, in every block of axes, and batches that devices cannot share."""
+    problems = _lengths(document, grid) + _shares(document, grid)
     blocks: list[tuple[Loc, Axes | Include | IsoFlop]] = [(("axes",), grid.axes)]
     blocks += [(("include", index), block) for index, block in enumerate(grid.include)]
     blocks += [(("isoflop", index), block) for index, block in enumerate(grid.isoflop)]
@@ -315,6 +315,22 @@ def _sizes(document: Document, grid: Grid) -> list[Problem]:
         for index, model in enumerate(block.model or ()):
             for message in [] if isinstance(model, str) else _model_problems(model, grid):
                 problems.append(document.problem((*loc, "model", index), message))
+    return problems
+
+
+def _shares(document: Document, grid: Grid) -> list[Problem]:
+    """Size classes whose GPUs cannot have equal parts of the batch."""
+    shared, problems = grid.cluster, []
+    for index, entry in enumerate([None, *shared.classes]):
+        gpus = entry.gpus_per_node if entry and entry.gpus_per_node is not None else shared.gpus_per_node
+        nodes = entry.nodes if entry and entry.nodes else shared.nodes
+        if (entry.cells_per_job if entry and entry.cells_per_job else shared.cells_per_job or 1) > 1:
+            continue
+        count = max(1, gpus or 1) * nodes
+        if grid.training.batch % count:
+            loc: Loc = ("cluster", "classes", index - 1) if entry else ("cluster", "gpus_per_node")
+            message = f"{count} GPUs cannot share a batch of {grid.training.batch}: choose a batch that their number divides"
+            problems.append(document.problem(loc, message))
     return problems
 
 

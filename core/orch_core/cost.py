@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orch_core.cell import Cell
 from orch_core.recipe import constants, recipe_of
+from orch_core.recipes import Work
 from orch_core.vit import Shape, encoder, encoder_params, shape_of
 
 
@@ -21,7 +22,8 @@ class Cost:
     flops_train:       of the whole run
     flops_hardware:    of the whole run with attention's recomputation: what FlopCounterMode counts
     tokens:            tokens through the trained encoder in the whole run
-    memory_bytes:      peak of training: weights, gradients, optimiser's two moments, bf16 casts, activations of a batch
+    activation_bytes:  kept of one image between forward and backward pass, heads and loss included
+    memory_bytes:      peak of training with the whole batch at once (see `memory_bytes`)
     checkpoint_bytes:  one checkpoint: weights, frozen copies, two optimiser moments, fp32
     """
 
@@ -33,6 +35,7 @@ class Cost:
     flops_train: int
     flops_hardware: int
     tokens: int
+    activation_bytes: int
     memory_bytes: int
     checkpoint_bytes: int
 
@@ -63,8 +66,6 @@ def price(cell: Cell) -> Cost:
     )
     trained, images = params + work.params_head, cell.samples_seen if recipe.uses_data else 0
     image = work.flops.forward + work.flops.backward
-    weights = 4 * (trained + work.params_frozen)
-    casts = 2 * trained if cell.precision == "bf16" else 0
     return Cost(
         params_encoder=params,
         params_head=work.params_head,
@@ -74,6 +75,62 @@ def price(cell: Cell) -> Cost:
         flops_train=image * images,
         flops_hardware=(image + work.flops.recompute) * images,
         tokens=work.tokens * images,
-        memory_bytes=weights + casts + 12 * trained + cell.batch * work.activation_bytes,
-        checkpoint_bytes=weights + 8 * trained,
+        activation_bytes=sum(view.kept() for view in work.views) + work.head_bytes,
+        memory_bytes=_peak(cell, work, params, cell.batch, checkpointing=False),
+        checkpoint_bytes=4 * (trained + work.params_frozen) + 8 * trained,
     )
+
+
+def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = False) -> int:
+    """Peak bytes of training: weights, frozen copies, two moments, half-precision casts, gradients and activations.
+
+    micro_batch:   images at a time, 0 for the whole batch
+    checkpointing: blocks of the encoder keep the residual stream alone and are computed again (Chen et al. 2016)
+
+    A loss that is a mean over images takes micro-batches one after another, gradients added up. One that couples them
+    keeps the encoder's outputs and the heads of the whole batch; the encoder alone goes through it in micro-batches, and
+    again in the backward pass (Gao et al. 2021, arXiv:2101.06983). Raises OrchError as `price` does.
+    """
+    recipe = recipe_of(cell)
+    if not (recipe.uses_model and recipe.uses_data):
+        return price(cell).memory_bytes
+    shape = encoder_shape(cell)
+    params = encoder_params(
+        shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale is not None
+    )
+    work = recipe.work(cell, shape, constants(cell))
+    return _peak(cell, work, params, micro_batch or cell.batch, checkpointing=checkpointing)
+
+
+def _peak(cell: Cell, work: Work, params: int, rows: int, *, checkpointing: bool) -> int:
+    """The fullest of three moments: the loss, the encoder's backward pass, its end, when activations are gone.
+
+    Casts of the encoder's weights last until its backward pass, those of the head's until the loss is done with.
+    """
+    trained, batch = params + work.params_head, cell.batch
+    casts, gradients = 0 if cell.precision == "fp32" else 2, 4 * trained
+    fixed = 4 * (trained + work.params_frozen) + 8 * trained + casts * params
+    again = [view.working + checkpointing * view.block for view in work.views] or [0]
+    kept = [view.kept(checkpointing=checkpointing) for view in work.views] or [0]
+    if rows < batch and work.coupled:
+        outputs = batch * sum(view.stream + view.inputs for view in work.views)
+        backward = gradients + batch * work.views[0].stream + rows * (max(kept) + max(again))
+        return fixed + outputs + max(batch * work.head_bytes + casts * work.params_head, backward)
+    before = gradients if rows < batch else 0  # of micro-batches before the last
+    loss = before + rows * (sum(kept) + work.head_bytes) + casts * work.params_head
+    backward = max(before, 4 * work.params_head) + rows * (sum(kept) + max(again))
+    return fixed + max(loss, backward, gradients)
+
+
+def micro_batch(cell: Cell, room: float) -> tuple[int, bool]:
+    """Most images at a time whose training fits `room` bytes: the batch or a halving of it, and whether blocks are checkpointed.
+
+    Blocks are where not even one image fits otherwise; (0, False) where it does not fit so either.
+    """
+    for checkpointing in (False, True):
+        rows = cell.batch
+        while rows and memory_bytes(cell, rows, checkpointing=checkpointing) > room:
+            rows //= 2
+        if rows:
+            return rows, checkpointing
+    return 0, False

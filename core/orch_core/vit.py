@@ -123,14 +123,60 @@ def mlp(rows: int, sizes: tuple[int, ...], *, input_gradient: bool = True) -> Fl
     return total
 
 
-def activation_bytes(tokens: int, width: int, hidden: int, depth: int, *, precision: str) -> int:
-    """Activations that a training step keeps for one image: per token and block the inputs of every product.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activations:
+    """Bytes that transformer blocks keep between forward and backward pass on one sequence.
 
-    Two norms' inputs and outputs, q, k, v and attention's output, the MLP's input, hidden layer before and after
-    GELU. Under bf16 autocast the residual stream and norms stay fp32. Compared with saved-tensor hooks in the tests;
-    the published measurement is 37.2 bytes per token, width and layer at mlp_ratio 4 in bf16.
+    block:   inputs of one block's products, norms and activations
+    stream:  the residual stream, fp32, between two blocks: all that is kept of a block that is computed again
+    ends:    stream before and after the last norm, and patches before their embedding
+    working: what the backward pass needs at once besides: gradients of the stream and of a hidden layer
+    inputs:  the patches as they come, fp32
     """
-    bytes_per_value = 2 if precision == "bf16" else 4
-    residual = 4 * 2 * width + 2 * bytes_per_value * width
-    products = bytes_per_value * (4 * width + 2 * hidden)
-    return depth * tokens * (residual + products)
+
+    depth: int
+    block: int
+    stream: int
+    ends: int
+    working: int
+    inputs: int
+
+    def kept(self, *, checkpointing: bool = False) -> int:
+        """What all blocks keep, or the stream between them where they are computed again."""
+        return self.depth * (self.stream if checkpointing else self.block) + self.ends
+
+
+def bytes_of(precision: str) -> int:
+    """Bytes of a value in a matrix product."""
+    return 4 if precision == "fp32" else 2
+
+
+def activations(
+    tokens: int,
+    width: int,
+    hidden: int,
+    depth: int,
+    *,
+    precision: str,
+    layer_scale: bool = False,
+    patches: tuple[int, int] = (0, 0),
+) -> Activations:
+    """Activations of `depth` blocks on `tokens`, which come from `patches` (how many, values of each).
+
+    Per token and block: two norms' inputs (fp32, as all of the residual stream under autocast) and outputs, q, k, v,
+    attention's output, the MLP's hidden layer before and after GELU, and with layer scale both branches. The sums are
+    compared with measured peaks (tests/core/test_memory.py); published is 37.2 bytes per token, width and layer at
+    mlp_ratio 4 in bf16.
+    """
+    each = bytes_of(precision)
+    branches = 2 * each * width if layer_scale else 0
+    block = tokens * (4 * 2 * width + each * (6 * width + 2 * hidden) + branches)
+    count, pixels = patches
+    return Activations(
+        depth=depth,
+        block=block,
+        stream=4 * tokens * width,
+        ends=2 * 4 * tokens * width + each * count * pixels,
+        working=tokens * (4 * width + each * hidden),
+        inputs=4 * count * pixels,
+    )

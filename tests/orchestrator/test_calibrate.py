@@ -70,18 +70,17 @@ def test_rates_are_recovered_from_the_seconds_they_give():
     for width, patch, steps in [(w, p, s) for w in (32, 64, 256) for p in (4, 7, 14) for s in (5, 20, 400)]:
         batch = 16 * patch
         one = replace(cell(width, patch, batch * steps), batch=batch)
-        twice = price(replace(one, batch=2 * batch)).memory_bytes
         cost = price(one)
-        memory = (twice - cost.memory_bytes) / batch
-        run = calibrate.Measured(cell=one, cost=cost, memory_image=memory, looks=5, seconds=1.0)
+        run = calibrate.Measured(cell=one, cost=cost, looks=5, seconds=1.0)
         loads = np.array(
             [
                 1,
                 steps,
                 batch * steps + batch + 5 * 128,
                 (batch * steps + batch) * cost.flops_train_image
-                + 5 * 128 * (cost.flops_train_image / 3 + cost.flops_forward),
-                (batch * steps + batch + 5 * 128 / 3) * memory,
+                + 5 * 128 * (cost.flops_train_image / 3 + cost.flops_forward)
+                + 32 * (steps - 5) * cost.flops_forward,
+                (batch * steps + batch + 5 * 128 / 3) * cost.activation_bytes,
             ]
         )
         runs.append(replace(run, seconds=float(np.array(astuple(RATES)) @ loads)))
@@ -105,12 +104,13 @@ def test_a_calibration_is_kept_and_takes_the_place_of_the_assumed_rate(home: Pat
     plan, _, _ = draft(Path("grid.yaml"))
     assert plan.rates == "measured on here, 2026-01-02"
     row = plan.frame.filter((pl.col("recipe") == "mae@1") & (pl.col("model") == "b")).row(0, named=True)
-    # by hand: fixed + steps + images + FLOPs + bytes, with eight looks at 512 held-out images
+    # by hand: fixed + steps + images + FLOPs + bytes, with eight looks at 512 held-out images and 32 of them watched 100 times
     held = 8 * 512
     train = (
         0.5 + 100 * 1e-3 + (6400 + held) * 2e-6
-        + 3e-11 * (6400 * row["flops_train_image"] + held * (row["flops_train_image"] / 3 + row["flops_forward"]))
-        + 1e-9 * (6400 + held / 3) * row["memory_image"]
+        + 3e-11 * (6400 * row["flops_train_image"] + held * (row["flops_train_image"] / 3 + row["flops_forward"])
+                       + 32 * 100 * row["flops_forward"])
+        + 1e-9 * (6400 + held / 3) * row["activation_bytes"]
     )  # fmt: skip
     probe = 0.05 + 160 * 1e-5 + 2e-11 * 160 * row["flops_forward"] + 3e-7 * 400 * 128 + 4e-6 * 200
     assert row["hours_mid"] * 3600 == pytest.approx(train + probe)

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orch.planning.enumerate import cell_of, enumerate_cells
+from orch.planning.plan import draft, summary
 from orch.planning.pricing import resources, with_classes, with_micro_batches
 from orch_core.check import read_grid
-from orch_core.cost import price
+from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError
 from orch_core.grid import Grid
@@ -267,6 +268,10 @@ def test_an_empty_grid_is_refused_at_the_rules(tmp_path: Path):
         ("training:", "overrides: {mae@1: {mask_ratio: [0.5, 2]}}\ntraining:", "allowed are 0.05 to 0.95"),
         ("training:", "cluster: {classes: [{name: big, when: parms > 1}]}\ntraining:", "did you mean 'params'?"),
         ("images: [1000, 8000]", "images: {log_space: [10, 1000]}", "log_space takes"),
+        ("training:", "cluster: {gpus_per_node: 3}\ntraining:", "3 GPUs cannot share a batch of 64"),
+        ("training:", "cluster: {classes: [{name: big, when: params > 1, nodes: 5}]}\ntraining:", "5 GPUs cannot share"),
+        ("  batch: 64", "  batch: 64\n  cooldown: 1.5", "less than 1"),
+        ("  batch: 64", "  batch: 64\n  cooldwn: 0.2", "did you mean 'cooldown'?"),
     ],
 )  # fmt: skip
 def test_mistakes_of_the_language_are_reported_at_their_line(tmp_path: Path, old: str, new: str, words: str):
@@ -312,14 +317,41 @@ def test_size_classes_take_the_first_rule_that_holds(tmp_path: Path):
 
 @pytest.mark.parametrize("device", ["V100", "A100", "H200", "CPU"])
 def test_a_micro_batch_fits_and_its_double_does_not(device: str):
-    frame = with_micro_batches(enumerate_cells(read_grid(GRIDS / "vit-family.yaml")), DEVICES[device])
+    checked = read_grid(GRIDS / "vit-family.yaml")
+    priced = with_classes(enumerate_cells(checked), checked.grid.cluster)
+    frame = with_micro_batches(priced, DEVICES[device])
     room = 0.9 * DEVICES[device].memory_bytes
     for row in frame.unique(["algorithm", "model"]).iter_rows(named=True):
-        fixed = row["memory_bytes"] - row["batch"] * row["memory_image"]
-        micro = row["micro_batch"]
-        assert micro == 0 or row["batch"] % micro == 0
-        assert micro == 0 or fixed + micro * row["memory_image"] <= room
-        assert micro == row["batch"] or fixed + max(1, 2 * micro) * row["memory_image"] > room
+        cell, micro, checkpointing = cell_of(row), row["micro_batch"], row["checkpointing"]
+        if micro == 0:
+            assert row["memory_bytes"] == memory_bytes(cell, 1, checkpointing=True) > room
+            continue
+        assert row["batch"] % micro == 0
+        assert row["memory_bytes"] == memory_bytes(cell, micro, checkpointing=checkpointing) <= room
+        assert micro == row["batch"] or memory_bytes(cell, 2 * micro, checkpointing=checkpointing) > room
+
+
+def test_the_devices_of_a_cell_share_its_batch_and_its_time(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classes = "classes: [{name: big, when: model == 'b', gpus_per_node: 4, nodes: 2}]"
+    for cluster in ("cluster: {device: A100", f"cluster: {{device: A100, {classes}"):
+        text = BASE.replace("training:", f"{cluster}, usd_per_gpu_hour: 2}}\ntraining:", 1)
+        (tmp_path / "grid.yaml").write_text(text)
+        plan, _, _ = draft(tmp_path / "grid.yaml", tmp_path / "study")
+        by_model = {row["model"]: row for row in plan.frame.iter_rows(named=True)}
+        jobs = {job.cell.model.name: job for job in plan.jobs()}
+        if "classes" not in cluster:
+            alone = by_model
+            continue
+        big = by_model["b"]
+        assert (by_model["a"]["devices"], big["devices"]) == (1, 8)
+        assert big["memory_bytes"] < alone["b"]["memory_bytes"]
+        assert big["micro_batch"] == alone["b"]["batch"] / 8
+        # training takes as many device-hours as on one, at an eighth of the wall time; probes keep all eight
+        probing = alone["b"]["hours_probes"]
+        assert big["hours_mid"] == pytest.approx(alone["b"]["hours_mid"] + 7 * probing)
+        assert jobs["b"].seconds == pytest.approx(3600 * big["hours_mid"] / 8)
+        assert summary(plan)["usd"] == pytest.approx(2 * plan.frame["hours_mid"].sum())
 
 
 def test_the_schema_for_editors_knows_every_key():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orch_core.cell import Cell
-from orch_core.vit import Flops, Shape
+from orch_core.vit import Activations, Flops, Shape
 
 OURS = "ours, extrapolated: "  # opens the source of a constant that no paper gives at the sizes here
 Value = bool | int | float | str
@@ -43,14 +43,18 @@ class Work:
     params_frozen: copies that are carried but not trained (momentum encoder and its head)
     flops:         all views, teacher included
     tokens:        tokens that pass through the trained encoder
-    activation_bytes: kept between forward and backward pass
+    views:         activations of the trained encoder, view by view
+    head_bytes:    activations of everything behind the encoder, the loss included, at their peak
+    coupled:       the loss of an image depends on the others of its batch, so that only the encoder runs on a few at a time
     """
 
     params_head: int = 0
     params_frozen: int = 0
     flops: Flops = NOTHING
     tokens: int = 0
-    activation_bytes: int = 0
+    views: tuple[Activations, ...] = ()
+    head_bytes: int = 0
+    coupled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

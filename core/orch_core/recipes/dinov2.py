@@ -12,9 +12,11 @@ import math
 from orch_core.cell import Cell
 from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, width_of
 from orch_core.vit import (
+    Activations,
     Flops,
     Shape,
-    activation_bytes,
+    activations,
+    bytes_of,
     encoder,
     encoder_params,
     linear,
@@ -100,11 +102,35 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
         params_frozen=params + encoder_params(shape, learned_positions=True, layer_scale=True),
         flops=student + teacher + neighbours + _per_image(heads, cell.batch),
         tokens=tokens,
-        activation_bytes=activation_bytes(
-            tokens, shape.width, shape.hidden, shape.depth, precision=cell.precision
-        )
-        + 4 * rows * (3 * sum(sizes) + 2 * count) // cell.batch,
+        views=(_view(shape, cell.precision),) * GLOBALS + (_view(local, cell.precision),) * locals_,
+        head_bytes=_head_bytes(rows, teacher_rows, masked, sizes, count, cell.precision) // cell.batch,
+        coupled=True,
     )
+
+
+def _view(shape: Shape, precision: str) -> Activations:
+    return activations(
+        shape.tokens,
+        shape.width,
+        shape.hidden,
+        shape.depth,
+        precision=precision,
+        layer_scale=True,
+        patches=(shape.patches, shape.pixels),
+    )
+
+
+def _head_bytes(
+    rows: int, teacher_rows: int, masked: int, sizes: tuple[int, ...], prototypes: int, precision: str
+) -> int:
+    """Head and loss of a batch: student's logits and their log-softmax, teacher's distributions, a product at masked patches.
+
+    Prototypes of unit length, fp32, stand beside them.
+    """
+    each = bytes_of(precision)
+    logits = prototypes * (each * rows + 4 * (rows + teacher_rows + masked))
+    layers = each * rows * (sizes[0] + 2 * sum(sizes[1:]))
+    return logits + layers + 4 * prototypes * sizes[-1]
 
 
 def _per_image(flops: Flops, batch: int) -> Flops:

@@ -13,7 +13,7 @@ import math
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
 from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
-from orch_core.vit import Shape, activation_bytes, block, block_params, encoder, encoder_params, linear
+from orch_core.vit import Shape, activations, block, block_params, encoder, encoder_params, linear
 
 
 def learning_rate(cell: Cell) -> float:
@@ -60,16 +60,23 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
     predictor = block(seen + area, width, 4 * width).times(depth) + linear(area, width, shape.width)
     flops = encoder(shape, patches=seen) + linear(seen, shape.width, width) + predictor.times(targets)
     params = (shape.width + 1) * width + width + depth * block_params(width, 4 * width) + 2 * width
+    view = activations(
+        seen + 1,
+        shape.width,
+        shape.hidden,
+        shape.depth,
+        precision=cell.precision,
+        patches=(seen, shape.pixels),
+    )
+    predicting = activations(targets * (seen + area), width, 4 * width, depth, precision=cell.precision)
     return Work(
         params_head=params + (width + 1) * shape.width,
         params_frozen=encoder_params(shape),
         flops=flops + encoder(shape).without_gradient(),
         tokens=seen + 1,
-        activation_bytes=activation_bytes(
-            seen + 1, shape.width, shape.hidden, shape.depth, precision=cell.precision
-        )
-        + activation_bytes(targets * (seen + area), width, 4 * width, depth, precision=cell.precision)
-        + 4 * targets * area * shape.width,
+        views=(view,),
+        # representations, their prediction and its gradient, fp32
+        head_bytes=predicting.kept() + predicting.working + 3 * 4 * targets * area * shape.width,
     )
 
 

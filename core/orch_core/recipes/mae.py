@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orch_core.cell import Cell
 from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
-from orch_core.vit import Flops, Shape, activation_bytes, block, block_params, encoder, linear
+from orch_core.vit import Flops, Shape, activations, block, block_params, encoder, linear
 
 
 def learning_rate(cell: Cell) -> float:
@@ -44,15 +44,22 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
         + linear(shape.patches - visible, width, shape.pixels)
     )
     head = (shape.width + 1) * width + width + depth * block_params(width, 4 * width) + 2 * width
+    view = activations(
+        visible + 1,
+        shape.width,
+        shape.hidden,
+        shape.depth,
+        precision=cell.precision,
+        patches=(visible, shape.pixels),
+    )
+    decoding = activations(shape.tokens, width, 4 * width, depth, precision=cell.precision)
     return Work(
         params_head=head + (width + 1) * shape.pixels,
         flops=flops,
         tokens=visible + 1,
-        activation_bytes=activation_bytes(
-            visible + 1, shape.width, shape.hidden, shape.depth, precision=cell.precision
-        )
-        + activation_bytes(shape.tokens, width, 4 * width, depth, precision=cell.precision)
-        + 4 * shape.patches * shape.pixels,
+        views=(view,),
+        # difference of pixels and prediction, and the gradients of both, fp32
+        head_bytes=decoding.kept() + decoding.working + 3 * 4 * (shape.patches - visible) * shape.pixels,
     )
 
 

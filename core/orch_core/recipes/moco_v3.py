@@ -11,7 +11,8 @@ from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work,
 from orch_core.vit import (
     Flops,
     Shape,
-    activation_bytes,
+    activations,
+    bytes_of,
     embedding,
     encoder,
     encoder_params,
@@ -61,14 +62,23 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
     norms = 2 * 2 * projector[1] + 2 * predictor[1]
     head = mlp_params(projector, bias=False) + mlp_params(predictor, bias=False) + norms
     copies = encoder_params(shape) + mlp_params(projector, bias=False) + 4 * projector[1]
+    view = activations(
+        shape.tokens,
+        shape.width,
+        shape.hidden,
+        shape.depth,
+        precision=cell.precision,
+        patches=(shape.patches, shape.pixels),
+    )
+    layers = 2 * sum(projector[1:] + predictor[1:]) + shape.width  # inputs of every product and norm
     return Work(
         params_head=head,
         params_frozen=copies,
         flops=one.times(2),
         tokens=2 * shape.tokens,
-        activation_bytes=2
-        * activation_bytes(shape.tokens, shape.width, shape.hidden, shape.depth, precision=cell.precision)
-        + 2 * 4 * 3 * sum(projector + predictor),
+        views=(view, view),
+        head_bytes=2 * (bytes_of(cell.precision) * layers + 3 * 4 * cell.batch),
+        coupled=True,
     )
 
 

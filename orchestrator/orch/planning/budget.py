@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -81,7 +82,7 @@ def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
     A cell that goes on from one that does not fit has to train that one's part of their trunk itself.
     """
     left = plan.frame.filter(pl.col("state") != "done")
-    spent, mine = spent_hours(plan, study), set(left["id"].to_list())
+    spent, mine = spent_hours(study), set(left["id"].to_list())
     reserved = sum(value for cell, value in open_reservations(study).items() if cell not in mine)
     room = float("inf") if limits.hours is None else limits.hours - spent - reserved
     taken, hours, fits = 0.0, [], []
@@ -177,26 +178,21 @@ def _is_done(study: Study, cell: str) -> bool:
     return (study.cell_folder(cell) / "record.json").exists()
 
 
-def spent_hours(plan: Plan, study: Study) -> float:
-    """Device-hours of every attempt at every cell, running ones up to their last sign of life.
-
-    An attempt takes as many devices as the plan gives its cell, one where the plan does not know the cell.
-    """
-    many = plan.frame.filter(pl.col("devices") > 1).select("id", "devices")
-    devices, seconds = dict(many.iter_rows()), 0.0
+def spent_hours(study: Study) -> float:
+    """Device-hours of every attempt at every cell, running ones up to their last sign of life."""
+    seconds = 0.0
     for cell in (study.root / "cells").iterdir():
         for number in attempts.numbers(cell):
             folder = cell / "attempts" / str(number)
             end = attempts.end_of(folder)
-            taken = end.seconds if end else _alive_for(study, cell.name, number)
-            seconds += taken * devices.get(cell.name, 1)
+            seconds += end.device_seconds if end else _alive_for(folder)
     return seconds / 3600
 
 
-def _alive_for(study: Study, cell: str, number: int) -> float:
-    folder = study.cell_folder(cell) / "attempts" / str(number)
+def _alive_for(folder: Path) -> float:
     owner = attempts.owner_of(folder)
     try:
-        return max(0.0, (folder / "log.txt").stat().st_mtime - owner.started) if owner else 0.0
+        alive = (folder / "log.txt").stat().st_mtime - owner.started if owner else 0.0
     except FileNotFoundError:
         return 0.0
+    return max(0.0, alive) * owner.devices if owner else 0.0

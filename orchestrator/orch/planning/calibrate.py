@@ -40,7 +40,6 @@ class Measured:
 
     cell: Cell
     cost: Cost
-    memory_image: float
     looks: int
     seconds: float
 
@@ -147,7 +146,6 @@ def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured
     from orch_core.learn.pretraining import read_out_steps
 
     found = []
-    doubled = price(replace(cell, batch=2 * cell.batch))
     for steps in (1, *STEPS):  # the first one warms up
         run = replace(cell, samples_seen=steps * cell.batch)
         cost = price(run)
@@ -155,9 +153,8 @@ def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured
             began = clock()
             learn.pretrain(run, Path(place))
             seconds = clock() - began
-        memory = (doubled.memory_bytes - cost.memory_bytes) / cell.batch
         looks = len(read_out_steps(steps))
-        found.append(Measured(cell=run, cost=cost, memory_image=memory, looks=looks, seconds=seconds))
+        found.append(Measured(cell=run, cost=cost, looks=looks, seconds=seconds))
     return found[1:]
 
 
@@ -166,9 +163,10 @@ def _loads(one: Measured) -> Array:
     work = calibration.work(
         samples=one.cell.samples_seen + one.cell.batch,
         held_out=one.looks * HELD_OUT,
+        watched=(one.cell.steps - one.looks) * calibration.WATCHED,
         flops_train_image=one.cost.flops_train_image,
         flops_forward=one.cost.flops_forward,
-        memory_image=one.memory_image,
+        activation_bytes=one.cost.activation_bytes,
     )
     return np.array([1.0, one.cell.steps, *work])
 

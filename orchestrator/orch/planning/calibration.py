@@ -22,6 +22,7 @@ from orch_core.record import dumps, write_atomic
 SCHEMA_VERSION = 1
 PIXEL_WIDTH = 50  # the control without an encoder fits 100 components, as two halves of width 50 would
 HELD_OUT_IMAGES = 8 * 512  # eight looks at 512 held-out images (orch_core.learn.pretraining)
+ROWS, WATCHED = 100, 32  # rows of a run's curve, and images whose features each looks at
 
 Number = TypeVar("Number", float, pl.Expr)
 
@@ -68,15 +69,20 @@ def work(
     *,
     samples: Number,
     held_out: float,
+    watched: Number | float,
     flops_train_image: Number,
     flops_forward: Number,
-    memory_image: Number,
+    activation_bytes: Number,
 ) -> tuple[Number, Number, Number]:
-    """Images, FLOPs and bytes of a run; a held-out look is a forward pass of the objective, and one of the encoder."""
+    """Images, FLOPs and bytes of a run.
+
+    A held-out look is a forward pass of the objective, and one of the encoder; an image that is watched, one of the encoder.
+    """
+    looks = held_out * (flops_train_image / 3 + flops_forward) + watched * flops_forward
     return (
         samples + held_out,
-        samples * flops_train_image + held_out * (flops_train_image / 3 + flops_forward),
-        (samples + held_out / 3) * memory_image,
+        samples * flops_train_image + looks,
+        (samples + held_out / 3) * activation_bytes,
     )
 
 
@@ -97,9 +103,14 @@ class Calibration:
 
         A recipe that was not measured takes the slowest measured one's rates.
         """
-        columns = {name: pl.col(name) for name in ("flops_train_image", "flops_forward", "memory_image")}
-        images, flops, moved = work(samples=pl.col("samples_paid"), held_out=HELD_OUT_IMAGES, **columns)
+        columns = {name: pl.col(name) for name in ("flops_train_image", "flops_forward", "activation_bytes")}
         steps = pl.col("samples_paid") / pl.col("batch").clip(lower_bound=1)
+        images, flops, moved = work(
+            samples=pl.col("samples_paid"),
+            held_out=HELD_OUT_IMAGES,
+            watched=WATCHED * steps.clip(upper_bound=ROWS),
+            **columns,
+        )
         slowest = max(self.training.values(), key=lambda rate: rate.flop + rate.byte, default=Rate())
         run = pl.lit(0.0)
         for recipe, rate in [("", slowest), *self.training.items()]:

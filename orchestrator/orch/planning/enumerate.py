@@ -35,8 +35,8 @@ SHAPE: Mapping[str, Any] = {
     "resolution": _WHOLE, "patch": _WHOLE,
 }  # fmt: skip
 COSTS = (
-    "params_encoder", "params_head", "params_total", "flops_forward", "flops_train_image", "memory_bytes",
-    "memory_image", "checkpoint_bytes",
+    "params_encoder", "params_head", "params_total", "flops_forward", "flops_train_image", "activation_bytes",
+    "memory_bytes", "checkpoint_bytes",
 )  # fmt: skip
 DATA: Mapping[str, Any] = {"mix": _TEXT, "images": pl.Int64, "data": _TEXT}
 COLUMNS = (
@@ -60,8 +60,8 @@ AXIS_COLUMNS: Mapping[str, str] = {
 def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     """One row per cell, unique by id, in the order of the grid's axes.
 
-    Columns: id, labels and axes of `Cell`, shape columns, `data` and `overrides` as JSON, and the cost of each
-    cell (`price`; `memory_image` is what one more image of a batch takes), `samples_paid` and `continues` (`trunks`).
+    Columns: id, labels and axes of `Cell`, shape columns, `data` and `overrides` as JSON, the cost of each cell
+    (`price`), `samples_paid` and `continues` (`trunks`), and `kind`, equal where recipe, shape and overrides are.
     Raises GridError, at its place, where the grid asks for more data than there is, a budget that no size can meet, a
     length without room for warm-up and cool-down, or leaves no cell.
     """
@@ -128,7 +128,7 @@ def _recipe_block(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame
         _high=pl.col("_high") + pl.col("_seed_high"),
         _low=pl.col("_low") + pl.col("_seed_low"),
     )
-    return frame.select([*COLUMNS[1:], "_short", "_asked", "_high", "_low"])
+    return frame.select([*COLUMNS[1:], "kind", "_short", "_asked", "_high", "_low"])
 
 
 def _shape_table(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame:
@@ -167,19 +167,10 @@ def _shape_row(cell: Cell) -> dict[str, Any]:
         "overrides": json.dumps(cell.overrides),
         "resolution": cell.resolution,
         "patch": cell.patch,
-        **{name: float(costs[name]) for name in COSTS if name != "memory_image"},
-        "memory_image": _memory_of_an_image(cell, costs["memory_bytes"]),
+        **{name: float(costs[name]) for name in COSTS},
         "_shape_high": high,
         "_shape_low": low,
     }
-
-
-def _memory_of_an_image(cell: Cell, total: int) -> float:
-    """Bytes that one image of a batch takes: the price of twice the batch less the price of the batch."""
-    if not cell.batch:
-        return 0.0
-    twice = Cell(**{name: getattr(cell, name) for name in Cell.__slots__} | {"batch": 2 * cell.batch})
-    return (price(twice).memory_bytes - total) / cell.batch
 
 
 def _data_table(choices: Sequence[DataChoice]) -> pl.DataFrame:
@@ -235,7 +226,7 @@ def _seed_table(seeds: Sequence[int]) -> pl.DataFrame:
 
 
 def _identified(frame: pl.DataFrame, checked: CheckedGrid, name: str) -> pl.DataFrame:
-    """Add `_high` and `_low`: the sum of the hashes of every field but the seed."""
+    """Add `_high` and `_low`, the sum of the hashes of every field but the seed, and `kind`, of those prices differ by."""
     training, uses_data = checked.grid.training, RECIPES[name].uses_data
     same = {
         "recipe": name,
@@ -252,7 +243,8 @@ def _identified(frame: pl.DataFrame, checked: CheckedGrid, name: str) -> pl.Data
         hashes = np.array([pair[index] for pair in halves], dtype=np.uint64)[where]
         total = hashes + frame[f"_shape_{half}"].to_numpy() + frame[f"_data_{half}"].to_numpy()
         columns.append(pl.Series(f"_{half}", total + np.uint64(base[index]), dtype=pl.UInt64))
-    return frame.drop("_shape_high", "_shape_low", "_data_high", "_data_low").with_columns(columns)
+    kind = pl.Series("kind", frame["_shape_high"].to_numpy() + np.uint64(base[0]), dtype=pl.UInt64)
+    return frame.drop("_shape_high", "_shape_low", "_data_high", "_data_low").with_columns(*columns, kind)
 
 
 def _sum(halves: Iterable[tuple[int, int]]) -> tuple[int, int]:

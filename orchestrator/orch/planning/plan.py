@@ -51,7 +51,8 @@ class Plan:
     """Cells (one row each, see `orch.planning.enumerate`), the probes that every cell gets, and their cost.
 
     The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, `hours_low`, `hours_mid`,
-    `hours_high` and `hours_probes` of devices, `micro_batch`, `size_class` and `devices`, which its worker holds.
+    `hours_high` and `hours_probes` of devices, `size_class`, `devices`, how many train it together, and `micro_batch` and
+    `checkpointing` that fit the memory of each.
     device, rates: what hours are computed for, and whether from measured or assumed speeds
     classes: Slurm's options by size class
     usd_per_hour: price of a device-hour, None without one; budget: `gpu_hours` and `usd`, None without a limit
@@ -90,6 +91,8 @@ class Plan:
                 seconds=seconds,
                 memory_bytes=row["memory_bytes"],
                 size_class=row["size_class"],
+                micro_batch=row["micro_batch"],
+                checkpointing=row["checkpointing"],
             )
 
 
@@ -127,7 +130,10 @@ def draft(
         budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
         test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
         absent=tuple(sorted(checked.absent)),
-        notes=(*_notes(checked), *_fit_notes(frame, device), *_device_notes(frame)),
+        notes=(
+            *_notes(checked),
+            *_fit_notes(frame, device),
+        ),
     )
     return plan, opened, checked
 
@@ -282,32 +288,24 @@ def _assumed(device: Device) -> str:
 
 def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
     """Which batches do not fit the device's memory, and what would."""
-    trained = frame.filter(pl.col("memory_image") > 0)
-    groups = trained.filter(pl.col("micro_batch") < pl.col("batch")).group_by(
+    trained = frame.filter(pl.col("activation_bytes") > 0).with_columns(
+        share=(pl.col("batch") / pl.col("devices").clip(lower_bound=1)).ceil()
+    )
+    groups = trained.filter((pl.col("micro_batch") < pl.col("share")) | pl.col("checkpointing")).group_by(
         "recipe", "model", maintain_order=True
     )
     notes = []
-    for row in groups.agg(pl.col("micro_batch", "batch", "memory_image").first()).iter_rows(named=True):
-        name, micro, batch = f"{row['recipe']} {row['model']}", row["micro_batch"], row["batch"]
+    columns = pl.col("micro_batch", "checkpointing", "memory_bytes", "share").first()
+    for row in groups.agg(columns).iter_rows(named=True):
+        name, micro, share = f"{row['recipe']} {row['model']}", row["micro_batch"], row["share"]
         if micro:
-            notes.append(
-                f"{name}: a batch of {batch} does not fit one {device.name}; {micro} do, {batch // micro} times"
-            )
+            again = ", its blocks computed again in the backward pass" if row["checkpointing"] else ""
+            words = f"a batch of {share:g} does not fit one {device.name}; {micro} at a time do{again}"
         else:
-            gib = row["memory_image"] / 2**30
-            notes.append(
-                f"{name}: not even one image fits one {device.name} ({gib:.1f} GiB each beside the weights)"
-            )
+            gib = row["memory_bytes"] / 2**30
+            words = f"not even one image fits one {device.name}: it takes {gib:.1f} GiB"
+        notes.append(f"{name}: {words}")
     return notes
-
-
-def _device_notes(frame: pl.DataFrame) -> list[str]:
-    """Size classes whose workers hold several devices: every one of them is paid for."""
-    many = frame.filter(pl.col("devices") > 1).unique("size_class", maintain_order=True)
-    return [
-        f"size class {name}: a worker holds {devices} devices (gpus_per_node x nodes), and its hours count as often"
-        for name, devices in many.select("size_class", "devices").iter_rows()
-    ]
 
 
 def _notes(checked: CheckedGrid) -> tuple[str, ...]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from orch.planning.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
-from orch.planning.enumerate import holds
+from orch.planning.enumerate import cell_of, holds
+from orch_core.cost import memory_bytes, micro_batch
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
-from orch_core.grid import Cluster, SizeClass
+from orch_core.grid import Cluster
 from orch_core.load import did_you_mean
 
 USABLE = (
@@ -40,21 +43,22 @@ def with_hours(
     """Add device-hours of training and probing, `hours_low`, `hours_mid`, `hours_high`, and `hours_probes` of probing.
 
     With a calibration hours are measured seconds, with 25% either way; else FLOPs at an assumed share of the device's
-    peak, those of fitting the probes included. A worker holds `devices` of them and trains on one, so that all count.
+    peak, those of fitting the probes included. Training is shared by the `devices` of a cell, at no loss; during its
+    probes, which one of them runs, the others are paid for too. Cells side by side on a device take as long as one after
+    another.
     """
     names = ("hours_low", "hours_mid", "hours_high")
     if measured is not None:
         probing, training = measured.probing(load) / 3600, measured.training_seconds() / 3600
-        mid, spread = training + probing, (0.8, 1.0, 1.25)
+        spread = (0.8, 1.0, 1.25)
     else:
         rates = hours(1.0, device, precision)
         solver = SOLVER_FLOPS * load.fit * pl.col("width").fill_null(PIXEL_WIDTH)
         probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
-        mid = FLOPS_PAID * rates[1] + probing
-        spread = (rates[0] / rates[1], 1.0, rates[2] / rates[1])
-    held = pl.col("devices")
-    columns = {name: held * mid * by for name, by in zip(names, spread, strict=True)}
-    return frame.with_columns(**columns, hours_probes=held * probing)
+        training, spread = FLOPS_PAID * rates[1], (rates[0] / rates[1], 1.0, rates[2] / rates[1])
+    probing = pl.col("devices").clip(lower_bound=1) * probing
+    columns = {name: (training + probing) * by for name, by in zip(names, spread, strict=True)}
+    return frame.with_columns(**columns, hours_probes=probing)
 
 
 def hours_left(probes: int, column: str = "hours_mid") -> pl.Expr:
@@ -65,33 +69,45 @@ def hours_left(probes: int, column: str = "hours_mid") -> pl.Expr:
 
 
 def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
-    """Add `micro_batch`: the largest halving of the batch whose memory fits the device; 0 where one image does not.
+    """Add `micro_batch` and `checkpointing` that fit a device's memory (`cost.micro_batch`), 0 where not even one image does.
 
-    Steps then accumulate batch / micro_batch gradients. Controls, which train nothing, have 0 too.
+    `memory_bytes` becomes the peak with them on each of the cell's devices, which share the batch; where nothing fits,
+    the least there is. Controls, which train nothing, have 0 too. `kind` is gone.
     """
-    fixed = pl.col("memory_bytes") - pl.col("batch") * pl.col("memory_image")
-    room = (USABLE * device.memory_bytes - fixed) / pl.col("memory_image")
-    halvings = (pl.col("batch") / room).log(2).ceil().clip(lower_bound=0)
-    micro = pl.when(room >= 1).then(pl.col("batch") // pl.lit(2.0).pow(halvings)).otherwise(0.0)
-    trained = pl.col("memory_image") > 0
-    return frame.with_columns(micro_batch=pl.when(trained).then(micro).otherwise(0.0).cast(pl.Int32))
+    rows = frame.unique(["kind", "devices"], maintain_order=True)
+    found = []
+    for row in rows.iter_rows(named=True):
+        cell = cell_of(row)
+        share = replace(cell, batch=math.ceil(cell.batch / max(1, row["devices"])))
+        room = USABLE * device.memory_bytes * min(1, row["devices"])
+        micro, checkpointing = micro_batch(share, room) if row["activation_bytes"] else (0, False)
+        peak = row["memory_bytes"]
+        if row["activation_bytes"]:
+            peak = memory_bytes(share, micro or 1, checkpointing=checkpointing or not micro)
+        found.append((row["kind"], row["devices"], micro, checkpointing, float(peak)))
+    names = {"kind": pl.UInt64, "devices": pl.Float64, "micro_batch": pl.Int32, "checkpointing": pl.Boolean}
+    table = pl.DataFrame(found, schema={**names, "memory_bytes": pl.Float64}, orient="row")
+    frame = frame.drop("memory_bytes").join(table, on=["kind", "devices"], how="left", maintain_order="left")
+    return frame.drop("kind")
 
 
 def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
-    """Add `size_class`, the first of `cluster.classes` whose rule holds, else `default`, and the `devices` a worker holds."""
-    found, devices = pl.lit("default"), pl.lit(_devices(cluster, None), pl.Int32)
+    """Add `size_class`, the first of `cluster.classes` whose rule holds, else `default`, and the `devices` of a cell.
+
+    Devices are those of a node times a job's nodes, divided among the cells of a job: below 1 they share one.
+    """
+    options = resources(cluster)
+    found, devices = pl.lit("default"), pl.lit(devices_of(options["default"]), pl.Float64)
     for entry in reversed(cluster.classes):
-        inside = holds(entry.when)
+        inside, own = holds(entry.when), pl.lit(devices_of(options[entry.name]), pl.Float64)
         found = pl.when(inside).then(pl.lit(entry.name)).otherwise(found)
-        devices = pl.when(inside).then(pl.lit(_devices(cluster, entry), pl.Int32)).otherwise(devices)
+        devices = pl.when(inside).then(own).otherwise(devices)
     return frame.with_columns(size_class=found.cast(pl.Categorical), devices=devices)
 
 
-def _devices(cluster: Cluster, entry: SizeClass | None) -> int:
-    """GPUs of a worker: those of a node times its nodes; one where a grid asks for none."""
-    own = entry.gpus_per_node if entry and entry.gpus_per_node is not None else cluster.gpus_per_node
-    nodes = entry.nodes if entry and entry.nodes is not None else cluster.nodes
-    return max(1, own or 1) * nodes
+def devices_of(options: Mapping[str, Any]) -> float:
+    """Devices of a cell under a size class's options; one for a job where none is asked for."""
+    return float(max(1, options["gpus_per_node"] or 1) * options["nodes"] / (options["cells_per_job"] or 1))
 
 
 def resources(cluster: Cluster) -> dict[str, dict[str, Any]]:
