@@ -7,7 +7,8 @@ usage: python tests/bench/bench_data.py [ROWS]
   reads     random reads of stored images of 18 kB before decode, one core, checked and unchecked
   decode    the same with decode, for raw uint8 and JPEG of 224 pixels
   resume    the first batch of a run at step 1 against one at step 1,000,000
-  npz       a cell's images from npz, read once, against reading every array as often as it is needed
+  packing   a folder of JPEG files into packs, one core, against decoding those files alone
+  npz       a cell's images from npz, each array read once, against reading it whenever it is needed
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from orch_core import images
 from orch_core.packs.arrange import (
     arrange,
     joined,
@@ -36,6 +38,7 @@ from orch_core.packs.arrange import (
 )
 from orch_core.packs.gather import SCHEMA, Settings, Spec, group_key
 from orch_core.packs.pack import Wishes, pack
+from orch_core.packs.pixels import decode
 from orch_core.packs.read import ALL, open_packs, read_images, read_stored, select
 from orch_core.packs.write import PACK_BYTES
 from orch_core.subset import hash_ranks
@@ -225,6 +228,55 @@ def resuming(folder: Path) -> None:
     )
 
 
+def packing(folder: Path) -> None:
+    """Two thousand JPEG files of 224 pixels."""
+    packs, files = open_packs(folder / "jpeg"), folder / "files"
+    files.mkdir()
+    for row, blob in enumerate(read_stored(packs, np.arange(2000))):
+        (files / f"{row}.jpg").write_bytes(blob)
+    began = time.process_time()
+    for path in files.iterdir():
+        decode(path.read_bytes())
+    alone = time.process_time() - began
+    began = time.process_time()
+    pack(
+        folder / "packed",
+        [Spec(name="x", path=files, modality="ct")],
+        Wishes(settings=Settings()),
+        lambda *_: None,
+    )
+    whole = time.process_time() - began
+    print(f"packing    {2000 / whole:,.0f} images/s/core, {whole / alone:.2f}x the time of decoding alone")
+
+
+def reading_npz() -> None:
+    """A cell on the four shipped sources."""
+    from orch_core.cell import Cell, Model, Portion
+    from orch_core.learn.data import held_out_set, pretraining_set
+
+    root = Path(__file__).parents[2] / "experiments" / "images"
+    names = ("blood", "breast", "pneumonia", "tissue")
+    data = tuple(
+        Portion(source=name, modality="x", images=500, fingerprint="", path=str(root / f"{name}.npz"))
+        for name in names
+    )
+    cell = Cell(
+        model=Model(name="w32", width=32, depth=1, heads=1), recipe="mae@1", data=data, resolution=28, patch=7,
+        channels=3, samples_seen=64, batch=64,
+    )  # fmt: skip
+    times, kept = {}, images.KEPT_BYTES
+    for limit in (0, kept, 0, kept):
+        images.KEPT_BYTES = limit
+        images._kept.clear()
+        began = time.process_time()
+        pretraining_set(cell)
+        held_out_set(cell)
+        times[limit] = time.process_time() - began
+    print(
+        f"npz        {times[0]:.2f} CPU s where arrays are read again, {times[kept]:.2f} s where they are kept"
+    )
+
+
 def main() -> None:
     """Print a line a measurement."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -245,6 +297,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         reading(Path(folder))
         resuming(Path(folder))
+        packing(Path(folder))
+    reading_npz()
 
 
 if __name__ == "__main__":
