@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orch.launching import cluster, fleets, journal, slurm
 from orch.launching.settings import Settings
+from orch.launching.status import stand
 from orch_core.errors import OrchError
 from orch_core.study import create_study, open_study
 
@@ -139,6 +140,29 @@ def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played,
     asked = [path.read_text() for path in sorted(root.glob("logs/*/*_submission.sh"))]
     assert ["--time=15" in text for text in asked] == [True, False]
     assert "--time=30" in asked[1]
+
+
+@pytest.mark.parametrize("cells", [1, 500])
+def test_waiting_asks_slurm_once_in_a_while_however_many_cells(launching, played, tmp_path, cells):
+    study = create_study(tmp_path / "study", "s")
+    entries = [journal.Entry(id=job.cell.id, job=job) for job in launching.jobs(cells)]
+    token = journal.new_token()
+    journal.begin(study, token, entries, {})
+    (played / "queue" / str(os.getpid())).write_text(f"7_0|RUNNING|None|orch-{token}-default|gpu1\n")
+    fleet = fleets.slurm_fleet(
+        study,
+        token,
+        Settings(cluster="slurm", parallel=1),
+        submit=lambda *_: pytest.fail("a worker serves already"),
+        adopt=lambda *_: None,
+        shares=Counter(default=1),
+        minutes={"default": (10.0, 60.0)},
+    )
+    pending = [stand(study, entry) for entry in entries]
+    for _ in range(50):
+        assert fleet.keep(pending) == 0
+        assert fleet.alive() == 1
+    assert len((played / "squeue.calls").read_text().splitlines()) == 1
 
 
 def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_path):

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import attempts, causes, packing, ranks, worker
+from orch.launching import attempts, causes, command, packing, ranks, worker
 from orch.launching.attempts import End
 from orch.launching.journal import Entry
+from orch_core import provenance
 from orch_core.study import create_study
 
 
@@ -100,3 +102,12 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 3
     assert [path.name for path in folder.glob("failed-*")] == ["failed-1"]
     assert "rank 1" in ranks._failure(folder).message
+
+
+@pytest.mark.parametrize(
+    ("wanted", "here", "gpus"), [(8, 0, 1), (8, 2, 2), (2, 8, 2), (None, 8, 1), (0, 0, 1)]
+)
+def test_a_cell_takes_no_more_gpus_than_there_are_here(monkeypatch, wanted, here, gpus):
+    monkeypatch.setattr(provenance, "gpus", lambda: ["a GPU"] * here)
+    plan = SimpleNamespace(classes={"default": {"gpus_per_node": wanted}})
+    assert command.settings_of(plan, command.Wishes()).gpus == gpus

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from orch.launching import slurm
+from orch.planning.plan import read_plan
 from orch_core.study import open_study
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.yaml"
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 
 
 @pytest.fixture
-def grid(tmp_path):
+def document():
     document = yaml.safe_load(DEMO.read_text())
     for source in document["sources"].values():
         source["path"] = str(DEMO.parent / source["path"])
@@ -25,29 +26,36 @@ def grid(tmp_path):
     document["axes"]["algorithm"] = ["mae@1", "moco-v3@1", "random@1"]
     document["probes"] = {"tasks": ["blood"], "train_limit": 100}
     del document["exclude"], document["include"]
-    path = tmp_path / "grid.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
+    return document
 
 
-def records_of(grid, place, *options) -> dict:
-    root = grid.parent / place
-    for words in (("plan", grid, "--study", root), ("launch", root, "--parallel", 1, *options)):
-        command = [sys.executable, "-m", "orch", *map(str, words)]
-        done = subprocess.run(command, cwd=grid.parent, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+def orch(*words) -> None:
+    command = [sys.executable, "-m", "orch", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def plan(document, root) -> None:
+    grid = root.with_suffix(".yaml")
+    grid.write_text(yaml.safe_dump(document))
+    orch("plan", grid, "--study", root)
+
+
+def records_of(document, root, *options) -> dict:
+    plan(document, root)
+    orch("launch", root, "--parallel", 1, *options)
     return {(record.name, record.task): record for record in open_study(root).records()}
 
 
-def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(grid):
-    here = records_of(grid, "local", "--cluster", "local")
-    there = records_of(grid, "slurm", "--cluster", "slurm")
+def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(document, tmp_path):
+    here = records_of(document, tmp_path / "local", "--cluster", "local")
+    there = records_of(document, tmp_path / "slurm", "--cluster", "slurm")
     assert len(here) == 6
     assert {key: record.values for key, record in here.items()} == {
         key: record.values for key, record in there.items()
     }
     assert {record.provenance["node"][:3] for record in there.values()} == {"gpu"}
-    spread = records_of(grid, "nodes", "--cluster", "slurm", "--nodes", 4)
+    spread = records_of(document, tmp_path / "nodes", "--cluster", "slurm", "--nodes", 4)
     for key, record in spread.items():
         alone = here[key].values
         assert record.values.keys() == alone.keys()
@@ -60,3 +68,24 @@ def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(grid):
     trained = [record for key, record in spread.items() if not key[1] and not key[0].startswith("random")]
     assert [record.cost["processes"] for record in trained] == [4, 4]
     assert not slurm.queue()
+
+
+def test_a_checkpoint_truncated_on_disk_is_passed_over_for_the_one_before(document, launching, tmp_path):
+    document["axes"] |= {"algorithm": "mae@1", "samples_seen": 64 * 400}
+    undisturbed = records_of(document, tmp_path / "local")
+    root = tmp_path / "slurm"
+    plan(document, root)
+    (cell,) = (job.cell.id for job in read_plan(open_study(root)).jobs())
+    curve, saved = root / "cells" / cell / "metrics.ndjson", root / "cells" / cell / "checkpoint"
+    for count in (1, 2):
+        seen = len(curve.read_text().splitlines()) if curve.exists() else 0
+        orch("launch", root, "--cluster", "slurm", "--no-wait")
+        launching.until(lambda seen=seen: curve.exists() and len(curve.read_text().splitlines()) > seen + 3)
+        orch("cancel", root)
+        launching.until(lambda count=count: len(list(saved.glob("*.pt"))) == count and not slurm.queue())
+    newest = max(saved.glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    orch("launch", root, "--cluster", "slurm")
+    records = {(record.name, record.task): record.values for record in open_study(root).records()}
+    assert records == {key: record.values for key, record in undisturbed.items()}
+    assert len(list(saved.parent.glob("attempts/*"))) == 3

@@ -17,6 +17,7 @@ from orch.launching.settings import ATTEMPTS, Settings, Summary
 from orch.launching.slurm import Value
 from orch.planning.budget import limits_of, release, reserve, spent_hours
 from orch.planning.plan import Plan, find_study, make_plan, open_plan, read_plan
+from orch_core import provenance
 from orch_core.errors import OrchError
 from orch_core.study import Study
 
@@ -125,6 +126,7 @@ def settings_of(plan: Plan, wishes: Wishes) -> Settings:
     shared = plan.classes.get("default", {})
     on_slurm = wishes.cluster == "slurm"
     parallel = wishes.parallel or (shared.get("parallel") if on_slurm else None)
+    most = max((given.get("gpus_per_node") or 1 for given in plan.classes.values()), default=1)
     profiles = {name: {**_sbatch(given), **wishes.options} for name, given in plan.classes.items()}
     return Settings(
         cluster=wishes.cluster,
@@ -133,7 +135,7 @@ def settings_of(plan: Plan, wishes: Wishes) -> Settings:
         options={**_sbatch(shared), **wishes.options} if on_slurm else {},
         profiles={name: given for name, given in profiles.items() if on_slurm and name != "default"},
         cells_per_job={name: given.get("cells_per_job") or 1 for name, given in plan.classes.items()},
-        gpus=max([1, *(given.get("gpus_per_node") or 1 for given in plan.classes.values())]),
+        gpus=max(1, min(most, len(provenance.gpus()))),
         max_gpu_hours=wishes.max_gpu_hours or 0,
     )
 
