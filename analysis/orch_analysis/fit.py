@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import polars as pl
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from orch_analysis import identify, laws, points, uncertainty
 from orch_analysis.fitted import Band, Dropped, Fit, Identifiability, Line, Outcome, Prediction
@@ -98,7 +100,14 @@ def fit(
     obstacle = points.obstacle(request.law, rows, value)
     if obstacle:
         return _without_estimates(request, rows, *obstacle)
-    return _line(request, rows) if request.closed_form else _curve(request, rows)
+    with _blas().limit(limits=1):
+        return _line(request, rows) if request.closed_form else _curve(request, rows)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Numpy's matrix products: several threads sum in another order, so the bits would depend on their number."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _request(
