@@ -9,8 +9,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orch.planning.enumerate import first_halves
-
 Places = NDArray[np.intp]
 
 LABELS = ("algorithm", "model", "mix", "images", "seed", "resolution", "patch")
@@ -44,18 +42,24 @@ def diff(old: pl.DataFrame, new: pl.DataFrame) -> Diff:
         return Diff(
             create=new.clear(), keep=new, drop=old.clear(), changed=_changed(old.clear(), new.clear())
         )
-    ours, theirs = _matches(first_halves(new["id"]), first_halves(old["id"]))
+    ours, theirs = _matches(new["id"].hash().to_numpy(), old["id"].hash().to_numpy())
     same = (new["id"][ours] == old["id"][theirs]).to_numpy()
     kept_of_new, kept_of_old = np.zeros(new.height, dtype=bool), np.zeros(old.height, dtype=bool)
     kept_of_new[ours[same]], kept_of_old[theirs[same]] = True, True
     created, dropped = new.filter(~kept_of_new), old.filter(~kept_of_old)
-    ours, theirs = _matches(_labels(created), _labels(dropped))
+    ours, theirs = _pairs(created, dropped)
+    columns = ["id", *dict.fromkeys((*LABELS, *FIELDS))]
     return Diff(
         create=created.filter(_others(created.height, ours)),
         keep=new.filter(kept_of_new),
         drop=dropped.filter(_others(dropped.height, theirs)),
-        changed=_changed(dropped[theirs], created[ours]),
+        changed=_changed(_rows(dropped.select(columns), theirs), _rows(created.select(columns), ours)),
     )
+
+
+def _rows(frame: pl.DataFrame, places: Places) -> pl.DataFrame:
+    whole = places.size == frame.height and bool((places == np.arange(places.size)).all())
+    return frame if whole else frame[places]
 
 
 def _matches(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> tuple[Places, Places]:
@@ -70,9 +74,16 @@ def _matches(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> tuple[Plac
     return first[back], second[back]
 
 
-def _labels(frame: pl.DataFrame) -> NDArray[np.uint64]:
-    """A key per row: its labels, and how many rows before it have the same."""
-    keys = frame.select(LABELS).hash_rows().to_numpy()
+def _pairs(created: pl.DataFrame, dropped: pl.DataFrame) -> tuple[Places, Places]:
+    """Places of rows with equal labels in both; of several with the same labels, the first with the first and so on."""
+    ours, theirs = (frame.select(LABELS).hash_rows().to_numpy() for frame in (created, dropped))
+    if np.array_equal(ours, theirs):
+        return np.arange(ours.size), np.arange(ours.size)
+    return _matches(_numbered(ours), _numbered(theirs))
+
+
+def _numbered(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Another key per row: the one it has, and how many rows before it have the same."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = (

@@ -266,11 +266,6 @@ def _hexadecimal(high: Lanes, low: Lanes) -> pl.Series:
     return pl.Series("id", text, dtype=pl.Binary).cast(pl.String)
 
 
-def first_halves(ids: pl.Series) -> Lanes:
-    """The first 64 bits of ids: enough to tell them apart in all but one of 10^7 plans of a million cells."""
-    return _half(ids, 0)
-
-
 def halves_of(ids: pl.Series) -> tuple[Lanes, Lanes]:
     """Both 64-bit halves of ids; the inverse of their hexadecimal form."""
     return _half(ids, 0), _half(ids, 16)
