@@ -77,6 +77,7 @@ def crop_boxes(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
     draws = rng.random((n, 4))
     area = view.crop_min + (view.crop_max - view.crop_min) * draws[:, 0]
     ratio = np.exp(np.log(view.ratio) * (2 * draws[:, 1] - 1))
+    ratio = np.where(area < 1, ratio, 1.0)  # the whole image is one crop
     height, width = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
     top, left = draws[:, 2] * (1 - height), draws[:, 3] * (1 - width)
     return np.stack([top, height, left, width], axis=1).astype(np.float32)
