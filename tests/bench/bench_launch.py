@@ -4,12 +4,15 @@
 
 Submits an array that is held, counts what was called and written, asks for the status, cancels, and compares
 with submitit's one job a cell (its own 0.2 s between two submissions included), extrapolated from 10 of them.
+Then a second study of as many trivial cells is run to its end by eight workers, and checked cell by cell.
 """
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +22,7 @@ from orch.launching.attempts import End
 from orch.launching.settings import Settings, summarise
 from orch.launching.status import entries_now, status, survey
 from orch_core.record import Reason, Record, dumps
-from orch_core.study import Study, create_study
+from orch_core.study import Study, create_study, open_study
 
 DRIVER = Path(__file__).parents[1] / "orchestrator" / "launching.py"
 
@@ -57,6 +60,29 @@ def finish(study: Study, jobs, failed: int) -> None:
         )
 
 
+def complete(root: Path, launching, count: int) -> None:
+    """Run `count` trivial cells to their end, in a launch of its own process, and check each."""
+    how = '{"cluster": "slurm", "parallel": 8, "options": {"time": 120}}'
+    command = [sys.executable, DRIVER, root, "--cells", count, "--tasks", "", "--settings", how]
+    before = os.times()
+    done, seconds, _ = timed(
+        lambda: subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    )
+    after = os.times()
+    study, jobs = open_study(root), launching.jobs(count, tasks=())
+    launching.check_complete(study, jobs)
+    calls = [event["workers"] for event in journal.events(root) if event["event"] == "submitted"]
+    attempts = sum(len(list(study.cell_folder(job.cell.id).glob("attempts/*"))) for job in jobs)
+    cpu = sum(after[2:4]) - sum(before[2:4])
+    print(
+        f"{count} trivial cells done and right: {seconds:.0f} s, {count / seconds:.0f} cells/s, {len(calls)} sbatch, "
+        f"{attempts} attempts; the waiting launcher took {cpu:.1f} s CPU, {len(done.stderr.splitlines())} lines"
+    )
+    ids = [job.cell.id for job in jobs]
+    _, seconds, cpu = timed(lambda: status(study, jobs, ids=ids))
+    print(f"status, all done: {seconds:.2f} s ({cpu:.2f} s CPU)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cells", type=int, default=10_000)
@@ -82,14 +108,16 @@ def main() -> None:
     )
     print(f"ratio: {their_seconds * scale / seconds:.0f} in time, {their_files * scale / files:.0f} in files")
     control.cancel(study)
-    _, seconds, cpu = timed(lambda: status(study, jobs))
+    ids = [job.cell.id for job in jobs]
+    _, seconds, cpu = timed(lambda: status(study, jobs, ids=ids))
     print(f"status, nothing done: {seconds:.2f} s ({cpu:.2f} s CPU)")
     finish(study, jobs, failed=1_000)
-    _, seconds, cpu = timed(lambda: status(study, jobs))
+    _, seconds, cpu = timed(lambda: status(study, jobs, ids=ids))
     print(f"status, all done but 1,000 failed: {seconds:.2f} s ({cpu:.2f} s CPU)")
     standings = survey(study, entries_now(study, jobs))
     summary, seconds, cpu = timed(lambda: summarise(study, "", standings, stopped=""))
     print(f"{len(summary.failures)} failures by cause: {seconds:.2f} s ({cpu:.2f} s CPU)")
+    complete(root / "complete", launching, arguments.cells)
     shutil.rmtree(root)
 
 

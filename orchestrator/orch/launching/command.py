@@ -12,15 +12,17 @@ import polars as pl
 
 from orch.console import quantity, say
 from orch.launching import cluster as clusters
-from orch.launching import journal
+from orch.launching import journal, profile
 from orch.launching.settings import ATTEMPTS, Settings, Summary
 from orch.launching.slurm import Value
 from orch.planning.budget import limits_of, release, reserve, spent_hours
 from orch.planning.plan import Plan, find_study, make_plan, open_plan, read_plan
 from orch_core import provenance
 from orch_core.errors import OrchError
+from orch_core.grid import Cluster
 from orch_core.study import Study
 
+DEFAULTS = Cluster().model_dump()
 Where = Literal["local", "debug", "slurm"]
 
 
@@ -122,22 +124,34 @@ def _check_training(wishes: Wishes) -> None:
 
 
 def settings_of(plan: Plan, wishes: Wishes) -> Settings:
-    """The grid's size classes as profiles, the command line's options over all of them."""
-    shared = plan.classes.get("default", {})
+    """The grid's size classes as profiles, the command line's options over all of them, the user's file below.
+
+    Raises GridError for a mistake in that file.
+    """
     on_slurm = wishes.cluster == "slurm"
+    below = profile.of_user() if on_slurm else {}
+    classes = {name: _over(below, given) for name, given in plan.classes.items()}
+    shared = classes.get("default", below)
     parallel = wishes.parallel or (shared.get("parallel") if on_slurm else None)
-    most = max((given.get("gpus_per_node") or 1 for given in plan.classes.values()), default=1)
-    profiles = {name: {**_sbatch(given), **wishes.options} for name, given in plan.classes.items()}
+    most = max((given.get("gpus_per_node") or 1 for given in classes.values()), default=1)
+    profiles = {name: {**_sbatch(given), **wishes.options} for name, given in classes.items()}
     return Settings(
         cluster=wishes.cluster,
         parallel=parallel or 0,
         attempts=shared.get("max_attempts", ATTEMPTS),
         options={**_sbatch(shared), **wishes.options} if on_slurm else {},
         profiles={name: given for name, given in profiles.items() if on_slurm and name != "default"},
-        cells_per_job={name: given.get("cells_per_job") or 1 for name, given in plan.classes.items()},
+        cells_per_job={name: given.get("cells_per_job") or 1 for name, given in classes.items()},
         gpus=max(1, min(most, len(provenance.gpus()))),
         max_gpu_hours=wishes.max_gpu_hours or 0,
     )
+
+
+def _over(below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a size class over those of the user's file; a key that has its default says nothing."""
+    said = {name: value for name, value in given.items() if value != DEFAULTS.get(name)}
+    sbatch = {**below.get("sbatch", {}), **given.get("sbatch", {})}
+    return {**given, **below, **said, "sbatch": sbatch}
 
 
 def _sbatch(given: Mapping[str, Any]) -> dict[str, Value]:

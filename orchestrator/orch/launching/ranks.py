@@ -129,8 +129,8 @@ def pretrain(
         shutil.rmtree(folder, ignore_errors=True)
         return learn.Result(**{**document, "reason": reason})
     end = _failure(folder)
-    if end is None and (should_stop() or (folder / "stop").exists()):
-        raise learn.Stopped
+    if (end is None or end.cause == "network") and (should_stop() or (folder / "stop").exists()):
+        raise learn.Stopped  # a signal that comes before ranks can save ends them, and their peers lose them
     _print_tails(folder)
     if end and end.how == "fenced":
         raise Fenced
