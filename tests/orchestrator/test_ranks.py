@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from orch.launching import attempts, causes, command, packing, ranks, worker
 from orch.launching.attempts import End
 from orch.launching.journal import Entry
+from orch.launching.process import Stop
 from orch_core import provenance
 from orch_core.study import create_study
 
@@ -111,3 +112,10 @@ def test_a_cell_takes_no_more_gpus_than_there_are_here(monkeypatch, wanted, here
     monkeypatch.setattr(provenance, "gpus", lambda: ["a GPU"] * here)
     plan = SimpleNamespace(classes={"default": {"gpus_per_node": wanted}})
     assert command.settings_of(plan, command.Wishes()).gpus == gpus
+
+
+def test_side_by_side_the_last_reason_counts_and_a_crash_is_none(tmp_path):
+    assert packing.side_by_side((str(tmp_path), "no such launch", "", "10"), 2, Stop()) == "signal"
+    ends = list(packing.ENDS.values())
+    assert ends.index("finished") < ends.index("deadline")  # one that must come back brings the job back
+    assert not {0, 1, 2} & packing.ENDS.keys()  # what Python itself exits with

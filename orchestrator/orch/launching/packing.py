@@ -13,8 +13,8 @@ from pathlib import Path
 from orch.launching.process import Stop
 
 POLL_SECONDS = 0.2
-ENDS = ("finished", "deadline", "signal", "cancelled", "disk_full")
-"""Why a process ended, by its exit code."""
+ENDS = {10: "finished", 11: "signal", 12: "cancelled", 13: "disk_full", 14: "deadline"}
+"""Why a process ended, by its exit code, none of which Python has for itself; of several, the last one counts."""
 
 
 def side_by_side(arguments: tuple[str, ...], cells: int, stop: Stop) -> str:
@@ -38,8 +38,7 @@ def side_by_side(arguments: tuple[str, ...], cells: int, stop: Stop) -> str:
             for process in processes:
                 process.send_signal(signal.SIGUSR2 if stop.reason == "deadline" else signal.SIGTERM)
         time.sleep(POLL_SECONDS)
-    ends = {process.returncode for process in processes}
-    return next((end for code, end in reversed([*enumerate(ENDS)]) if code in ends), "signal")
+    return max((process.returncode, ENDS.get(process.returncode, "signal")) for process in processes)[1]
 
 
 def share_of(number: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -52,7 +51,8 @@ def main(root: str, token: str, group: str, minutes: str) -> int:
     """One of the processes; its exit code says why it ended."""
     from orch.launching.worker import work
 
-    return ENDS.index(work(Path(root), token, "", group, float(minutes), Stop()))
+    why = work(Path(root), token, "", group, float(minutes), Stop())
+    return next(code for code, end in ENDS.items() if end == why)
 
 
 if __name__ == "__main__":
