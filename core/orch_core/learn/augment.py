@@ -60,7 +60,7 @@ def draw_view(batch: Batch, view: View, rng: Draws) -> Tensor:
     images = batch.images.float() / 255
     images = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
     images = _recolour(images, torch.from_numpy(jitter).to(device), torch.from_numpy(solar).to(device), view)
-    return (images - MEAN) / STD
+    return images.sub_(MEAN).div_(STD)
 
 
 def plain_view(images: Tensor) -> Tensor:
@@ -100,9 +100,9 @@ def resampling(start: Tensor, length: Tensor, in_side: int, out_side: int, flip:
 
 def blurring(sigma: Tensor, side: int) -> Tensor:
     """Matrices [n, side, side] of a Gaussian blur, renormalised at the border; sigma 0 leaves the image."""
-    pixels = torch.arange(side, device=sigma.device, dtype=torch.float32)
-    square = (pixels[:, None] - pixels) ** 2
-    weights = torch.exp(-square / (2 * sigma.clamp(min=1e-3)[:, None, None] ** 2))
+    pixels = torch.arange(side, device=sigma.device)
+    by_distance = torch.exp(-(pixels.float() ** 2) / (2 * sigma.clamp(min=1e-3)[:, None] ** 2))
+    weights = by_distance[:, (pixels[:, None] - pixels).abs()]
     return weights / weights.sum(2, keepdim=True)
 
 
@@ -119,10 +119,12 @@ def _jitter(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
 
 
 def _recolour(images: Tensor, jitter: Tensor, solar: Tensor, view: View) -> Tensor:
+    """Brightness, contrast and solarisation, in place: these pass over every pixel, and memory is what they wait for."""
     if view.jitter_share > 0:
-        images = (images * jitter[:, 0, None, None, None]).clamp(0, 1)
+        images.mul_(jitter[:, 0, None, None, None]).clamp_(0, 1)
         mean = images.mean((1, 2, 3), keepdim=True)
-        images = (mean + (images - mean) * jitter[:, 1, None, None, None]).clamp(0, 1)
+        images.sub_(mean).mul_(jitter[:, 1, None, None, None]).add_(mean).clamp_(0, 1)
     if view.solarize_share > 0:
-        images = torch.where(solar[:, None, None, None] & (images >= 0.5), 1 - images, images)
+        inverted = images[solar]
+        images[solar] = torch.where(inverted >= 0.5, 1 - inverted, inverted)
     return images
