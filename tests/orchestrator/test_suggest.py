@@ -53,12 +53,12 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, Stud
     return make_plan(tmp_path / "grid.yaml")
 
 
-def answer(study: Study, frame: pl.DataFrame, *, noise: float = 0.003) -> None:
+def answer(study: Study, frame: pl.DataFrame, *, noise: float = 0.003, axis: str = "images") -> None:
     """Publish records of cells as the hidden law gives them."""
     generator = np.random.default_rng(5)
     for row in frame.filter(pl.col("images") > 0).iter_rows(named=True):
         cell = cell_of(row)
-        x = {"params": np.array([row["params_encoder"]]), "samples": np.array([float(row["images"])])}
+        x = {"params": np.array([row["params_encoder"]]), "samples": np.array([float(row[axis])])}
         loss = float(LAW.value(x, TRUE)[0] * np.exp(noise * generator.standard_normal()))
         values = {
             "heldout_loss": loss,
@@ -195,3 +195,74 @@ def test_the_first_choice_is_the_best_of_all_by_exhaustion():
         sds = [np.log(one.prediction.hi / one.prediction.value) / q for one, q in zip(told, t, strict=True)]
         gains.append((sds[0] ** 2 - sds[1] ** 2) / prices[index])
     assert choice.chosen[0] == int(np.argmax(gains))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.floats(0.1, 9), st.floats(0.1, 9), st.integers(0, 2)),
+        min_size=6,
+        max_size=12,
+    ),
+    st.floats(1, 80),
+)
+def test_what_is_chosen_pays_the_longest_trunk_of_each_run_once(candidates, budget):
+    group, trunk, rest, runs = (np.array(column) for column in zip(*candidates, strict=True))
+    generator = np.random.default_rng(len(candidates))
+    x = {
+        "params": 10 ** generator.uniform(6, 8, group.size),
+        "samples": 10 ** generator.uniform(4, 7, group.size),
+    }
+    truth = design.Truth(law=LAW, params=TRUE, noise=0.01, source="")
+    trunks = adaptive.Trunks(group=group, price=trunk, runs=runs)
+    choice = adaptive.choose(
+        truth, x, x, trunk + rest, TARGET, budget=budget, repeats=SEEDS - runs, check=0.2, trunks=trunks
+    )  # fmt: skip
+    assert sum(choice.paid) <= budget * (1 + 1e-9)
+    longest, before = {}, {}
+    for index, done in enumerate(runs):
+        for run in range(done):
+            at = group[index], run
+            longest[at] = before[at] = max(longest.get(at, 0.0), trunk[index])
+    taken = runs.copy()
+    for index in choice.chosen:
+        at = group[index], taken[index]
+        longest[at], taken[index] = max(longest.get(at, 0.0), trunk[index]), taken[index] + 1
+    closed = (
+        sum(length - before.get(at, 0.0) for at, length in longest.items()) + rest[list(choice.chosen)].sum()
+    )
+    assert sum(choice.paid) == pytest.approx(closed)
+
+
+def test_lengths_of_one_run_are_the_data_of_the_law_and_share_their_trunk(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        "images: {log_space: [10000, 10000000, 5]}": "images: 1000000",
+        "epochs: 2": "samples_seen: {log_space: [1000000, 100000000, 5]}",
+        "batch: 256": "batch: 256\n  cooldown: 0.2\n  warmup_samples: 64000",
+    }
+    text = GRID
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "grid.yaml").write_text(text)
+    plan, study = make_plan(tmp_path / "grid.yaml")
+    frame = plan.frame.filter(pl.col("images") > 0)
+    lengths, models = frame["samples_seen"].unique().sort(), frame["model"].unique(maintain_order=True)
+    answer(
+        study,
+        frame.filter((pl.col("samples_seen") == lengths[0]) | (pl.col("model") == models[0])),
+        axis="samples_seen",
+    )
+    (advice,) = suggest(study, TARGET, 0.5 * frame["hours_mid"].sum())
+    assert advice.before is not None
+    assert len({(pick.model, pick.samples_seen) for pick in advice.picks}) > 4
+    for pick in advice.picks:
+        here = frame.filter(
+            (pl.col("model") == pick.model) & (pl.col("samples_seen") == pick.samples_seen)
+        ).row(0, named=True)
+        alone = (
+            here["hours_probes"]
+            + (here["hours_mid"] - here["hours_probes"]) * pick.samples_seen / here["samples_paid"]
+        )
+        # the first seed's trunk has begun with the shortest run; nobody pays more than a run of his own
+        assert pick.hours < len(pick.seeds) * alone * (1 + 1e-9)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import polars as pl
 
+from orch.planning.tell import Group, data_axis
 from orch_analysis import design
 from orch_analysis.design import Truth
 from orch_analysis.fit import fit
@@ -16,10 +15,7 @@ from orch_core.errors import OrchError
 from orch_core.study import Study
 
 LAW = LAWS["chinchilla"]
-MAPPING: Mapping[str, str | float] = {"params": "params_encoder", "samples": "images"}
 LEAST_NOISE = 1e-4  # sd of a log loss below which a pilot of few cells is too good to be believed
-
-Group = tuple[str, str]  # recipe, mix
 
 
 def points_of(study: Study) -> dict[Group, pl.DataFrame]:
@@ -30,14 +26,15 @@ def points_of(study: Study) -> dict[Group, pl.DataFrame]:
     return {(str(recipe), str(mix)): frame for (recipe, mix), frame in groups.items()}
 
 
-def fit_loss(points: pl.DataFrame, *, bootstrap: int = 0) -> Fit:
-    """E + A N^-alpha + B D^-beta of the held-out loss in encoder parameters N and pretraining images D."""
-    return fit(LAW, points, value="heldout_loss", x=MAPPING, bootstrap=bootstrap)
+def fit_loss(points: pl.DataFrame, axis: str) -> Fit:
+    """E + A N^-alpha + B D^-beta of the held-out loss in encoder parameters N and data D, the column `axis`."""
+    x: dict[str, str | float] = {"params": "params_encoder", "samples": axis}
+    return fit(LAW, points, value="heldout_loss", x=x, bootstrap=0)
 
 
-def truth_of(points: pl.DataFrame) -> Truth | None:
+def truth_of(points: pl.DataFrame, axis: str) -> Truth | None:
     """The fitted law of a group with its noise, from seeds where there are any, else from residuals; None without a fit."""
-    found = fit_loss(points)
+    found = fit_loss(points, axis)
     if found.outcome is not Outcome.OK or not all(value > 0 for value in found.estimates.values()):
         return None
     cells = points.select(pl.struct("params_encoder", "images", "samples_seen").rank("dense")).to_series()
@@ -54,7 +51,7 @@ def truth_of(points: pl.DataFrame) -> Truth | None:
 
 def truths_of(study: Study) -> dict[Group, Truth]:
     """The fitted law of every recipe and mix of a study; raises OrchError where none can be fitted."""
-    found = {group: truth_of(points) for group, points in points_of(study).items()}
+    found = {group: truth_of(points, data_axis(points)) for group, points in points_of(study).items()}
     truths = {group: truth for group, truth in found.items() if truth is not None}
     if not truths:
         message = f"{study.root} has no recipe and mix with enough trained cells for a law of size and data"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import polars as pl
 import yaml
 
 from orch.console import duration, quantity
-from orch.planning.pilot import Group, points_of, truth_of
+from orch.planning.pilot import points_of, truth_of
 from orch.planning.plan import Plan, read_plan
+from orch.planning.tell import Group, data_axis
+from orch.planning.trunks import with_branches
 from orch_analysis import adaptive, design
 from orch_analysis.design import Truth
 from orch_analysis.law import Array
@@ -31,6 +33,7 @@ LEAST = 6  # cells of a first pilot: one more than the law has parameters
 class Pick:
     """Cells to run next of one recipe, mix, model and data size.
 
+    hours:    of all of them, a trunk that they share with other picks counted once
     expected: held-out loss and its 95% interval before they run, None in a pilot; check: whether they test the form
     """
 
@@ -97,29 +100,41 @@ def _groups(plan: Plan, recipe: str | None, mix: str | None) -> list[Group]:
 def _advise(
     plan: Plan, group: Group, points: pl.DataFrame | None, target: Mapping[str, float], budget: float
 ) -> Advice:
-    candidates = _candidates(plan, group, points)
+    rows = plan.frame.filter((pl.col("recipe") == group[0]) & (pl.col("mix") == group[1]))
+    axis = data_axis(rows)
+    candidates = _candidates(rows, axis, points)
     x = {name: candidates[name].to_numpy().astype(float) for name in ("params", "samples")}
     prices = candidates["hours"].to_numpy().astype(float)
-    truth = truth_of(points) if points is not None and points.height > LEAST - 1 else None
+    truth = truth_of(points, axis) if points is not None and points.height > LEAST - 1 else None
     if points is None or truth is None:
         order = adaptive.pilot(x, prices, least=LEAST)
         chosen = _within([index for index in order if candidates["runs"][index] == 0], prices, budget)
-        picks = _picks(group, candidates, chosen, [False] * len(chosen), None)
+        picks = _picks(candidates, chosen, [float(prices[index]) for index in chosen], [], None, group)
         return Advice(
             recipe=group[0], mix=group[1], picks=picks, before=None, after=None,
             truth="no fit yet: a pilot along the cheap edges of the grid",
         )  # fmt: skip
     done = {
         "params": points["params_encoder"].to_numpy().astype(float),
-        "samples": points["images"].to_numpy().astype(float),
+        "samples": points[axis].to_numpy().astype(float),
     }
     repeats = np.maximum(SEEDS - candidates["runs"].to_numpy(), 0)
-    choice = adaptive.choose(truth, done, x, prices, target, budget=budget, repeats=repeats, check=CHECK)
+    choice = adaptive.choose(
+        truth,
+        done,
+        x,
+        prices,
+        target,
+        budget=budget,
+        repeats=repeats,
+        check=CHECK,
+        trunks=_trunks(candidates),
+    )
     t = design.student(0.95, max(points.height - len(truth.law.free), 1))
     return Advice(
         recipe=group[0],
         mix=group[1],
-        picks=_picks(group, candidates, list(choice.chosen), list(choice.checks), (truth, done)),
+        picks=_picks(candidates, choice.chosen, choice.paid, choice.checks, (truth, done), group),
         before=t * float(np.sqrt(choice.before)),
         after=t * float(np.sqrt(choice.variances[-1])) if choice.variances else None,
         truth=truth.source,
@@ -134,54 +149,68 @@ def _within(order: list[int], prices: Array, budget: float) -> list[int]:
     return chosen
 
 
-def _candidates(plan: Plan, group: Group, points: pl.DataFrame | None) -> pl.DataFrame:
-    """Sizes x data sizes of a group's plan: `params`, `samples`, `model`, `hours`, `runs` done, and `free` seeds."""
-    rows = plan.frame.filter((pl.col("recipe") == group[0]) & (pl.col("mix") == group[1]))
-    table = rows.group_by("model", "images", maintain_order=True).agg(
+def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> pl.DataFrame:
+    """Sizes x data of a group's plan: `params`, `samples`, `model`, `hours` alone, of them `trunk`, `runs` done, seeds.
+
+    Where several lengths are planned at a data size, the longest stands for it.
+    """
+    training = (pl.col("hours_mid") - pl.col("hours_probes")) / pl.col("samples_paid")
+    alone = pl.col("hours_probes") + training * pl.col("samples_seen")
+    rows = with_branches(rows).with_columns(
+        hours=alone, trunk=training * pl.col("_branch"), samples=pl.col(axis).cast(pl.Int64)
+    )
+    rows = rows.filter(
+        pl.col("samples_seen") == pl.col("samples_seen").max().over("model", "images", "samples")
+    )
+    table = rows.group_by("model", "samples", maintain_order=True).agg(
+        pl.col("images", "samples_seen", "hours", "trunk").first(),
         params=pl.col("params_encoder").first(),
-        samples=pl.col("images").first().alias("samples"),
-        samples_seen=pl.col("samples_seen").first(),
-        hours=pl.col("hours_mid").first(),
         open=pl.col("seed").filter(pl.col("state") == "new"),
         last=pl.col("seed").max(),
     )
-    done = (
-        points
-        if points is not None
-        else pl.DataFrame(schema={"params_encoder": pl.Float64, "images": pl.Float64})
-    )
-    counts = (
-        done.group_by("params_encoder", "images")
-        .len("runs")
-        .cast({"params_encoder": pl.Float64, "images": pl.Int64})
-    )
+    names = {"params_encoder": pl.Float64, axis: pl.Int64}
+    done = points if points is not None else pl.DataFrame(schema=names)
+    counts = done.group_by(*names).len("runs").cast(names)  # type: ignore[arg-type]
     joined = table.join(
         counts,
-        left_on=["params", "images"],
-        right_on=["params_encoder", "images"],
+        left_on=["params", "samples"],
+        right_on=list(names),
         how="left",
         maintain_order="left",
     )
     return joined.with_columns(pl.col("runs").fill_null(0).cast(pl.Int64))
 
 
+def _trunks(candidates: pl.DataFrame) -> adaptive.Trunks | None:
+    """What candidates share that differ in length alone; None where nothing does."""
+    if not (candidates["trunk"] > 0).any():
+        return None
+    group = candidates.select(pl.struct("model", "images").rank("dense")).to_series().to_numpy() - 1
+    return adaptive.Trunks(
+        group=group.astype(int),
+        price=candidates["trunk"].to_numpy().astype(float),
+        runs=candidates["runs"].to_numpy().astype(int),
+    )
+
+
 def _picks(
-    group: Group,
     candidates: pl.DataFrame,
-    chosen: list[int],
-    checks: list[bool],
+    chosen: Sequence[int],
+    paid: Sequence[float],
+    checks: Sequence[bool],
     known: tuple[Truth, dict[str, Array]] | None,
+    group: Group,
 ) -> tuple[Pick, ...]:
+    """Candidates as cells of a group: what was chosen several times gets as many seeds, planned ones first."""
     picks = []
     for index in dict.fromkeys(chosen):
         row = candidates.row(index, named=True)
-        times = chosen.count(index)
-        fresh = [row["last"] + 1 + extra for extra in range(times)]
-        seeds = tuple([*row["open"], *fresh][:times])
+        times = [at for at, other in enumerate(chosen) if other == index]
+        fresh = [row["last"] + 1 + extra for extra in range(len(times))]
         expected = None
         if known is not None:
             truth, done = known
-            at = {"params": row["params"], "samples": float(row["images"])}
+            at = {"params": row["params"], "samples": float(row["samples"])}
             told = design.expected(truth, done, target=at).prediction
             expected = (told.value, told.lo, told.hi) if told is not None else None
         picks.append(
@@ -191,9 +220,9 @@ def _picks(
                 model=row["model"],
                 images=row["images"],
                 samples_seen=row["samples_seen"],
-                seeds=seeds,
-                hours=times * row["hours"],
-                check=any(c for i, c in zip(chosen, checks, strict=True) if i == index),
+                seeds=tuple([*row["open"], *fresh][: len(times)]),
+                hours=sum(paid[at] for at in times),
+                check=any(checks[at] for at in times if at < len(checks)),
                 expected=expected,
             )
         )
@@ -259,6 +288,6 @@ def render(advice: list[Advice], out: Path, study: Study) -> str:
             )
             test = ", tests the form" if pick.check else ""
             lines.append(
-                f"  {pick.model} {quantity(pick.images)} images, {seeds}: {duration(pick.hours)}{said}{test}"
+                f"  {pick.model} {quantity(pick.images)} images, {quantity(pick.samples_seen)} seen, {seeds}: {duration(pick.hours)}{said}{test}"
             )
     return "\n".join([*lines, "", f"written to {out}", f"next: orch plan {out} --study {study.root}"])

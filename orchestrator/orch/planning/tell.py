@@ -24,7 +24,8 @@ Group = tuple[str, str]  # recipe, mix
 class Told:
     """What the cells of one recipe and mix will tell.
 
-    loss:    held-out loss by encoder parameters N and pretraining images D: intervals and prediction at `target`
+    data:    what D is: `images`, or `samples_seen` where all cells draw from the same images for different lengths
+    loss:    held-out loss by encoder parameters N and data D: intervals and prediction at `target`
     truth:   where the law that this is computed under comes from
     slopes:  per task the half width of the 95% interval of d log(1 - AUC) / d log N, and of the same by D
     """
@@ -32,6 +33,7 @@ class Told:
     recipe: str
     mix: str
     cells: int
+    data: str
     target: Mapping[str, float]
     truth: str
     loss: Expected
@@ -48,6 +50,7 @@ class Told:
             "recipe": self.recipe,
             "mix": self.mix,
             "cells": self.cells,
+            "data": self.data,
             "scales": self.loss.scales,
             "law": self.loss.law,
             "assumed": self.truth,
@@ -73,7 +76,8 @@ def tell(
     """
     found = []
     for group, points in _groups(plan.frame):
-        x = {"params": points["params"], "samples": points["images"]}
+        axis = data_axis(pl.DataFrame(points))
+        x = {"params": points["params"], "samples": points[axis]}
         truth = (truths or {}).get(group) or design.assumed(x)
         at = dict(target or {name: BEYOND * float(values.max()) for name, values in x.items()})
         loss = design.expected(truth, x, target=at)
@@ -83,15 +87,25 @@ def tell(
                 recipe=group[0],
                 mix=group[1],
                 cells=int(points["params"].size),
+                data=axis,
                 target=at,
                 truth=truth.source,
                 loss=Expected(
                     **{n: getattr(loss, n) for n in Expected.__slots__} | {"warnings": loss.warnings + extra}
                 ),
-                slopes={task: _slopes(points, noise) for task, noise in _task_noise(plan).items()},
+                slopes={
+                    task: _slopes(x["params"], x["samples"], noise)
+                    for task, noise in _task_noise(plan).items()
+                },
             )
         )
     return found
+
+
+def data_axis(cells: pl.DataFrame) -> str:
+    """The column that a group's law calls data: `samples_seen` where lengths differ and images do not, else `images`."""
+    lengths_alone = cells["images"].n_unique() == 1 and cells["samples_seen"].n_unique() > 1
+    return "samples_seen" if lengths_alone else "images"
 
 
 def _groups(frame: pl.DataFrame) -> Iterator[tuple[Group, dict[str, Array]]]:
@@ -130,11 +144,9 @@ def _task_noise(plan: Plan) -> dict[str, float]:
     return noise
 
 
-def _slopes(points: Mapping[str, Array], noise: float) -> tuple[float, float]:
+def _slopes(params: Array, data: Array, noise: float) -> tuple[float, float]:
     """Half widths by size and by data when both enter the fit: the spread of each beside the other counts."""
-    return _partial(points["params"], points["images"], noise), _partial(
-        points["images"], points["params"], noise
-    )
+    return _partial(params, data, noise), _partial(data, params, noise)
 
 
 def _partial(x: Array, other: Array, noise: float) -> float:

@@ -82,6 +82,11 @@ def _told(told: Sequence[Told]) -> list[str]:
     lines = [columns([head, *rows], left=2), f"  expected 95% intervals under {told[0].truth}"]
     if len(told) > MOST_GROUPS:
         lines.append(f"  and {len(told) - MOST_GROUPS} more: see --json")
+    lengths = [f"{one.recipe} {one.mix}" for one in told if one.data == "samples_seen"]
+    if lengths:
+        lines.append(
+            f"  data are samples seen where all cells draw from the same images: {', '.join(lengths[:3])}"
+        )
     widest = max(told, key=lambda one: one.cells)
     slopes = [f"{task} {half[0]:.2g}" for task, half in widest.slopes.items() if half[0] != float("inf")]
     if slopes:

@@ -51,24 +51,31 @@ def with_trunks(frame: pl.DataFrame) -> pl.DataFrame:
         return frame
     frame = frame.with_row_index("_place")
     sharing = pl.col("overrides").cast(pl.String).is_in(shared)
-    cells = _with_branches(frame.filter(sharing))
+    cells = with_branches(frame.filter(sharing))
+    trunk = cells["_high"].to_numpy() - cells["_own"].to_numpy()
+    cells = cells.with_columns(_trunk=pl.Series(trunk, dtype=pl.UInt64))
     cells = cells.sort("_trunk", "_branch", "samples_seen").with_columns(
         samples_paid=pl.col("samples_seen") - pl.col("_branch").shift(1).over("_trunk").fill_null(0),
         continues=pl.col("id").shift(1).over("_trunk"),
         _place=pl.col("_place").sort().over("_trunk"),
     )
-    whole = pl.concat([frame.filter(~sharing), cells.drop("_trunk", "_branch")])
+    whole = pl.concat([frame.filter(~sharing), cells.drop("_trunk", "_branch", "_own")])
     return whole.sort("_place").drop("_place")
 
 
-def _with_branches(cells: pl.DataFrame) -> pl.DataFrame:
-    """Add `_branch`, the samples before the cool-down, and `_trunk`, half of the identity without length and cool-down.
+def with_branches(cells: pl.DataFrame) -> pl.DataFrame:
+    """Add `_branch`, the samples that cells of other lengths share, and `_own`, half of the hash of what they do not.
 
-    Ids are sums of hashes of their fields (`orch_core.identity`), so that what two cells do not share is taken off.
+    Ids are sums of hashes of their fields (`orch_core.identity`): an id less `_own` is the trunk's. Both are 0 for cells
+    that share nothing.
     """
     kinds = cells.select("overrides", "samples_seen", "batch").unique()
     branches, own = [], []
     for overrides, samples, batch in kinds.iter_rows():
+        if not all(schedule_of(overrides)):
+            branches.append(0)
+            own.append(0)
+            continue
         given = dict(json.loads(overrides))
         branches.append(batch * branch_step(samples // batch, given))
         rest = {name: value for name, value in given.items() if name != "cooldown"}
@@ -77,6 +84,4 @@ def _with_branches(cells: pl.DataFrame) -> pl.DataFrame:
     found = kinds.with_columns(
         _branch=pl.Series(branches, dtype=pl.Int64), _own=pl.Series(own, dtype=pl.UInt64)
     )
-    cells = cells.join(found, on=["overrides", "samples_seen", "batch"], how="left", maintain_order="left")
-    trunk = cells["_high"].to_numpy() - cells["_own"].to_numpy()
-    return cells.drop("_own").with_columns(_trunk=pl.Series(trunk, dtype=pl.UInt64))
+    return cells.join(found, on=["overrides", "samples_seen", "batch"], how="left", maintain_order="left")
