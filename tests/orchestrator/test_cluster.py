@@ -131,7 +131,9 @@ def test_a_worker_that_slurm_failed_to_start_and_holds_is_replaced(launching, st
 
 def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played, tmp_path):
     root = tmp_path / "study"
-    (played / "sacct").write_text("#!/bin/bash\necho 'TIMEOUT|2026-01-01T00:00:00'\n")
+    (played / "sacct").write_text(
+        '#!/bin/bash\ntoken=$(ls -t %s/launches | head -1)\necho "TIMEOUT|orch-$token"\n' % root
+    )
     how = settings(parallel=1, options={"time": 15})
     launching.finish(start(root, "--recipe", "once@1", "--cells", 1, "--settings", how))
     launching.check_complete(open_study(root), launching.jobs(1, "once@1"))
@@ -140,6 +142,20 @@ def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played,
     asked = [path.read_text() for path in sorted(root.glob("logs/*/*_submission.sh"))]
     assert ["--time=15" in text for text in asked] == [True, False]
     assert "--time=30" in asked[1]
+
+
+@pytest.mark.parametrize(
+    ("restart", "cause"), [(0, "preempted"), (1, "out_of_memory"), (2, "killed"), (3, "killed")]
+)
+def test_the_cause_of_a_death_is_that_of_the_run_in_which_it_happened(played, restart, cause):
+    rows = [
+        "NODE_FAIL|orch-before-the-wipe",
+        "REQUEUED|orch-t1-x",
+        "OUT_OF_MEMORY|orch-t1-x",
+        "RUNNING|orch-t1-x",
+    ]
+    (played / "sacct").write_text("#!/bin/bash\n" + "".join(f"echo '{row}'\n" for row in rows))
+    assert slurm.cause_of_death("7_1", "t1", restart)[0] == cause
 
 
 @pytest.mark.parametrize("cells", [1, 500])

@@ -45,6 +45,7 @@ class Owner:
     job:       its Slurm job id, or empty
     started:   Unix seconds
     devices:   GPUs that the attempt holds, or 1 where there are none; a share where cells lie side by side on one
+    restart:   how often the Slurm job had been requeued
     oom_kills: processes that the kernel of this machine had killed for want of memory before
     """
 
@@ -58,6 +59,7 @@ class Owner:
     started: float
     devices: float = 1.0
     oom_kills: int = 0
+    restart: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ def me(
         started=time.time(),
         devices=devices,
         oom_kills=oom_kills(),
+        restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
     )
 
 

@@ -123,6 +123,7 @@ def pretrain(
     else:
         _start_nodes(folder, ranks.nodes, should_stop)
         _watch_nodes(folder, ranks.nodes, should_stop)
+    _print_tails(folder)
     if (folder / "result.json").exists():
         document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         reason = Reason(**document["reason"]) if document["reason"] else None
@@ -131,7 +132,6 @@ def pretrain(
     end = _failure(folder)
     if (end is None or end.cause == "network") and (should_stop() or (folder / "stop").exists()):
         raise learn.Stopped  # a signal that comes before ranks can save ends them, and their peers lose them
-    _print_tails(folder)
     if end and end.how == "fenced":
         raise Fenced
     raise RankFailed(end or End(how="failed", cause="killed", message="its processes ended without a word"))

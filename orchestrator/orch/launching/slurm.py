@@ -159,15 +159,20 @@ def without_stuck(pilots: Sequence[Pilot]) -> list[Pilot]:
     return [pilot for pilot in pilots if pilot.job not in stuck]
 
 
-def cause_of_death(job: str) -> tuple[str, str]:
-    """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` where it does not."""
+def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:
+    """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` where it does not.
+
+    A job has a row for each of its runs, which `restart` counts from 0; rows of a job that had the same id before the
+    cluster's state was wiped lack the launch's token in their name.
+    """
     if job and shutil.which("sacct"):
         with contextlib.suppress(OrchError):
-            rows = run("sacct", "-X", "-n", "-P", "--duplicates", "-j", job, "-o", "State,End", seconds=15)
-            for line in reversed(rows.splitlines()):
-                state = line.split("|")[0].split(" ")[0]
-                if state in DEATHS:
-                    return DEATHS[state]
+            rows = run(
+                "sacct", "-X", "-n", "-P", "--duplicates", "-j", job, "-o", "State,JobName", seconds=15
+            )
+            states = [line.split("|")[0].split(" ")[0] for line in rows.splitlines() if token in line]
+            if restart < len(states):
+                return DEATHS.get(states[restart], ("killed", ""))
     return "killed", ""
 
 

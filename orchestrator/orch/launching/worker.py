@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -57,7 +56,7 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
         devices = together.count
     owner = attempts.me(token, name, devices=devices)
     if owner.job:
-        owner = replace(owner, worker=f"{owner.job}-{os.environ.get('SLURM_RESTART_COUNT', '0')}-{owner.pid}")
+        owner = replace(owner, worker=f"{owner.job}-{owner.restart}-{owner.pid}")
     stop.deadline = _deadline(launch, owner.job, minutes)
     path = journal.launch_folder(root, token) / "workers" / f"{owner.worker}.json"
     lock = attempts.lock_file(path, dumps(asdict(owner)))
@@ -167,7 +166,7 @@ def record_death(study: Study, entry: Entry, number: int) -> None:
     """Record that an attempt's process died without a word."""
     folder = study.cell_folder(entry.id)
     owner = attempts.owner_of(folder / "attempts" / str(number))
-    cause, message = slurm.cause_of_death(owner.job if owner else "")
+    cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else ("killed", "")
     if owner and cause == "killed" and owner.machine == attempts.machine():
         cause = "out_of_memory" if attempts.oom_kills() > owner.oom_kills else cause
     end = attempts.bury(folder, number, cause, message)
