@@ -131,9 +131,8 @@ def test_a_worker_that_slurm_failed_to_start_and_holds_is_replaced(launching, st
 
 def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played, tmp_path):
     root = tmp_path / "study"
-    (played / "sacct").write_text(
-        '#!/bin/bash\ntoken=$(ls -t %s/launches | head -1)\necho "TIMEOUT|orch-$token"\n' % root
-    )
+    row = f'echo "TIMEOUT|orch-$(ls -t {root}/launches | head -1)"'
+    (played / "sacct").write_text(f"#!/bin/bash\n{row}\n")
     how = settings(parallel=1, options={"time": 15})
     launching.finish(start(root, "--recipe", "once@1", "--cells", 1, "--settings", how))
     launching.check_complete(open_study(root), launching.jobs(1, "once@1"))

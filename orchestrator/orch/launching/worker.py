@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
