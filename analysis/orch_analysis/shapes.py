@@ -107,7 +107,8 @@ def power_law(u: Floats, y: Floats, target: Floats, weights: Floats) -> tuple[Fl
         rest = float(residuals[best])
         low, high = exponents[max(best - 1, 0)], exponents[min(best + 1, len(exponents) - 1)]
         exponents = np.linspace(low, high, 13)
-    return np.log(found), rest
+    with np.errstate(divide="ignore"):
+        return np.log(found), rest
 
 
 def averaged(
@@ -122,7 +123,8 @@ def averaged(
     limit, size, residuals = amplitudes(family(grid, u), y, weights)
     shares = _posterior(residuals, weights)
     keep = shares > 1e-4
-    logs = np.log(limit[keep, None] + size[keep, None] * family(grid[..., keep], target))
+    with np.errstate(divide="ignore"):  # far enough a law without a limit is zero, in double precision
+        logs = np.log(limit[keep, None] + size[keep, None] * family(grid[..., keep], target))
     return np.asarray(shares[keep] @ logs / shares[keep].sum())
 
 

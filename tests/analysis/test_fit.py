@@ -215,9 +215,9 @@ def test_rising_losses_do_not_look_like_a_law() -> None:
     [
         ("params", 0.0, "params is not positive"),
         ("params", -1e6, "params is not positive"),
-        ("params", math.nan, "params is missing"),
+        ("params", math.nan, "params is not a number"),
         ("params", math.inf, "infinite"),
-        ("y", math.nan, "y is missing"),
+        ("y", math.nan, "y is not a number"),
         ("y", math.inf, "infinite"),
         ("y", -0.1, "y is not positive"),
         ("y", None, "y is missing"),
