@@ -100,6 +100,14 @@ def test_a_silent_owner_on_another_machine_is_dead_only_after_missed_heartbeats(
     assert attempts.judge(tmp_path, after=0, limit=3) == ("dead", 1)
 
 
+def test_a_newer_workers_words_are_understood(tmp_path, owner):
+    attempt = attempts.claim(tmp_path, owner, 1)
+    for name, document in (("owner.json", asdict(owner)), ("end.json", asdict(End(how="done")))):
+        (attempt.folder / name).write_text(json.dumps({**document, "colour": "red"}))
+    assert attempts.owner_of(attempt.folder) == owner
+    assert attempts.end_of(attempt.folder) == End(how="done")
+
+
 def test_a_damaged_owner_and_leftovers_of_killed_processes_stop_nobody(tmp_path, owner):
     (tmp_path / "attempts" / "1").mkdir(parents=True)
     (tmp_path / "attempts" / "1" / "owner.json").write_text('{"tok')

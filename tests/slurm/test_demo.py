@@ -1,6 +1,7 @@
 """The demo's grid, shrunk, by the command line: Slurm gives the records of one machine to the bit, four nodes to rounding."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(documen
     assert not slurm.queue()
 
 
+@pytest.mark.skipif("ORCH_LONG" not in os.environ, reason="takes minutes: ORCH_LONG=1 runs it")
 def test_a_checkpoint_truncated_on_disk_is_passed_over_for_the_one_before(document, launching, tmp_path):
     document["axes"] |= {"algorithm": "mae@1", "samples_seen": 64 * 400}
     undisturbed = records_of(document, tmp_path / "local")

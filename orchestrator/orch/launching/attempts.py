@@ -22,9 +22,9 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from orch_core.record import dumps, publish_once
 
@@ -200,7 +200,7 @@ def is_overtaken(folder: Path) -> bool:
 def end_of(folder: Path) -> End | None:
     """How the attempt in `folder` ended, or None."""
     try:
-        return End(**json.loads((folder / "end.json").read_text(encoding="utf-8")))
+        return End(**_known(End, json.loads((folder / "end.json").read_text(encoding="utf-8"))))
     except FileNotFoundError:
         return None
 
@@ -213,9 +213,14 @@ def owner_of(folder: Path) -> Owner | None:
 def read_owner(path: Path) -> Owner | None:
     """The owner written in `path`, or None where it is missing or damaged."""
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
+        return Owner(**_known(Owner, json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _known(kind: type[Owner | End], document: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of a document: workers of a newer one may be at the same study."""
+    return {field.name: document[field.name] for field in fields(kind) if field.name in document}
 
 
 def is_held(path: Path) -> bool:
