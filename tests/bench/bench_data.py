@@ -34,14 +34,14 @@ from orch_core.packs.arrange import (
     modality,
     own_order,
     pack_bounds,
+    ranks_at,
     subsets,
 )
-from orch_core.packs.gather import SCHEMA, Settings, Spec, group_key
+from orch_core.packs.gather import SCHEMA, Settings, Spec
 from orch_core.packs.pack import Wishes, pack
 from orch_core.packs.pixels import decode
 from orch_core.packs.read import ALL, open_packs, read_images, read_stored, select
 from orch_core.packs.write import PACK_BYTES
-from orch_core.subset import hash_ranks
 
 ROWS = 21_472_715
 LARGE = (5_274_618, 4_240_609, 3_769_486, 2_453_909, 1_424_290, 1_078_477, 643_526, 401_059, 392_559, 377_110)
@@ -52,7 +52,7 @@ SLICES = 60
 
 
 def synthetic(rows: int) -> list[pl.DataFrame]:
-    """A frame a source with what `gather` leaves: hashes, groups of slices, shapes, labels, sizes; ranks left to do."""
+    """A frame a source with what `gather` leaves: hashes, groups of slices, shapes, labels, sizes; ranks left out."""
     sizes = [*LARGE, *[(ROWS - sum(LARGE)) // 51] * 51]
     sizes[-1] += ROWS - sum(sizes)
     rng = np.random.default_rng(0)
@@ -77,28 +77,17 @@ def synthetic(rows: int) -> list[pl.DataFrame]:
     return frames
 
 
-def with_ranks(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Every row's rank at seed 0, as packing computes them: of its group's key or of its pixels' hash."""
-    for place, frame in enumerate(frames):
-        pixels = frame.select("hash_high", "hash_low").to_numpy().astype(">u8").tobytes()
-        groups = frame["group"]
-        keys = (
-            group_key(f"source{place}", group) if group else pixels[16 * row : 16 * row + 16]
-            for row, group in enumerate(groups)
-        )
-        frames[place] = frame.with_columns(rank=pl.Series(hash_ranks(keys, 0)))
-    return frames
-
-
 def order(rows: int) -> None:
     """Measured in this process: run it in a fresh one."""
     frames = synthetic(rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wall, cpu = time.perf_counter(), time.process_time()
-    frames = with_ranks(frames)
-    hashed = time.process_time() - cpu
     rows_of_all = [joined(frames, range(len(frames)))]
     del frames
+    names = [f"source{place}" for place in range(61)]
+    ranks = pl.Series(ranks_at(rows_of_all[0], names, 0))
+    rows_of_all = [rows_of_all.pop().with_columns(rank=ranks)]
+    hashed = time.process_time() - cpu
     arranged = arrange(rows_of_all.pop(), 0.01)
     index = arranged.index
     ordered = time.process_time() - cpu

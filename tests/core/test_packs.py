@@ -301,8 +301,10 @@ def test_nifti_volumes_become_axial_slices_of_one_group(tmp_path: Path) -> None:
         assert {image.tobytes() for image in images} == expected
         assert (out / "left-out.csv").read_text().count("empty slice") == 1
         assert pl.read_parquet(out / "index.parquet")["group"].unique().to_list() == [f"{name}.nii.gz"]
+        with pytest.raises(OrchError, match=r"7 images of .* for pretraining and 0 in val"):
+            pack_facts(out, modality)
     half = packed(tmp_path / "w", spec(tmp_path / "scans" / "ct.nii.gz", window=(40.0, 80.0)), max_bad=0)
-    grey = np.stack(everything(half, "val"))
+    grey = np.stack(everything(half))
     assert np.allclose(
         np.sort((grey == 255).mean((1, 2, 3))), np.sort((volume[..., 1:] >= 80).mean((0, 1))), atol=0.02
     )

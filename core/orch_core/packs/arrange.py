@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 
 from orch_core.identity import digest
 from orch_core.images import SPLITS
+from orch_core.packs.gather import group_key
 from orch_core.packs.layout import Modality, Subset
-from orch_core.subset import Rows, held_out_split, interleaved, is_in, shared_with, stratified_order
+from orch_core.subset import (
+    Ranks,
+    Rows,
+    hash_ranks,
+    held_out_split,
+    interleaved,
+    is_in,
+    shared_with,
+    stratified_order,
+)
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)
 """Data sizes, as shares of the images for pretraining, at which a pack ends: they are whole files."""
@@ -70,10 +80,11 @@ def _splits(index: pl.DataFrame, val: float) -> NDArray[np.uint8]:
     given = index["split"].replace_strict(("", *SPLITS), (0, 0, 1, 2), return_dtype=pl.UInt8).to_numpy()
     splits = given.copy()
     source, ranks = index["source"].to_numpy(), index["rank"].to_numpy()
-    for place in np.unique(source):
+    for place in np.flatnonzero(np.bincount(source)):
         train = np.flatnonzero((source == place) & (given == 0))
         if len(train) and not ((source == place) & (given == 1)).any():
-            splits[train[held_out_split(ranks[train], val)]] = 1
+            chosen = held_out_split(ranks[train], val)
+            splits[train[chosen]] = 0 if chosen.all() else 1  # a single group is for training
     return splits
 
 
@@ -107,6 +118,23 @@ def final_order(index: pl.DataFrame) -> Rows:
     )
 
 
+def ranks_at(index: pl.DataFrame, names: Sequence[str], subset_seed: int) -> Ranks:
+    """Hash ranks of the rows at a seed: of the group, or of the pixels without one; names: of the sources, by place."""
+    grouped = index["group"] != ""
+    ranks = np.empty(len(index), np.uint64)
+    pixels = content_hashes(index.filter(~grouped))
+    ranks[~grouped.to_numpy()] = hash_ranks(
+        (pixels[start : start + 16] for start in range(0, len(pixels), 16)), subset_seed
+    )
+    groups = index.select("source", "group").filter(grouped)
+    distinct = groups.unique()  # a group has many images: its key is hashed once
+    keys = (group_key(names[source], group) for source, group in distinct.iter_rows())
+    distinct = distinct.with_columns(rank=pl.Series(hash_ranks(keys, subset_seed)))
+    of_groups = groups.join(distinct, on=["source", "group"], how="left", maintain_order="left")
+    ranks[grouped.to_numpy()] = of_groups["rank"].to_numpy()
+    return ranks
+
+
 def strata_of(index: pl.DataFrame) -> NDArray[np.uint16]:
     """Number of each row's stratum: its source and its modality, counted from 0 without gaps."""
     codes = index["code"].to_numpy()
@@ -124,6 +152,8 @@ def dense(numbers: NDArray[np.integer]) -> NDArray[np.uint16]:
 def own_order(index: pl.DataFrame, code: int) -> Rows:
     """Rows of a modality in the order that they would have without the others, of `index` in its final order."""
     rows = np.flatnonzero(index["code"].to_numpy() == code)
+    if len(rows) == len(index):
+        return rows
     part = index.select("split", "pretraining", "source").filter(index["code"] == code)
     sources = part["source"].to_numpy()
     return np.concatenate([rows[some[interleaved(dense(sources[some]))]] for some in _parts(part)])

@@ -21,6 +21,8 @@ TASK_HINT = (
 def pack_facts(folder: Path, modality: str) -> NpzFacts:
     """Facts of the rows of one modality, or of `all`; raises OrchError where the folder is not whole.
 
+    So it does where there is nothing to train on, or nothing to hold out.
+
     The table and the index are hashed, packs only measured: `problems` reads those too. height, width, channels: 0
     where images differ. labels: 0 where they have none, or sources with different numbers of them.
     """
@@ -32,17 +34,26 @@ def pack_facts(folder: Path, modality: str) -> NpzFacts:
     parts = manifest.modalities if code is None else (manifest.modalities[code],)
     shapes = {part.shape for part in parts}
     height, width, channels = (shapes.pop() if len(shapes) == 1 else None) or (0, 0, 0)
+    counts = {split: sum(part.counts[split] for part in parts) for split in SPLITS}
+    pretraining = sum(part.pretraining for part in parts)
+    if not (pretraining and counts["val"]):
+        message = (
+            f"{folder} has {pretraining} images of {modality} for pretraining and {counts['val']} in val"
+        )
+        raise OrchError(
+            message, hint="both are needed: give more images (or groups), or pack with a larger --val"
+        )
     pairs = {pair for part in parts for pair in part.duplicates}
     return NpzFacts(
         fingerprint=manifest.fingerprint if code is None else parts[0].fingerprint,
-        counts={split: sum(part.counts[split] for part in parts) for split in SPLITS},
+        counts=counts,
         height=height,
         width=width,
         channels=channels,
         labels=parts[0].labels if len({part.labels for part in parts}) == 1 else 0,
         classes=_classes(manifest, parts),
         duplicates={pair: sum(part.duplicates.get(pair, 0) for part in parts) for pair in sorted(pairs)},
-        pretraining=sum(part.pretraining for part in parts),
+        pretraining=pretraining,
     )
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,7 @@ from orch_core.packs.pixels import FORMATS, BadImage, decode, encode_jpeg, look,
 from orch_core.subset import hash_ranks
 
 RUN_BYTES = 128 * 2**20
+RUN_ROWS = 50_000
 """Stored images that a worker holds before it writes them down, sorted."""
 UNKNOWN = "unknown"
 """Modality of images of which neither the source nor the file says it."""
@@ -121,34 +122,32 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 
 def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, folder: Path) -> None:
     """Write a unit's images as `KEY.runs` (sorted by rank in stretches of RUN_BYTES) and its rows as `KEY.parquet`."""
-    runs, rows = folder / f"{key}.runs", folder / f"{key}.parquet"
-    kept: list[dict[str, Any]] = []
-    waiting: list[tuple[int, bytes]] = []  # place in `kept`, stored bytes
-    held = at = 0
+    runs, path = folder / f"{key}.runs", folder / f"{key}.parquet"
+    frames = [pl.DataFrame(schema=SCHEMA)]
+    rows, blobs, held = list[dict[str, Any]](), list[bytes](), 0
     with runs.open("wb") as file:
         for item in items:
             row, blob = described(item, spec, settings)
-            if blob:
-                waiting.append((len(kept), blob))
-                held += len(blob)
-            kept.append(row)
-            if held > RUN_BYTES:
-                at = _flush(file, waiting, kept, at)
-                waiting, held = [], 0
-        _flush(file, waiting, kept, at)
+            rows.append(row)
+            blobs.append(blob)
+            held += len(blob)
+            if held > RUN_BYTES or len(rows) >= RUN_ROWS:
+                frames.append(_run(file, rows, blobs))
+                rows, blobs, held = [], [], 0
+        frames.append(_run(file, rows, blobs))
         file.flush()
         os.fsync(file.fileno())
-    partial = rows.with_suffix(".partial")
-    pl.DataFrame(kept, schema=SCHEMA).write_parquet(partial, compression="lz4", statistics=False)
-    os.replace(partial, rows)
+    partial = path.with_suffix(".partial")
+    pl.concat(frames).write_parquet(partial, compression="lz4", statistics=False)
+    os.replace(partial, path)
 
 
-def _flush(file: Any, waiting: list[tuple[int, bytes]], rows: list[dict[str, Any]], at: int) -> int:
-    for place, blob in sorted(waiting, key=lambda one: (rows[one[0]]["rank"], one[0])):
-        file.write(blob)
-        rows[place]["offset"] = at
-        at += len(blob)
-    return at
+def _run(file: IO[bytes], rows: list[dict[str, Any]], blobs: list[bytes]) -> pl.DataFrame:
+    """Write images by rank, and return their rows in the order in which they came, with their offsets."""
+    for place in sorted(range(len(rows)), key=lambda place: (rows[place]["rank"], place)):
+        rows[place]["offset"] = file.tell()
+        file.write(blobs[place])
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def described(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any], bytes]:

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from multiprocessing import get_context
@@ -157,6 +158,11 @@ def _each(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) -> 
         try:
             for one in as_completed(waiting):
                 yield one.result()
+        except BrokenProcessPool as error:
+            message = "a packing process was killed, perhaps for want of memory"
+            raise OrchError(
+                message, hint="run it again with fewer --workers: it goes on where it stopped"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -273,6 +279,8 @@ def _packs(job: _Packing, index: pl.DataFrame, bounds: Sequence[int]) -> tuple[P
     for done in _each(_write_pack, tasks, job.wishes.workers):
         made.append(done)
         job.tell("packs written", len(made), len(tasks))
+    for stale in {*folder.iterdir()} - {job.folder / pack.file for pack in made}:
+        stale.unlink()  # of a run on other sources that did not finish
     return tuple(sorted(made, key=lambda one: one.first))
 
 

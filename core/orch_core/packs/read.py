@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
 from orch_core.images import SPLITS, Images
-from orch_core.packs.arrange import content_hashes, strata_of
-from orch_core.packs.gather import group_key
+from orch_core.packs.arrange import ranks_at, strata_of
 from orch_core.packs.layout import (
     HEADER,
     INDEX,
@@ -31,7 +30,7 @@ from orch_core.packs.layout import (
     read_manifest,
 )
 from orch_core.packs.pixels import FORMATS, BadImage, decode_stored
-from orch_core.subset import Rows, hash_ranks, stratified_order
+from orch_core.subset import Rows, stratified_order
 
 MOST_OPEN = 256
 """Packs that a process keeps open at once, far below the usual limit of 1,024 files."""
@@ -214,13 +213,6 @@ def _reordered(packs: Packs, code: int | None, last: int, subset_seed: int) -> R
         index = index.with_row_index().filter(pl.col("code") == code)
     rows = index["index"].to_numpy().astype(np.int64) if code is not None else np.arange(last)
     names = [source.name for source in packs.manifest.sources]
-    contents = content_hashes(index)
-    groups, sources = index["group"].to_list(), index["source"].to_list()
-    keys = (
-        group_key(names[source], group) if group else contents[16 * row : 16 * row + 16]
-        for row, (group, source) in enumerate(zip(groups, sources, strict=True))
-    )
-    order: Rows = rows[
-        stratified_order(strata_of(index), hash_ranks(keys, subset_seed), index["hash_high"].to_numpy())
-    ]
+    ranks = ranks_at(index, names, subset_seed)
+    order: Rows = rows[stratified_order(strata_of(index), ranks, index["hash_high"].to_numpy())]
     return order

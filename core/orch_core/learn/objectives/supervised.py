@@ -39,6 +39,9 @@ def build(cell: Cell, constants: Constants) -> Objective:
     )
 
     def draw(batch: Batch, rng: Rows) -> Inputs:
+        if int(batch.labels.min()) < 0:
+            message = "some images of the sources have no label"
+            raise OrchError(message, hint="the supervised control needs one for every image: leave it out")
         if int(batch.labels.max()) >= classes:
             message = f"the sources have {int(batch.labels.max()) + 1} classes together, the head {classes}"
             raise OrchError(message, hint="raise the recipe's `classes`")
