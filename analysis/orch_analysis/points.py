@@ -15,6 +15,7 @@ from orch_analysis.problem import to_link
 from orch_core.errors import OrchError
 
 COMPUTE = "6 * params * samples"  # stands for a column when a law needs compute and none is mapped
+SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 ROW = "_row"  # column with the row's number in its file, written by table.read_points
 
 
@@ -44,9 +45,9 @@ def usable(
     Raises OrchError when a column does not exist or holds no numbers; bad rows are only left out.
     """
     height = table.height
-    columns = {name: _numbers(table, column) for name, column in x.items()}
-    y = _numbers(table, value)
-    extras = {name: _numbers(table, name) for name in extra}
+    columns = {name: as_numbers(table, column) for name, column in x.items()}
+    y = as_numbers(table, value)
+    extras = {name: as_numbers(table, name) for name in extra}
     reasons: list[str | None] = [None] * height
     for name in law.x:
         _mark_unusable(reasons, table, name, x[name], columns[name])
@@ -77,7 +78,7 @@ def usable(
 
 def with_compute(table: pl.DataFrame, x: Mapping[str, str | float]) -> pl.DataFrame:
     """Add the training compute 6 N D in FLOPs (Kaplan et al. 2020, arXiv:2001.08361, eq. 2.2) as a column."""
-    flops = 6.0 * _numbers(table, x["params"]) * _numbers(table, x["samples"])
+    flops = 6.0 * as_numbers(table, x["params"]) * as_numbers(table, x["samples"])
     return table.with_columns(pl.Series(COMPUTE, flops))
 
 
@@ -88,7 +89,7 @@ def gap(value: str, ceiling: float) -> str:
 
 def below(table: pl.DataFrame, value: str, ceiling: float) -> pl.DataFrame:
     """Add what a metric lacks to its ceiling, the error that laws describe, as a column."""
-    return table.with_columns(pl.Series(gap(value, ceiling), ceiling - _numbers(table, value)))
+    return table.with_columns(pl.Series(gap(value, ceiling), ceiling - as_numbers(table, value)))
 
 
 def _mark(reasons: list[str | None], bad: NDArray[np.bool_], reason: str) -> None:
@@ -115,14 +116,27 @@ def _outside(link: Link) -> str:
     return "is at or above the ceiling of 1 (a percentage?), so its error has no logarithm"
 
 
-def _numbers(table: pl.DataFrame, column: str | float) -> Array:
+def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
+    """A column as numbers, NaN where there is none; a number stands for itself in every row.
+
+    Text is read as people write sizes: `1,300,000`, `1.3M`, `70B`, with k, M, B or G, and T for powers of a thousand.
+    Raises OrchError when there is no such column.
+    """
     if isinstance(column, int | float):
         return np.full(table.height, float(column))
     require(table, column)
     series = table[column]
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Null):
-        series = series.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+        series = _sizes(series.cast(pl.String).str.strip_chars())
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
+
+
+def _sizes(text: pl.Series) -> pl.Series:
+    whole = text.str.contains(r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?\s*[kKMBGT]?$")
+    text = text.str.replace_all(",", "", literal=True).zip_with(whole.fill_null(value=False), text)
+    scale = text.str.extract(r"^[^a-zA-Z]+([kKMBGT])$", 1).replace_strict(SUFFIXES, return_dtype=pl.Float64)
+    plain = text.str.replace(r"\s*[kKMBGT]$", "").zip_with(scale.is_not_null(), text)
+    return plain.cast(pl.Float64, strict=False) * scale.fill_null(1.0)
 
 
 def _clusters(table: pl.DataFrame, column: str) -> Array:

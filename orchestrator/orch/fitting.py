@@ -18,6 +18,7 @@ from orch_analysis import lawsfile
 from orch_analysis.choose import Choice
 from orch_analysis.fitted import Fit
 from orch_analysis.laws import get
+from orch_analysis.points import ROW
 from orch_analysis.report import fit_study
 from orch_analysis.report.points import report_points
 from orch_analysis.results import read_results
@@ -142,7 +143,10 @@ def _reading(
     value = mapping.pop("value", "") or next((name for name in VALUES if name in frame.columns), "")
     if not value:
         message = f"which column holds the value? There is none of {', '.join(VALUES)}"
-        raise OrchError(message, hint=f"say --map value=COLUMN; columns: {', '.join(frame.columns)}")
+        raise OrchError(
+            message,
+            hint=f"say --map value=COLUMN; columns: {', '.join(name for name in frame.columns if name != ROW)}",
+        )
     x: dict[str, str | float] = {**mapping}
     needed = ("params", "samples") if law == "auto" else get(law).x
     x |= {name: name for name in needed if name not in x and name in frame.columns}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import polars as pl
@@ -101,3 +102,20 @@ def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(OrchError, match="did you mean 'loss'"):
         read_points(write(tmp_path / "p.csv", GOOD), mapping={"value": "los"})
     assert read_points(write(tmp_path / "p.csv", GOOD), mapping={"classes": 8.0}).frame.height == 3
+
+
+def test_sizes_are_read_as_people_write_them(tmp_path: Path) -> None:
+    lines = [
+        "N,loss",
+        '"1,000",1',
+        "10k,.8",
+        '"100,000",.64',
+        "1M,.512",
+        "0.01B,.4096",
+        "1e8,.32768",
+        "1 G,x",
+    ]
+    points = read_points(write(tmp_path / "p.csv", "\n".join(lines)), mapping={})
+    found = fit("power", points.frame, value="loss", x={"params": "N"})
+    assert found.estimates["slope"] == pytest.approx(math.log10(0.8))
+    assert [(item.row, item.reason) for item in found.dropped] == [(8, "loss is not a number")]

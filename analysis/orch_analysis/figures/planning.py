@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from matplotlib.patches import Patch, Rectangle
 
-from orch_analysis.figures import style
+from orch_analysis.figures import Picture, style
 from orch_analysis.tables import count
 
 if TYPE_CHECKING:
@@ -28,15 +29,16 @@ def map_figure(cells: pl.DataFrame) -> Figure:
     groups = cells.partition_by("recipe", "mix", maintain_order=True)
     rows, most = -(-len(groups) // COLUMNS), max(group["model"].n_unique() for group in groups)
     figure, axes = style.canvas(rows, min(COLUMNS, len(groups)), height=0.9 + 0.26 * most)
+    across = max(group["images"].n_unique() for group in groups)
     for ax, group in zip(axes, groups, strict=False):
-        _map(ax, group)
+        _map(ax, group, across)
     style.hide(axes[len(groups) :])
     handles = [Patch(facecolor=colour, label=WORDS[state]) for state, colour in STATES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
-def _map(ax: Axes, group: pl.DataFrame) -> None:
+def _map(ax: Axes, group: pl.DataFrame, across: int) -> None:
     models = group.sort("params")["model"].unique(maintain_order=True).to_list()
     sizes = group["images"].unique().sort().to_list()
     for cell in group.iter_rows(named=True):
@@ -47,9 +49,13 @@ def _map(ax: Axes, group: pl.DataFrame) -> None:
             ax.add_patch(Rectangle((x + 0.94 * left, y), 0.94 * share, 0.9, facecolor=colour, linewidth=0))
             left += share
         ink = "white" if 2 * cell["done"] > whole else style.INK
-        ax.text(x + 0.47, y + 0.45, f"{cell['done']}/{whole}", ha="center", va="center", color=ink, fontsize=6.5)
-    ax.set(xlim=(0, len(sizes)), ylim=(0, len(models)), title=" · ".join(group.row(0)[:2]).rstrip(" ·"))
-    ax.set_xticks([at + 0.47 for at in range(len(sizes))], [count(size) if size else "none" for size in sizes])
+        ax.text(
+            x + 0.47, y + 0.45, f"{cell['done']}/{whole}", ha="center", va="center", color=ink, fontsize=6.5
+        )
+    ax.set(xlim=(0, across), ylim=(0, len(models)), title=" · ".join(group.row(0)[:2]).rstrip(" ·"))
+    ax.set_xticks(
+        [at + 0.47 for at in range(len(sizes))], [count(size) if size else "none" for size in sizes]
+    )
     ax.set_yticks([at + 0.45 for at in range(len(models))], [model or "no model" for model in models])
     ax.tick_params(length=0)
     ax.set_xlabel("pretraining images")
@@ -78,9 +84,25 @@ def hours_figure(axes_hours: Mapping[str, Sequence[tuple[str, float, float]]]) -
 
 def pictures(
     cells: Sequence[Mapping[str, Any]], hours: Mapping[str, Sequence[tuple[str, float, float]]]
-) -> dict[str, str]:
-    """Both figures as SVG for a page, by name; without bars where no axis has two values."""
-    drawn = {"map": (map_figure(pl.DataFrame(list(cells))), "A map of the study's cells by size and data")}
-    if any(len(rows) > 1 for rows in hours.values()):
-        drawn["hours"] = hours_figure(hours), "Device-hours of the plan by axis"
-    return {name: style.svg(figure, name, alt) for name, (figure, alt) in drawn.items()}
+) -> list[Picture]:
+    """Both figures for a page; no bars where no axis has two values."""
+    with style.theme():
+        found = [
+            _picture(
+                map_figure(pl.DataFrame(list(cells))),
+                "map",
+                "What is done, to come and failed.",
+                "A square per encoder and data size, split by the state of its cells; numbers are cells done of all.",
+            )
+        ]
+        if any(len(rows) > 1 for rows in hours.values()):
+            caption = "Device-hours of the whole plan by axis, every cell once in each panel."
+            found.append(_picture(hours_figure(hours), "hours", "Where the hours go.", caption))
+    return found
+
+
+def _picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = style.inline(buffer.getvalue(), name, caption)
+    return Picture(name=name, title=title, caption=caption, alt=caption, svg=svg, files=())

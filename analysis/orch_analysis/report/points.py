@@ -12,7 +12,7 @@ import polars as pl
 from orch_analysis import correlate, lawsfile, slopes, tables
 from orch_analysis.factors import LABELS
 from orch_analysis.fit import Fit
-from orch_analysis.points import ROW, below
+from orch_analysis.points import ROW, as_numbers, below
 from orch_analysis.report import displays, words
 from orch_analysis.report.findings import telling
 from orch_analysis.report.page import Answer, Block, Page, Section, Text, render
@@ -111,7 +111,7 @@ def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
         left_out = sorted({item.row for fit in fits for item in fit.dropped})
         frame = frame.filter(~pl.col(ROW).is_in(left_out)).drop(ROW)
     read = {str(name) for fit in fits for name in (fit.value, *fit.x.values())} & set(frame.columns)
-    return frame.with_columns(pl.col(sorted(read)).cast(pl.Float64, strict=False))
+    return frame.with_columns(pl.Series(name, as_numbers(frame, name)) for name in sorted(read))
 
 
 def _factors(frame: pl.DataFrame, table: pl.DataFrame, value: str, axis: str) -> pl.DataFrame:
