@@ -1,9 +1,10 @@
 """One process of several that train the same cells; prints rank 0's results as JSON.
 
-usage: distributed_driver.py FOLDER NPZ shared|divided [STOP_AFTER]
+usage: distributed_driver.py FOLDER NPZ shared|divided [STOP_AFTER [leave]]
 
 The environment holds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. `divided` shards parameters whatever
-their number. With STOP_AFTER the last process alone asks to stop after so many steps, then all go on from the checkpoint.
+their number. With STOP_AFTER the last process alone asks to stop after so many steps, then all go on from the checkpoint,
+or leave it.
 """
 
 import json
@@ -59,6 +60,8 @@ def stopped_and_resumed(cell, folder, steps):
     try:
         pretrain(cell, folder, should_stop=should_stop)
     except Stopped:
+        if sys.argv[5:]:
+            return {}
         return dict(pretrain(cell, folder, should_stop=never).values)
     return {"never stopped": 1}
 

@@ -199,6 +199,35 @@ def test_runs_of_two_lengths_share_their_trunk_to_the_bit(bars, tmp_path, recipe
     assert rows == list(range(1, 17))
 
 
+def test_compiled_blocks_share_graphs_and_give_the_same_numbers(bars, tmp_path):
+    """torch compiles eight graphs of one function at most: blocks must not differ but in their parameters."""
+    no_koleo = ("koleo_weight", 0.0)  # the logarithm of untrained features' tiny distances is all rounding
+    cell = make_cell(bars, "dinov2@1", depth=6, samples=32, overrides=(*drops("dinov2@1"), no_koleo))
+
+    def losses():
+        run = pretraining._start(cell, tmp_path, None, pretraining.WHOLE)
+        if compiled:
+            ledger.compiled(run.objective.module, torch.device("cuda"))
+        return [run.take(step, pretraining._first_inputs(run)).item() for step in range(2)]
+
+    compiled = False
+    expected = losses()
+    compiled = True
+    torch._dynamo.utils.counters.clear()
+    assert losses() == pytest.approx(expected, rel=1e-5)
+    assert torch._dynamo.utils.counters["frames"]["ok"] <= 6
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(bars, whole, tmp_path):
+    run_processes(tmp_path, bars, "shared", "3", "leave", world=2)
+    values = {}
+    for recipe in TRAINED:
+        cell = make_cell(bars, recipe, samples=96, overrides=drops(recipe))
+        values[recipe] = dict(pretrain(cell, tmp_path / recipe).values)
+    same(*whole, tmp_path, values)
+
+
 def test_energy_is_the_difference_of_the_package_counters(tmp_path, monkeypatch):
     """As the kernel's powercap documentation lays them out; core domains are parts of packages."""
     monkeypatch.setattr(ledger, "RAPL", tmp_path)

@@ -63,21 +63,23 @@ def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for the images whose `uniform` number is below `rate` (Huang et al. 2016).
+    """Leaves a residual branch out for some images, each with probability `rate` (Huang et al. 2016).
 
-    The numbers [n] come with the inputs, so that they depend on the image alone, not on how a batch is divided.
+    Which ones comes with the inputs, so that it depends on the image alone, not on how a batch is divided; as a tensor,
+    so that all blocks share one compiled graph.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate, self.uniform = rate, torch.empty(0)
+        self.rate, self.scale = rate, torch.empty(0)
+
+    def draw(self, uniform: Tensor) -> None:
+        """Choose by the images' numbers [n]: leave out below the rate, scale the others so that the mean stays."""
+        self.scale = (uniform >= self.rate) / (1 - self.rate)
 
     def forward(self, branch: Tensor) -> Tensor:
-        """The branch [n, tokens, width], scaled so that its mean stays."""
-        if not self.rate or not len(self.uniform):
-            return branch
-        kept = (self.uniform >= self.rate).to(branch.dtype) / (1 - self.rate)
-        return branch * kept[:, None, None]
+        """The branch [n, tokens, width] as `draw` chose; all of it where nothing was drawn."""
+        return branch * self.scale.to(branch.dtype)[:, None, None] if len(self.scale) else branch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +232,7 @@ def _encode(
 
 def _block(block: nn.Module, tokens: Tensor, uniform: Tensor) -> Tensor:
     for column, path in enumerate(part for part in block.children() if isinstance(part, DropPath)):
-        path.uniform = uniform[:, column] if uniform.ndim == 2 else uniform
+        path.draw(uniform[:, column] if uniform.ndim == 2 else uniform)
     result: Tensor = block(tokens)
     return result
 

@@ -61,6 +61,7 @@ def measured_flops(take: Step, inputs: Inputs) -> int:
 def compiled(module: nn.Module, device: torch.device) -> None:
     """Have transformer blocks compiled at their first step, where there is a GPU to compile for."""
     if device.type == "cuda":
+        torch.compiler.reset()  # graphs of the cells that this process trained before count against torch's limit
         for part in module.modules():
             if isinstance(part, Block):
                 part.compile()
