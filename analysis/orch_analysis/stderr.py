@@ -13,8 +13,8 @@ def auc_stderr(scores: ArrayLike, labels: ArrayLike) -> float:
     """Standard error of the area under the ROC curve, from every test case's score and label.
 
     `scores` (n,) are any numbers that order the cases, `labels` (n,) are true for positives. The variance is that of
-    a two-sample U-statistic: DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), eq. 4-6, with the mid-rank
-    form of Sun & Xu 2014 (IEEE Signal Processing Letters 21:1389), eq. 7-9, in O(n log n). Ties count one half.
+    a two-sample U-statistic: DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837), with the mid-rank
+    form of Sun & Xu 2014 (IEEE Signal Processing Letters 21:1389), in O(n log n). Ties count one half.
     Raises OrchError for other shapes, scores that are not numbers, or fewer than two cases of a label.
     """
     positive, negative = _two_samples(scores, labels)
@@ -27,7 +27,7 @@ def auc_stderr(scores: ArrayLike, labels: ArrayLike) -> float:
 def auc_stderr_from_counts(auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike) -> Array:
     """Standard error of a published AUC from its value and the numbers of positive and negative test cases.
 
-    Hanley & McNeil 1982 (Radiology 143:29), eq. 1-2: exact for exponentially distributed scores, a close and slightly
+    Hanley & McNeil 1982 (Radiology 143:29): exact for exponentially distributed scores, a close and slightly
     cautious guess for others. Arguments broadcast. Raises OrchError for an AUC outside [0, 1] or a count below one.
     """
     area, m, n = (np.asarray(value, dtype=float) for value in (auc, positives, negatives))
