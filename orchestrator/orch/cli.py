@@ -105,17 +105,21 @@ def suggest(study: Path | None, target: str, budget: float, out: Path, *, as_jso
 
 @main.command(name="map")
 @click.argument("study", type=FOLDER, required=False)
+@click.option("--page", type=FOLDER, help="Write the map as an HTML file too, with pictures.")
 @AS_JSON
-def coverage_map(study: Path | None, *, as_json: bool) -> None:
+def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> None:
     """Map a study: sizes x data sizes that are done, planned or failed, and where the hours go.
 
-    Example: orch map studies/demo
+    Example: orch map studies/demo --page map.html
     """
     from orch.planning.coverage import costs, coverage, failed_cells, render
+    from orch.planning.page import write_page
     from orch.planning.plan import find_study, read_plan
 
     opened = find_study(study)
     made, failed = read_plan(opened), failed_cells(opened)
+    if page:
+        write_page(made, failed, page)
     if as_json:
         emit({"study": made.study, "cells": coverage(made, failed), "hours": costs(made)})
     else:

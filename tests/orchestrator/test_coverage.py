@@ -109,3 +109,19 @@ def test_the_command_prints_one_document_with_json(planned):
     document = json.loads(CliRunner().invoke(main, ["map", "--json"]).stdout)
     assert document["schema_version"] == 1
     assert {cell["mark"] for cell in document["cells"]} == {"#", "+", "!", "."}
+
+
+def test_the_page_draws_every_square_and_counts_what_the_terminal_does(planned, tmp_path: Path):
+    _plan, study = planned
+    done = CliRunner().invoke(main, ["map", str(study.root), "--page", "map.html"], catch_exceptions=False)
+    assert done.exit_code == 0
+    html = (tmp_path / "map.html").read_text()
+    plan = read_plan(study)
+    for cell in coverage(plan, failed_cells(study)):
+        whole = cell["done"] + cell["partial"] + cell["failed"] + cell["planned"]
+        assert f">{cell['done']}/{whole}<" in html  # the number in the square
+    assert html.count("<svg") == 2
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    refused = CliRunner().invoke(main, ["map", str(study.root), "--page", "no/such/map.html"])
+    assert refused.exit_code == 2
+    assert "--page" in refused.output
