@@ -99,8 +99,10 @@ def main(folder: Path) -> None:
     low, high = fit["intervals"]["slope"]
     mass = [float((share * (1 - share) ** size).sum()) for size in SIZES]
     exact = np.polyfit(np.log(SIZES), np.log(mass), 1)[0]
+    seconds = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    print(f"planted   {-A / (1 + A):.3f} ({exact:.3f} over these sizes, by the sum)")
     print(
-        f"planted {-A / (1 + A):.3f} ({exact:.3f} over these sizes, exactly); {time.monotonic() - began:.0f} s"
+        f"recovered {fit['estimates']['slope']:.3f} [{low:.3f}, {high:.3f}]; {seconds / 60:.1f} CPU minutes"
     )
 
 
