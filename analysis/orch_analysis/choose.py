@@ -341,7 +341,7 @@ def _widened(found: Forecast, factor: float, ceiling: float | None) -> Forecast:
 
 def _growing(xs: Mapping[str, Floats], y: Floats) -> bool:
     """Whether ln value rises with ln scale (correlation above one half)."""
-    if y.size < 3 or np.ptp(y) == 0:
+    if y.size < 3 or np.ptp(y) == 0 or np.ptp(_scale(xs)) == 0:
         return False
     return bool(np.corrcoef(np.log(_scale(xs)), np.log(y))[0, 1] > 0.5)
 

@@ -72,6 +72,22 @@ def test_a_table_that_allows_no_law_exits_with_3_and_says_what_is_missing(
     assert said in text
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        (ROWS[:2], "too_few_points"),
+        ([row.rsplit(",", 1)[0] + ",2.0" for row in ROWS], "constant_value"),
+        ([f"1e6,{row.split(',', 1)[1]}" for row in ROWS], "one_scale"),
+        ([], "no_data"),
+    ],
+)
+def test_auto_says_what_is_missing_too(tmp_path: Path, rows: list[str], outcome: str):
+    code, document, _ = run(tmp_path, rows, "--law", "auto")
+    (fit,) = document["fits"]
+    assert (code, fit["outcome"], fit["estimates"]) == (3, outcome, {})
+
+
 @pytest.mark.parametrize(
     ("rows", "row", "reason"),
     [
