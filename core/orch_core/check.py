@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
-from orch_core.expression import axes_of
+from orch_core.expression import ExpressionError, axes_of
 from orch_core.grid import PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
 from orch_core.identity import digest
 from orch_core.images import NpzFacts
@@ -243,8 +243,8 @@ def _expressions(document: Document) -> list[Problem]:
         if isinstance(text, str):
             try:
                 axes_of(text)
-            except OrchError as error:
-                problems.append(document.problem(loc, error.message))
+            except ExpressionError as error:
+                problems.append(document.problem_within(loc, text, error.offset, error.message))
     return problems
 
 

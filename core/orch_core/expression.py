@@ -34,8 +34,16 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
+class ExpressionError(OrchError):
+    """A mistake in an expression, `offset` characters from its start."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
 def axes_of(text: str) -> set[str]:
-    """Names of the axes in an expression; raises OrchError for an unknown axis, or anything but a comparison."""
+    """Names of the axes in an expression; raises ExpressionError for an unknown axis, or anything but a comparison."""
     used: set[str] = set()
     evaluate(text, _Names(used), is_in=lambda value, _: value)
     return used
@@ -44,14 +52,19 @@ def axes_of(text: str) -> set[str]:
 def evaluate(text: str, axes: Mapping[str, Any], *, is_in: Callable[[Any, list[Any]], Any]) -> Any:
     """The value of an expression over `axes`: plain values, or columns that overload the operators.
 
-    `is_in(value, items)` says how membership is asked. Raises OrchError as `axes_of` does.
+    `is_in(value, items)` says how membership is asked. Raises ExpressionError as `axes_of` does.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
         message = f"not an expression: {error.msg} in {text!r}"
-        raise OrchError(message) from error
+        at = error.offset - 1 if error.offset and error.lineno == 1 else len(text.strip())
+        raise ExpressionError(message, _indent(text) + min(at, len(text.strip()))) from error
     return _Translator(text, axes, is_in).visit(tree.body)
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
 
 
 class _Names(Mapping[str, Any]):
@@ -93,7 +106,7 @@ class _Translator(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> Any:
         if node.id not in self.axes:
             message = f"unknown axis {node.id!r} in {self.text!r}{did_you_mean(node.id, self.axes)}"
-            raise OrchError(message)
+            raise ExpressionError(message, self._offset(node))
         return self.axes[node.id]
 
     def visit_Constant(self, node: ast.Constant) -> Any:
@@ -143,4 +156,11 @@ class _Translator(ast.NodeVisitor):
         message = (
             f"{part or self.text!r} is not allowed here: compare axes with values, join with and, or, not"
         )
-        raise OrchError(message)
+        raise ExpressionError(message, self._offset(node))
+
+    def _offset(self, node: ast.AST) -> int:
+        """Characters before the node; ast counts bytes."""
+        if getattr(node, "lineno", 0) != 1:
+            return 0
+        line = self.text.strip().encode()
+        return _indent(self.text) + len(line[: getattr(node, "col_offset", 0)].decode(errors="ignore"))

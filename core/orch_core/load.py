@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,20 @@ class Document:
     keys: dict[Loc, tuple[int, int]]
     duplicates: tuple[Problem, ...] = field(default=())
 
-    def problem(self, loc: Loc, message: str, *, at_key: bool = False, shift: int = 0) -> Problem:
-        """A mistake at `loc` (or at its nearest parent in the file), `shift` columns further right."""
+    def problem(self, loc: Loc, message: str, *, at_key: bool = False) -> Problem:
+        """A mistake at `loc`, or at its nearest parent in the file."""
         places = self.keys if at_key else self.values
         while loc and loc not in places:
             loc = loc[:-1]
         line, column = places.get(loc, (1, 1))
         text = self.lines[line - 1] if line <= len(self.lines) else ""
-        return Problem(file=self.file, line=line, column=column + shift, message=message, text=text)
+        return Problem(file=self.file, line=line, column=column, message=message, text=text)
+
+    def problem_within(self, loc: Loc, value: str, offset: int, message: str) -> Problem:
+        """A mistake `offset` characters into the text `value` at `loc`; at its start where the file writes it otherwise."""
+        found = self.problem(loc, message)
+        start = found.text.find(value, found.column - 1)
+        return replace(found, column=start + offset + 1) if start >= 0 else found
 
 
 def load_yaml(path: Path) -> Document:

@@ -94,8 +94,8 @@ WRONG = [
     ("  batch: 16", "  batch: many", 18, 10, "integer"),
     ("  batch: 16", "  precision: fp32", 17, 1, "`batch` is missing"),
     ("mask_ratio: 0.6", "mask_ration: 0.6", 20, 11, "mask_ratio"),
-    ("images < 4", "imges < 4", 22, 5, "did you mean 'images'?"),
-    ("images < 4", "__import__('os').system('x')", 22, 5, "not allowed"),
+    ("images < 4", "imges < 4", 22, 23, "did you mean 'images'?"),
+    ("images < 4", "__import__('os').system('x')", 22, 23, "not allowed"),
     ("tasks: [ct, us]", "tasks: [ct, lung]", 24, 15, "unknown task 'lung'"),
     ("batch: 16", "batch: 16\n  batch: 32", 19, 3, "first given in line 18"),
 ]

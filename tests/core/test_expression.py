@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_core.errors import OrchError
-from orch_core.expression import axes_of, evaluate
+from orch_core.expression import ExpressionError, axes_of, evaluate
 
 atoms = st.sampled_from(
     [
@@ -63,3 +63,21 @@ def test_unknown_axes_are_named_with_the_nearest():
 
 def test_the_axes_used_are_found():
     assert axes_of('mix == "ct" and (images > 3 or not seed in [1])') == {"mix", "images", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("images > 3 and mod == 'a'", "mod"),
+        ("  parms > 1", "parms"),
+        ("images > 3 or (seed == 1 and __import__('os'))", "__import__"),
+        ("mix == 'ä' and moodel == 'b'", "moodel"),
+        ("images ** 2 > 4", "images ** 2"),
+        ("images > 3 and", None),
+    ],
+)
+def test_a_mistake_knows_where_in_the_expression_it_is(text: str, part: str | None):
+    with pytest.raises(ExpressionError) as caught:
+        axes_of(text)
+    expected = text.index(part) if part else len(text)
+    assert caught.value.offset == expected
