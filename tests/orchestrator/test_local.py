@@ -184,6 +184,18 @@ def test_two_processes_train_a_cell_together_and_stop_together(launching, start,
         assert [line["begin"] for line in lines if "begin" in line] == [0, *stops]
 
 
+def test_a_killed_worker_takes_its_processes_along_and_the_cell_goes_on(launching, start, tmp_path):
+    jobs, how = launching.jobs(1, pause=0.2), ("--settings", '{"parallel": 1, "gpus": 2}')
+    launch = start(tmp_path, "--cells", 1, "--pause", 0.2, *how)
+    study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
+    launching.until(lambda: launching.steps_seen(study, jobs) > 6)
+    (first,) = (line["pid"] for line in launching.audit(study, jobs[0]) if "begin" in line)
+    os.kill(launching.workers(tmp_path)[0].pid, signal.SIGKILL)
+    launching.until(lambda: not Path(f"/proc/{first}").exists(), seconds=20)
+    launching.finish(launch)
+    launching.check_complete(study, jobs)
+
+
 def test_each_time_out_of_memory_half_as_many_images_are_held_at_once(launching, start, tmp_path):
     how = ("--recipe", "greedy@1", "--cells", 1, "--batch", 8, "--settings", '{"parallel": 1}')
     launching.finish(start(tmp_path, *how))

@@ -325,13 +325,13 @@ def _rank(folder: Path) -> None:
 
 
 def _watch(folder: Path, rank: int, stop: Stop) -> Callable[[], bool]:
-    """`should_stop` of a rank: what the signals say; raises Fenced in rank 0, which writes, and where the agent died."""
+    """`should_stop` of a rank: what the signals say; raises Fenced in rank 0, which writes, and RankFailed without an agent."""
     parent, looked = os.getppid(), time.monotonic()
 
     def should_stop() -> bool:
         nonlocal looked
         if os.getppid() != parent:
-            raise Fenced
+            raise RankFailed(End(how="failed", cause="killed", message=f"the agent of rank {rank} died"))
         if rank == 0 and time.monotonic() - looked >= LOOK_SECONDS:
             looked = time.monotonic()
             if attempts.is_overtaken(folder.parent):
@@ -346,7 +346,10 @@ def _fail(folder: Path, rank: int, error: BaseException, root: Path) -> None:
     import traceback
 
     traceback.print_exception(error)
-    end = End(how="fenced") if isinstance(error, Fenced) else causes.end_of(error, root)
+    if isinstance(error, RankFailed):
+        end = error.end
+    else:
+        end = End(how="fenced") if isinstance(error, Fenced) else causes.end_of(error, root)
     with contextlib.suppress(OSError):
         publish_once(folder / f"failed-{rank}", dumps(asdict(end)))
     sys.stdout.flush()
