@@ -19,6 +19,7 @@ from orch_core.errors import OrchError
 
 LEVEL = 0.95
 SAME_BUDGET = 0.1  # runs within 10% of FLOPs share an isoFLOP curve (Porian et al. 2024, flop_tolerance)
+TOGETHER = 0.02  # samples within 2% of a power of the size are no second direction
 APART = 1.5  # N* of two approaches further apart than this is a disagreement even inside the intervals
 
 
@@ -212,9 +213,17 @@ def of_table(
 
 
 def of_law(rows: pl.DataFrame, *, factor: float = 6.0, bootstrap: int = 1000, seed: int = 0) -> Frontier:
-    """Approach 3 on columns N, D, C and L: the Chinchilla law by `fit`, then its optimum."""
+    """Approach 3 on columns N, D, C and L: the Chinchilla law by `fit`, then its optimum.
+
+    Runs whose data follow from their size (D = 20 N, say) show what both do together, not how to share a budget.
+    """
     from orch_analysis.fit import fit
 
+    if _together(rows["N"].to_numpy(), rows["D"].to_numpy()):
+        text = (
+            "samples follow from params in all runs, so nothing shows which of them to grow; vary them apart"
+        )
+        return _failed("parametric", factor, "one_direction", text, rows.height)
     found = fit(
         "chinchilla", rows, value="L", x={"params": "N", "samples": "D"}, bootstrap=bootstrap, seed=seed
     )
@@ -228,6 +237,15 @@ def of_law(rows: pl.DataFrame, *, factor: float = 6.0, bootstrap: int = 1000, se
     return replace(line, warnings=found.warnings) if found.outcome == "ok" else replace(
         line, warnings=(*found.warnings, f"{found.outcome}: {found.message}")
     )  # fmt: skip
+
+
+def _together(n: Floats, d: Floats) -> bool:
+    """Whether ln D rises as a line in ln N to within TOGETHER, over more sizes than two."""
+    logs = np.log(n)
+    if np.unique(logs).size < 3:
+        return False
+    line = np.polyfit(logs, np.log(d), 1)
+    return bool(line[0] > 0.01 and (np.log(d) - np.polyval(line, logs)).std() < TOGETHER)
 
 
 def optimum(frontier: Frontier, flops: float) -> Optimum:

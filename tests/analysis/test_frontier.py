@@ -220,3 +220,12 @@ def test_a_table_without_samples_or_flops_is_refused():
         frontier.of_table(table, value="L", params="N")
     with pytest.raises(OrchError, match="no column"):
         frontier.of_table(table, value="L", params="N", flops="flop")
+
+
+def test_runs_at_one_ratio_of_data_to_size_share_out_no_budget():
+    n = np.geomspace(1e6, 1e9, 12)
+    loss = 1.8 + 400 / n**0.34 + 400 / (20 * n) ** 0.34
+    table = pl.DataFrame({"N": n, "D": 20 * n, "loss": loss})
+    parametric = frontier.of_table(table, value="loss", params="N", samples="D", bootstrap=20)[2]
+    assert parametric.outcome == "one_direction"
+    assert np.isnan(parametric.a)
