@@ -50,7 +50,7 @@ class Cell:
     resolution:   pixels a side; `patch` pixels a side of a token; `channels` 1 or 3
     samples_seen: images shown in training, repeats included; a multiple of `batch`
     batch:        global batch, images per step
-    precision:    fp32 or bf16
+    precision:    fp32, bf16 or fp16
     seed:         of initialisation, order, augmentation and masks; `subset_seed` of the data's hash rank
     mix, images:  labels: the named modality mix and the data size asked for
     """

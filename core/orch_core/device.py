@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Peak FLOP/s by precision, memory in bytes, and utilisation (low, mid, high) of the peak."""
+    """Peak FLOP/s by precision that it has, memory in bytes, and utilisation (low, mid, high) of the peak."""
 
     name: str
     peak: dict[str, float]
@@ -24,8 +24,8 @@ class Device:
 _GIB = 2.0**30
 
 
-def _gpu(name: str, fp32: float, bf16: float, memory_gib: float) -> Device:
-    peak = {"fp32": fp32 * 1e12, "bf16": bf16 * 1e12}
+def _gpu(name: str, fp32: float, half: float, memory_gib: float, *, bf16: bool = True) -> Device:
+    peak = {"fp32": fp32 * 1e12, "fp16": half * 1e12, **({"bf16": half * 1e12} if bf16 else {})}
     return Device(name=name, peak=peak, memory_bytes=memory_gib * _GIB, utilisation=(0.15, 0.30, 0.45))
 
 
@@ -34,11 +34,11 @@ DEVICES: dict[str, Device] = {
     for device in (
         Device(
             name="CPU",
-            peak={"fp32": 96e9, "bf16": 96e9},
+            peak={"fp32": 96e9, "bf16": 96e9, "fp16": 96e9},
             memory_bytes=4 * _GIB,
             utilisation=(0.15, 0.30, 0.50),
         ),
-        _gpu("V100", 15.7, 125.0, 32),
+        _gpu("V100", 15.7, 125.0, 32, bf16=False),
         _gpu("A100", 19.5, 312.0, 80),
         _gpu("L40S", 91.6, 362.0, 48),
         _gpu("H100", 67.0, 989.0, 80),

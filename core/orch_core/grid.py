@@ -233,7 +233,7 @@ class Training(Section):
 
     batch: Whole
     channels: Literal[1, 3] = 3
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     cooldown: float = Field(
         default=0.0, ge=0, lt=1, description="share of a run, at its end, in which the rate falls to zero"
     )
@@ -300,7 +300,8 @@ class SizeClass(Section):
     nodes: Whole | None = None
     time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
     cells_per_job: Whole | None = Field(
-        default=None, description="small cells side by side in one job, sharing its GPUs; by default one has all"
+        default=None,
+        description="small cells side by side in one job, sharing its GPUs; by default one has all",
     )
     sbatch: dict[str, str | int | bool] = {}
 
@@ -316,7 +317,8 @@ class Cluster(Section):
     nodes: Whole = 1
     time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
     cells_per_job: Whole | None = Field(
-        default=None, description="small cells side by side in one job, sharing its GPUs; by default one has all"
+        default=None,
+        description="small cells side by side in one job, sharing its GPUs; by default one has all",
     )
     device: str | None = Field(default=None, description="device that costs are computed for, such as H100")
     usd_per_gpu_hour: float | None = Field(default=None, ge=0)

@@ -14,7 +14,7 @@ from orch.planning.pricing import resources, with_classes, with_micro_batches
 from orch_core.check import read_grid
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
-from orch_core.errors import GridError
+from orch_core.errors import GridError, OrchError
 from orch_core.grid import Grid
 
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
@@ -358,3 +358,18 @@ def test_the_schema_for_editors_knows_every_key():
     schema = Grid.model_json_schema()
     assert {"isoflop", "include", "exclude", "overrides", "cluster", "budget"} <= set(schema["properties"])
     assert {"IsoFlop", "Family", "SizeClass"} <= set(schema["$defs"])
+
+
+def test_a_device_without_the_precision_is_refused_with_those_it_has(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for precision in ("bf16", "fp16"):  # V100: tensor cores of the first generation (NVIDIA's data sheet)
+        text = BASE.replace("  batch: 64", f"  batch: 64\n  precision: {precision}")
+        (tmp_path / "grid.yaml").write_text(
+            text.replace("training:", "cluster: {device: V100}\ntraining:", 1)
+        )
+        if precision == "fp16":
+            assert draft(tmp_path / "grid.yaml", tmp_path / "study")[0].frame.height == 4
+            continue
+        with pytest.raises(OrchError, match="V100 has no bf16") as caught:
+            draft(tmp_path / "grid.yaml", tmp_path / "study")
+        assert caught.value.hint == "set training.precision to fp32 or fp16, or another cluster.device"

@@ -106,7 +106,8 @@ def draft(
     """
     checked = read_grid(grid)
     frame, probes, cluster = enumerate_cells(checked), _probes(checked), checked.grid.cluster
-    device, precision = device_named(cluster.device), checked.grid.training.precision
+    precision = checked.grid.training.precision
+    device = device_named(cluster.device, precision)
     measured = calibration.load(device.name, precision)
     frame = with_hours(
         with_classes(frame, cluster),

@@ -29,12 +29,18 @@ FLOPS_PAID = pl.col("samples_paid") * pl.col(
 )  # what a cell has to train, its share of a trunk alone
 
 
-def device_named(name: str | None) -> Device:
-    """A device by its name, CPU without one; raises OrchError for an unknown one."""
+def device_named(name: str | None, precision: str) -> Device:
+    """A device by its name, CPU without one; raises OrchError for an unknown one, or one without the precision."""
     if (name or "CPU") not in DEVICES:
         message = f"unknown device {name!r}{did_you_mean(str(name), DEVICES)}"
         raise OrchError(message, hint="set cluster.device to one of them")
-    return DEVICES[name or "CPU"]
+    device = DEVICES[name or "CPU"]
+    if precision not in device.peak:
+        message = f"{device.name} has no {precision}"
+        raise OrchError(
+            message, hint=f"set training.precision to {' or '.join(device.peak)}, or another cluster.device"
+        )
+    return device
 
 
 def with_hours(
