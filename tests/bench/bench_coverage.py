@@ -3,7 +3,11 @@
 Laws with known parameters, 1% noise that is normal, heavy-tailed (Student t with 3 degrees of freedom) or shared by
 the three points of a cluster (half of the variance). For every parameter, and for a prediction ten times beyond the
 largest scale, the share of data sets whose interval holds the truth. With 300 data sets the Monte Carlo error is
-0.013; the aim is 0.93 to 0.97.
+0.013, with 800 it is 0.008; the aim is 0.93 to 0.97.
+
+Measured with 800 data sets: all cells of n = 12, 20 and 60 lie in 0.931 to 0.979; above 0.97 are only cells of n = 12
+with four clusters. n = 240, power law with offset, 400 data sets: 0.910 to 0.958, where the 0.910 (10x, normal noise)
+is luck: the exact interval of the linearised law covers 0.920 on these data sets and 0.947 on 5,000.
 """
 
 from __future__ import annotations
@@ -17,9 +21,12 @@ import time
 
 import numpy as np
 import polars as pl
+from scipy.special import stdtrit
 
 from orch_analysis.fit import fit
 from orch_analysis.laws import LAWS
+from orch_analysis.problem import build, theta_of
+from orch_analysis.uncertainty import jacobian
 
 SD = 0.01
 KINDS = ("normal", "heavy", "clustered")
@@ -27,7 +34,12 @@ TRUTHS = {
     "power_offset": {"E": 0.05, "A": 20.0, "alpha": 0.3},
     "chinchilla": {"E": 1.81721810, "A": 477.825868, "B": 2143.41736, "alpha": 0.3473105, "beta": 0.36717243},
 }
-DRAWS = {12: 200, 20: 200, 60: 200, 240: 1000}  # rows are resampled at 240: percentiles as published need more
+DRAWS = {
+    12: 200,
+    20: 200,
+    60: 200,
+    240: 1000,
+}  # rows are resampled at 240: percentiles as published need more
 SHAPES = {12: (4, 3, 1), 20: (5, 4, 1), 60: (5, 4, 3), 240: (8, 6, 5)}
 
 
@@ -63,7 +75,12 @@ def coverage(law: str, n: int, kind: str, sets: int) -> dict[str, float]:
         # copies at one scale are told apart by their cluster or number, or they would count as duplicates
         table = pl.DataFrame(x | {"y": y, "run": clusters, "copy": np.arange(n)})
         found = fit(
-            law, table, value="y", bootstrap=DRAWS[n], seed=seed, cluster="run" if kind == "clustered" else None
+            law,
+            table,
+            value="y",
+            bootstrap=DRAWS[n],
+            seed=seed,
+            cluster="run" if kind == "clustered" else None,
         )
         for name, value in truth.items():
             lo, hi = found.intervals[name]
@@ -71,6 +88,29 @@ def coverage(law: str, n: int, kind: str, sets: int) -> dict[str, float]:
         band = found.predict(**beyond)
         hits["10x"] += band.lo <= goal <= band.hi
     return {name: count / sets for name, count in hits.items()}
+
+
+def exact_interval(law: str, n: int, sets: int) -> float:
+    """Share of the same data sets, with normal noise, whose exact t interval of the linearised law holds the 10x truth.
+
+    It is 0.95 in expectation: what is missing here is the luck of these data sets, not the fault of a method.
+    """
+    x, beyond = design(law, n)
+    truth = {name: np.array(value) for name, value in TRUTHS[law].items()}
+    here, there = (
+        build(LAWS[law], at, LAWS[law].value(at, truth), "log")
+        for at in (x, {k: np.array([v]) for k, v in beyond.items()})
+    )
+    theta = theta_of(here, truth)
+    X, ahead = jacobian(here, theta), jacobian(there, theta)[0]
+    inverse = np.linalg.inv(X.T @ X)
+    hits = 0
+    for seed in range(sets):
+        e = noise("normal", np.arange(n) // 3, np.random.default_rng([seed, n]))
+        moved = inverse @ (X.T @ e)
+        sd = np.sqrt(np.sum((e - X @ moved) ** 2) / (n - theta.size) * (ahead @ inverse @ ahead))
+        hits += abs(ahead @ moved) <= stdtrit(n - theta.size, 0.975) * sd
+    return hits / sets
 
 
 def main() -> None:
@@ -85,6 +125,9 @@ def main() -> None:
                     f"n={n:3d} {law:12s} {kind:9s} {shown}  ({time.process_time() - begin:.0f} CPU s)",
                     flush=True,
                 )
+            print(
+                f"n={n:3d} {law:12s} exact interval on the same normal data sets: 10x {exact_interval(law, n, sets):.3f}"
+            )
 
 
 if __name__ == "__main__":
