@@ -23,7 +23,7 @@ from orch_core.cell import Cell
 from orch_core.cost import encoder_shape
 from orch_core.errors import OrchError
 from orch_core.learn.randomness import generator
-from orch_core.recipe import recipe_of
+from orch_core.recipe import constants, recipe_of
 
 
 def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
@@ -50,7 +50,7 @@ def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
         num_heads=model.heads,
         mlp_ratio=(encoder_shape(cell).hidden + 0.25) / model.width,  # timm truncates
         weight_init="skip",
-        init_values=recipe.layer_scale,
+        init_values=float(constants(cell)["layer_scale"]) if recipe.layer_scale else None,
     )
     for block, rate in zip(encoder.blocks, np.linspace(0, drop_path, model.depth), strict=True):
         block.drop_path1, block.drop_path2 = DropPath(float(rate)), DropPath(float(rate))

@@ -42,14 +42,17 @@ def health(objective: Objective, held_out: Batch, patch: int, count: int = IMAGE
     return {"feature_std": spread, "rankme": rank, **objective.figures(images)}
 
 
-def collapse(figures: dict[str, float]) -> str:
-    """What says that an encoder has collapsed, or nothing."""
+def collapse(figures: dict[str, float], *, warm: bool = True) -> str:
+    """What says that an encoder has collapsed, or nothing.
+
+    A teacher may find all prototypes alike until the learning rate is `warm`: healthy runs start from there.
+    """
     if figures["feature_std"] < LEAST_STD:
         return f"features of different images are one point (feature_std {figures['feature_std']:.2g})"
     if figures["rankme"] < LEAST_RANK:
         return f"features of different images lie on one line (rankme {figures['rankme']:.3g})"
-    if figures.get("teacher_entropy", 0.0) > UNIFORM:
+    if warm and figures.get("teacher_entropy", 0.0) > UNIFORM:
         return "the teacher finds every prototype equally likely: the loss is pinned at ln K"
-    if figures.get("teacher_usage", 1.0) < ONE:
+    if warm and figures.get("teacher_usage", 1.0) < ONE:
         return f"all images fall to one prototype (teacher_usage {figures['teacher_usage']:.2g})"
     return ""

@@ -246,7 +246,8 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
             figures = _look(run) if run.step in looks and math.isfinite(loss) else {}
             _row(run, loss, speed, figures)
             health = figures or _health(run) if math.isfinite(loss) else {}
-            if not health or not math.isfinite(health["feature_std"]) or collapse(health):
+            warm = run.step > run.take.schedule.warm
+            if not health or not math.isfinite(health["feature_std"]) or collapse(health, warm=warm):
                 return {"train_loss": math.nan, "images_per_second": speed, **health}
         if run.step < steps and (stop or due):
             _save(run)
@@ -293,9 +294,9 @@ def read_out_steps(steps: int) -> set[int]:
 
 def _look(run: _Run) -> dict[str, float]:
     cell = run.cell
-    gallery = run.images.rows(
-        np.arange(min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, 4096))))
-    )
+    size = min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, 4096)))
+    spread_out = np.linspace(0, len(run.images) - 1, size).astype(np.int64)  # sources lie one after the other
+    gallery = run.images.rows(spread_out).to(run.take.device)
     with distributed.alone():
         return read_out(run.objective, run.held_out, gallery, cell.patch, cell.precision)
 

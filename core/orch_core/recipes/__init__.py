@@ -63,7 +63,7 @@ class Recipe:
 
     uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on nothing.
     learned_positions: position embedding trained with the encoder, else fixed sin-cos.
-    layer_scale: initial scale of every residual branch (Touvron et al. 2021, CaiT); None without.
+    layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant `layer_scale`.
     work: what one training image takes, from the cell, its encoder's shape and its constants.
     """
 
@@ -74,7 +74,7 @@ class Recipe:
     uses_model: bool = True
     uses_data: bool = True
     learned_positions: bool = False
-    layer_scale: float | None = None
+    layer_scale: bool = False
     work: Callable[[Cell, Shape, Constants], Work] = lambda _cell, _shape, _constants: Work()
 
     @property
