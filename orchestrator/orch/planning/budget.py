@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from orch.console import quantity
 from orch.launching import attempts
 from orch.planning.plan import Plan
 from orch.planning.pricing import hours_left
@@ -151,9 +153,10 @@ def _beyond(verdict: Verdict) -> OrchError:
     return OrchError(message, hint="raise the budget, shrink the grid, or launch only the cells that fit")
 
 
-def describe(row: Mapping[str, object]) -> str:
-    """A cell in words: `mae@1 ViT-S all 200000 seed 0`."""
-    parts = [row["recipe"], row["model"], row["mix"], row["images"] or "", f"seed {row['seed']}"]
+def describe(row: Mapping[str, Any]) -> str:
+    """A cell in words: `mae@1 ViT-S all 200000 seed 0 (1 M seen)`."""
+    seen = f"({quantity(row['samples_seen'])} seen)" if row["samples_seen"] else ""
+    parts = [row["recipe"], row["model"], row["mix"], row["images"] or "", f"seed {row['seed']}", seen]
     return " ".join(str(part) for part in parts if part)
 
 

@@ -304,7 +304,10 @@ def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
             words = f"a batch of {share:g} does not fit one {device.name}; {micro} at a time do{again}"
         else:
             gib = row["memory_bytes"] / 2**30
-            words = f"not even one image fits one {device.name}: it takes {gib:.1f} GiB"
+            words = (
+                f"even one image at a time takes {gib:.1f} GiB, more than one {device.name} has: "
+                "share the batch among more GPUs (gpus_per_node), or lower it"
+            )
         notes.append(f"{name}: {words}")
     return notes
 
