@@ -265,7 +265,10 @@ def doctor(study: Path | None, *, as_json: bool) -> None:
 
 @main.group(cls=Commands)
 def data() -> None:
-    """Pack images of any kind for pretraining, and look at what is in them."""
+    """Pack images of any kind for pretraining, and look at what is in them.
+
+    Example: orch data pack packs ct=scans/ && orch data stats packs
+    """
 
 
 @data.command("pack")
@@ -284,8 +287,9 @@ def data() -> None:
 def data_pack(out: Path, sources: tuple[str, ...], *, as_json: bool, **wishes: Any) -> None:
     """Pack SOURCEs into the folder OUT; run again after anything, it goes on where it stopped.
 
-    SOURCE: PATH, MODALITY=PATH, or a YAML file of them; a folder of images, DICOM or NIfTI files, an npz, Parquet
-    files, WebDataset shards. Example: orch data pack packs x-ray=experiments/images/pneumonia.npz
+    SOURCE: PATH, MODALITY=PATH, or a YAML file; images, DICOM, NIfTI, npz, Parquet, WebDataset shards.
+
+    Example: orch data pack packs x-ray=experiments/images/pneumonia.npz
     """
     from orch.data.packing import pack_sources, summary
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -252,9 +253,17 @@ def test_a_closed_pipe_is_no_error(images: Path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+def verbs(group: click.Group, prefix: str = "") -> list[str]:
+    return [
+        verb
+        for name, command in sorted(group.commands.items())
+        for verb in (verbs(command, f"{name} ") if isinstance(command, click.Group) else [f"{prefix}{name}"])
+    ]
+
+
+@pytest.mark.parametrize("name", verbs(main))
 def test_every_command_has_help_with_an_example_and_json_where_it_tells(name: str):
-    shown = CliRunner().invoke(main, [name, "--help"])
+    shown = CliRunner().invoke(main, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert f"orch {name}" in shown.output.replace("\n  ", " ")
     assert "Example: orch" in re.sub(r"\s+", " ", shown.output)
