@@ -15,6 +15,7 @@ from orch_core.check import read_grid
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError, OrchError
+from orch_core.expression import AXES
 from orch_core.grid import Grid
 
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
@@ -373,3 +374,17 @@ def test_a_device_without_the_precision_is_refused_with_those_it_has(tmp_path: P
         with pytest.raises(OrchError, match="V100 has no bf16") as caught:
             draft(tmp_path / "grid.yaml", tmp_path / "study")
         assert caught.value.hint == "set training.precision to fp32 or fp16, or another cluster.device"
+
+
+def test_the_grid_of_the_docs_plans(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent.parent / "docs" / "grid.md").read_text()
+    (tmp_path / "grid.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    plan, _, checked = draft(tmp_path / "grid.yaml", tmp_path / "study")
+    assert set(plan.frame["algorithm"]) == {"mae", "moco-v3", "random"}
+    assert plan.frame["continues"].drop_nulls().len() > 0
+    assert plan.frame.filter(pl.col("devices") == 2).height > 0
+    words = page.split("## Expressions")[1].split("axes:")[1].split(".")[0]
+    assert tuple(word.strip() for word in words.split(",")) == AXES
+    sections = set(Grid.model_fields)
+    assert sections == {line.split(":")[0] for line in checked.text.splitlines() if line[:1].isalpha()}
