@@ -203,6 +203,17 @@ def test_up_and_down_are_kept_by_each_images_own_modality(packs: dict[str, Path]
     assert set(batch.labels[~blood].tolist()) == {8, 9, 10, 11}  # breast's two classes, then pneumonia's
 
 
+def test_the_supervised_control_refuses_images_without_labels(tmp_path: Path) -> None:
+    root = tmp_path / "scans"
+    root.mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((28, 28), number, np.uint8)).save(root / f"{number}.png")
+    out = packed(tmp_path / "out", Spec(name="scans", path=root, modality="ct"))
+    data = (portion("scans", out, 20, "ct"),)
+    with pytest.raises(OrchError, match="no label"):
+        pretrain(replace(make_cell(None, "supervised@1", samples=32), data=data), tmp_path / "run")
+
+
 def test_a_cells_npz_is_read_once(monkeypatch) -> None:
     opened = []
     array = images_module._array

@@ -122,7 +122,8 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 
 def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, folder: Path) -> None:
     """Write a unit's images as `KEY.runs` (sorted by rank in stretches of RUN_BYTES) and its rows as `KEY.parquet`."""
-    runs, path = folder / f"{key}.runs", folder / f"{key}.parquet"
+    # names of this process's own: one that outlived its killed parent may be at the same unit
+    runs, path = folder / f"{key}.{os.getpid()}.runs", folder / f"{key}.parquet"
     frames = [pl.DataFrame(schema=SCHEMA)]
     rows, blobs, held = list[dict[str, Any]](), list[bytes](), 0
     with runs.open("wb") as file:
@@ -137,7 +138,8 @@ def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, fold
         frames.append(_run(file, rows, blobs))
         file.flush()
         os.fsync(file.fileno())
-    partial = path.with_suffix(".partial")
+    os.replace(runs, folder / f"{key}.runs")
+    partial = folder / f"{key}.{os.getpid()}.partial"
     pl.concat(frames).write_parquet(partial, compression="lz4", statistics=False)
     os.replace(partial, path)
 

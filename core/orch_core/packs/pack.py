@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -153,7 +156,8 @@ def _each(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) -> 
     if workers < 2 or len(tasks) < 2:
         yield from map(work, tasks)
         return
-    with ProcessPoolExecutor(min(workers, len(tasks)), get_context("forkserver")) as pool:
+    many, context = min(workers, len(tasks)), get_context("forkserver")
+    with ProcessPoolExecutor(many, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         waiting = [pool.submit(work, task) for task in tasks]
         try:
             for one in as_completed(waiting):
@@ -165,6 +169,17 @@ def _each(work: Callable[[Task], Done], tasks: Sequence[Task], workers: int) -> 
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after the process that packs, however that ends."""
+
+    def watch() -> None:
+        while Path(f"/proc/{parent}").exists() or not Path("/proc/self").exists():
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _left_out(job: _Packing) -> list[int]:

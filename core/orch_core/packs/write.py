@@ -64,7 +64,7 @@ def _is_written(path: Path, identity: str, size: int) -> bool:
 
 def _copy(draft: Draft, path: Path, first: bytes) -> None:
     files: dict[int, int] = {}
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb", buffering=2**20) as out:
             out.write(first)
