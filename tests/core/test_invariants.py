@@ -1,5 +1,6 @@
 """What must hold of each algorithm whatever its weights (Chen et al. 2021; He et al. 2022)."""
 
+import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -319,6 +320,30 @@ def test_supervised_labels_of_sources_do_not_collide(tmp_path):
     other = make_cell(b, "supervised@1").data[0]
     labels = pretraining_set(replace(cell, data=(cell.data[0], replace(other, source="b")))).labels
     assert sorted(set(labels.tolist())) == [0, 1, 2, 3, 4, 5]
+
+
+def test_drop_path_leaves_branches_out_by_the_images_own_numbers():
+    """Each image's features are those of an encoder whose branches are removed or scaled by hand."""
+    cell = make_cell(None, "dinov2@1", depth=2, overrides=(("drop_path", 0.5), ("layer_scale", 1.0)))
+    encoder = build_encoder(cell, drop_path=0.5).double()
+    images = torch.rand(4, 16, 49, dtype=torch.float64)
+    uniform = torch.tensor(
+        [[0.9, 0.1, 0.9, 0.9], [0.9, 0.9, 0.1, 0.9], [0.1, 0.9, 0.9, 0.1], [0.9, 0.9, 0.1, 0.1]]
+    )
+    got = encode(encoder, images, uniform=uniform)
+    rates = [
+        0.0,
+        0.0,
+        0.5,
+        0.5,
+    ]  # two branches a block, along a line from 0 to the rate (Huang et al. 2016, section 3)
+    for row, (image, numbers) in enumerate(zip(images, uniform, strict=True)):
+        changed = copy.deepcopy(encoder)
+        for branch, rate in enumerate(rates):
+            scale = changed.blocks[branch // 2].ls1 if branch % 2 == 0 else changed.blocks[branch // 2].ls2
+            scale.gamma.data.mul_(0.0 if numbers[branch] < rate else 1 / (1 - rate))
+        torch.testing.assert_close(got[row], encode(changed, image[None])[0])
+    torch.testing.assert_close(encode(encoder, images), encode(copy.deepcopy(encoder), images))
 
 
 def test_koleo_pushes_apart_the_nearest():
