@@ -80,21 +80,26 @@ def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
     `memory_bytes` becomes the peak with them on each of the cell's devices, which share the batch; where nothing fits,
     the least there is. Controls, which train nothing, have 0 too. `kind` is gone.
     """
-    rows = frame.unique(["kind", "devices"], maintain_order=True)
-    found = []
-    for row in rows.iter_rows(named=True):
-        cell = cell_of(row)
-        share = replace(cell, batch=math.ceil(cell.batch / max(1, row["devices"])))
-        room = USABLE * device.memory_bytes * min(1, row["devices"])
-        micro, checkpointing = micro_batch(share, room) if row["activation_bytes"] else (0, False)
-        peak = row["memory_bytes"]
-        if row["activation_bytes"]:
-            peak = memory_bytes(share, micro or 1, checkpointing=checkpointing or not micro)
-        found.append((row["kind"], row["devices"], micro, checkpointing, float(peak)))
-    names = {"kind": pl.UInt64, "devices": pl.Float64, "micro_batch": pl.Int32, "checkpointing": pl.Boolean}
-    table = pl.DataFrame(found, schema={**names, "memory_bytes": pl.Float64}, orient="row")
-    frame = frame.drop("memory_bytes").join(table, on=["kind", "devices"], how="left", maintain_order="left")
-    return frame.drop("kind")
+    key = frame.select(pl.col("kind") ^ pl.col("devices").hash()).to_series()
+    firsts = key.arg_unique()
+    rows = frame[firsts]
+    found = [_fitted(row, USABLE * device.memory_bytes) for row in rows.iter_rows(named=True)]
+    names = {"micro_batch": pl.Int32, "checkpointing": pl.Boolean, "memory_bytes": pl.Float64}
+    table = pl.DataFrame(found, schema=names, orient="row")
+    # looked up, not joined: a join would copy every other column
+    place = key.replace_strict(key[firsts], pl.Series(range(rows.height), dtype=pl.UInt32))
+    return frame.drop("kind").with_columns(table[name].gather(place) for name in names)
+
+
+def _fitted(row: Mapping[str, Any], room: float) -> tuple[int, bool, float]:
+    """Micro-batch, checkpointing and peak of a cell on each of its devices, of which each has `room` bytes."""
+    if not row["activation_bytes"]:
+        return 0, False, row["memory_bytes"]
+    cell = cell_of(row)
+    share = replace(cell, batch=math.ceil(cell.batch / max(1, row["devices"])))
+    micro, checkpointing = micro_batch(share, room * min(1, row["devices"]))
+    peak = memory_bytes(share, micro or 1, checkpointing=checkpointing or not micro)
+    return micro, checkpointing, float(peak)
 
 
 def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
