@@ -51,7 +51,9 @@ fcntl.flock = lambda *_: None  # locks are not seen from other nodes
 
 def far_apart() -> None:
     """Give every worker a node of its own: clocks differ by hours, locks are not shared; fast heartbeats."""
-    own = b'def machine() -> str:\n    return os.environ.get("SLURM_JOB_ID", "login")\n\n\ndef kernel() -> str:'
+    own = (
+        b'def machine() -> str:\n    return os.environ.get("SLURM_JOB_ID", "login")\n\n\ndef kernel() -> str:'
+    )
     real = freeze.sources
 
     def sources() -> dict[str, bytes]:

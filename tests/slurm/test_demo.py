@@ -13,6 +13,7 @@ from orch.launching import slurm
 from orch.planning.plan import read_plan
 from orch_core.study import open_study
 
+LONG = "ORCH_LONG" in os.environ
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.yaml"
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 
@@ -24,7 +25,7 @@ def document():
         source["path"] = str(DEMO.parent / source["path"])
     document["axes"] |= {"images": 400, "mix": "microscopy", "samples_seen": 320}
     document["axes"]["model"] = document["axes"]["model"][:1]
-    document["axes"]["algorithm"] = ["mae@1", "moco-v3@1", "random@1"]
+    document["axes"]["algorithm"] = ["mae@1", "random@1", *(["moco-v3@1"] if LONG else [])]
     document["probes"] = {"tasks": ["blood"], "train_limit": 100}
     del document["exclude"], document["include"]
     return document
@@ -51,7 +52,7 @@ def records_of(document, root, *options) -> dict:
 def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(document, tmp_path):
     here = records_of(document, tmp_path / "local", "--cluster", "local")
     there = records_of(document, tmp_path / "slurm", "--cluster", "slurm")
-    assert len(here) == 6
+    assert len(here) == 2 * len(document["axes"]["algorithm"])
     assert {key: record.values for key, record in here.items()} == {
         key: record.values for key, record in there.items()
     }
@@ -67,11 +68,11 @@ def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(documen
             assert same, (key, name)
         assert record.provenance["devices"] == 4.0
     trained = [record for key, record in spread.items() if not key[1] and not key[0].startswith("random")]
-    assert [record.cost["processes"] for record in trained] == [4, 4]
+    assert {record.cost["processes"] for record in trained} == {4}
     assert not slurm.queue()
 
 
-@pytest.mark.skipif("ORCH_LONG" not in os.environ, reason="takes minutes: ORCH_LONG=1 runs it")
+@pytest.mark.skipif(not LONG, reason="takes minutes: ORCH_LONG=1 runs it")
 def test_a_checkpoint_truncated_on_disk_is_passed_over_for_the_one_before(document, launching, tmp_path):
     document["axes"] |= {"algorithm": "mae@1", "samples_seen": 64 * 400}
     undisturbed = records_of(document, tmp_path / "local")
