@@ -61,9 +61,7 @@ def price(cell: Cell) -> Cost:
         return Cost(**dict.fromkeys(Cost.__slots__, 0))
     shape = encoder_shape(cell)
     work = recipe.work(cell, shape, constants(cell))
-    params = encoder_params(
-        shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale
-    )
+    params = encoder_params(shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale)
     trained, images = params + work.params_head, cell.samples_seen if recipe.uses_data else 0
     image = work.flops.forward + work.flops.backward
     return Cost(
@@ -95,9 +93,7 @@ def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = Fals
     if not (recipe.uses_model and recipe.uses_data):
         return price(cell).memory_bytes
     shape = encoder_shape(cell)
-    params = encoder_params(
-        shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale
-    )
+    params = encoder_params(shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale)
     work = recipe.work(cell, shape, constants(cell))
     return _peak(cell, work, params, micro_batch or cell.batch, checkpointing=checkpointing)
 
