@@ -26,7 +26,7 @@ bench: .venv/dev.stamp           ## the benchmarks, each a ratio measured in one
 	$(if $(shell command -v uv),uv venv --quiet --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 
 .venv/%.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) --constraint constraints.txt --editable '.[$(if $(filter dev,$*),train$(comma)dev,train)]'
+	$(INSTALL) --constraint constraints.txt --editable '.[$(if $(filter dev,$*),train$(comma)data$(comma)dev,train)]'
 	touch $@
 
 comma := ,
