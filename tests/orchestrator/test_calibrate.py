@@ -79,7 +79,7 @@ def test_rates_are_recovered_from_the_seconds_they_give():
                 batch * steps + batch + 5 * 128,
                 (batch * steps + batch) * cost.flops_train_image
                 + 5 * 128 * (cost.flops_train_image / 3 + cost.flops_forward)
-                + 32 * (steps - 5) * cost.flops_forward,
+                + (32 * (steps - 5) + 5 * (256 + 128)) * cost.flops_forward,
                 (batch * steps + batch + 5 * 128 / 3) * cost.activation_bytes,
             ]
         )

@@ -29,6 +29,7 @@ from orch_core.recipe import RECIPES, recipe_of
 
 STEPS = (4, 12)  # lengths of the two runs of each shape
 HELD_OUT = 128  # validation images of the stand-in data
+READ_OUT = 256 + HELD_OUT  # images of a look's gallery and queries, which go through the encoder as well
 MOST_FLOPS = {"CPU": 2e12}  # of the runs of one shape: half a minute of a core
 MOST_FLOPS_GPU = 1e16
 Array = NDArray[np.float64]
@@ -163,7 +164,7 @@ def _loads(one: Measured) -> Array:
     work = calibration.work(
         samples=one.cell.samples_seen + one.cell.batch,
         held_out=one.looks * HELD_OUT,
-        watched=(one.cell.steps - one.looks) * calibration.WATCHED,
+        watched=(one.cell.steps - one.looks) * calibration.WATCHED + one.looks * READ_OUT,
         flops_train_image=one.cost.flops_train_image,
         flops_forward=one.cost.flops_forward,
         activation_bytes=one.cost.activation_bytes,
