@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import attempts, causes, journal, worker
+from orch.launching import attempts, causes, journal, training, worker
 from orch.launching.attempts import End
 from orch.launching.process import Stop
+from orch_core.cell import Cell, Job
 from orch_core.errors import OrchError
 from orch_core.study import create_study
 
@@ -197,3 +198,24 @@ def test_the_workers_lock_file_names_it_while_it_lives(tmp_path, owner):
     assert attempts.read_owner(path) == owner
     os.close(lock)
     assert not attempts.is_held(path)
+
+
+@pytest.mark.parametrize(
+    ("planned", "processes", "ooms", "expected"),
+    [
+        ((0, False), 1, 0, (0, False)),
+        ((16, False), 1, 0, (16, False)),
+        ((64, False), 1, 0, (0, False)),  # the whole batch fits
+        ((16, False), 1, 2, (4, False)),
+        ((0, False), 4, 1, (8, False)),
+        ((1, True), 1, 0, (1, True)),
+        ((2, False), 1, 2, (1, True)),  # one image was too much
+    ],
+)
+def test_a_cell_is_trained_as_planned_and_by_halves_after_memory_was_short(
+    planned, processes, ooms, expected
+):
+    cell = Cell(model=None, recipe="pixels@1", resolution=28, patch=7, channels=1, samples_seen=640, batch=64)
+    job = Job(cell=cell, micro_batch=planned[0], checkpointing=planned[1])
+    economies = training.economies_of(job, processes, ooms)
+    assert (economies.micro_batch, economies.checkpointing) == expected

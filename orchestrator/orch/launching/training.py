@@ -17,12 +17,12 @@ from orch.launching.attempts import Attempt, End, Owner
 from orch.launching.journal import Entry
 from orch.launching.process import Stop, heartbeat, log_to
 from orch_core import provenance
-from orch_core.cell import Probe
+from orch_core.cell import Job, Probe
 from orch_core.record import Reason, Record, dumps, publish_once, write_atomic
 from orch_core.study import Study, publish
 
 if TYPE_CHECKING:
-    from orch_core.learn import Result
+    from orch_core.learn import Economies, Result
 
 CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
 
@@ -98,21 +98,26 @@ def _work(walk: Walk, entry: Entry, attempt: Attempt) -> End:
 
 
 def _pretrained(walk: Walk, entry: Entry, attempt: Attempt) -> Result:
-    """Train the cell in this process, or in one for each of the worker's GPUs.
-
-    After each time that a cell ran out of memory, half as many images are held at once; the batch stays.
-    """
+    """Train the cell in this process, or in one for each of the worker's GPUs."""
     from orch_core import learn
 
     cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
-    ooms = attempts.count(folder, "out_of_memory")
-    rows = (cell.batch // walk.ranks.count) >> ooms
-    economies = learn.Economies(micro_batch=max(1, rows) if ooms else 0, checkpointing=ooms > 0 and rows == 0)
+    economies = economies_of(entry.job, walk.ranks.count, attempts.count(folder, "out_of_memory"))
     watch = _watch(walk, entry, attempt)
     if walk.ranks.count > 1:
         return ranks.pretrain(walk.study, attempt.folder, walk.ranks, economies, watch)
     trunks = walk.study.root / "trunks"
     return learn.pretrain(cell, folder, should_stop=watch, economies=economies, trunks=trunks)
+
+
+def economies_of(job: Job, processes: int, ooms: int) -> Economies:
+    """How a cell fits into memory: as planned, with half the images after each time that it did not; the batch stays."""
+    from orch_core.learn import Economies
+
+    share = job.cell.batch // processes
+    rows = min(job.micro_batch or share, share) >> ooms
+    micro_batch = 0 if rows == share else max(1, rows)
+    return Economies(micro_batch=micro_batch, checkpointing=job.checkpointing or rows == 0)
 
 
 def _probe(walk: Walk, entry: Entry, attempt: Attempt) -> End:
