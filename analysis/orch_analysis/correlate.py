@@ -161,7 +161,8 @@ def permutation_test(x: Floats, y: Floats, seed: int = 0) -> float:
     All n! of them up to 7 tasks, else 9,999 random ones with the observed order counted in (Phipson & Smyth 2010).
     """
     a, b = x - x.mean(), y - y.mean()
-    observed = abs(float(a @ b)) * (1 - 1e-12)
+    rounding = 1e-12 * float(np.linalg.norm(a) * np.linalg.norm(b))
+    observed = abs(float(a @ b)) - rounding
     if len(x) <= EXACT:
         orders = np.array(list(permutations(range(len(x)))))
         return float(np.mean(np.abs(b[orders] @ a) >= observed))
