@@ -15,6 +15,7 @@ from orch.launching import attempts, journal, slurm
 from orch_core.study import open_study
 
 KILLS = int(os.environ.get("ORCH_KILLS", "10"))
+OUTAGE = int(os.environ.get("ORCH_OUTAGE", "0"))  # seconds without a controller; 0: as short as shows it
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 
 
@@ -199,7 +200,7 @@ def test_a_controller_that_is_down_delays_and_breaks_nothing(launching, launch):
     process, study, jobs = launch(cells=6, steps=10)
     cluster("ctld", "stop")
     os.kill(launching.workers(study.root)[0].pid, signal.SIGTERM)
-    time.sleep(20)
+    time.sleep(OUTAGE or 20)
     cluster("ctld", "start")
     launching.finish(process, seconds=180)
     launching.check_complete(study, jobs)
@@ -210,7 +211,7 @@ def test_a_controller_that_is_down_at_the_moment_of_a_requeue(launching, launch)
     call("sbatch", "-p", "urgent", "-N4", "--exclusive", "-t1", "-o/dev/null", "--wrap=sleep 2")
     launching.until(lambda: any("stopped" in line for line in lines(launching, study, jobs)))
     cluster("ctld", "stop")
-    time.sleep(10)
+    time.sleep(OUTAGE or 10)
     cluster("ctld", "start")
     launching.finish(process, seconds=240)
     launching.check_complete(study, jobs)
