@@ -152,6 +152,29 @@ M4 = Law(
 )
 
 
+def _bnsl1_starts(x: Values, _y: Array) -> Values:
+    return product(
+        c0=np.array([-0.1, 0.02, 0.1, 0.3, 0.7]),
+        c1=np.array([-0.5, -0.1, 0.1, 0.3, 0.7, 1.5]),
+        d1=log_span(x["samples"], 7),
+        f1=np.array([0.1, 0.4, 1.5]),
+    )
+
+
+def _bnsl2_starts(x: Values, _y: Array) -> Values:
+    both = product(
+        c0=np.array([-0.05, 0.05, 0.3]),
+        c1=np.array([-0.3, 0.15, 0.6]),
+        c2=np.array([-0.3, 0.15, 0.6]),
+        d1=log_span(x["samples"], 5),
+        d2=log_span(x["samples"], 5),
+        f1=np.array([0.2, 1.0]),
+    )
+    keep = both["d1"] < both["d2"]
+    names = ("c0", *(f"{kind}{i}" for i in (1, 2) for kind in ("c", "d", "f")))
+    return {name: both[name if name != "f2" else "f1"][keep] for name in names}
+
+
 def bnsl(breaks: int) -> Law:
     """The broken neural scaling law with a number of smooth breaks, at d_i samples with width f_i."""
     numbers = range(1, breaks + 1)
@@ -185,25 +208,6 @@ def bnsl(breaks: int) -> Law:
             power = power - p[f"c{i}"] * p[f"f{i}"] * softplus
         return np.asarray(p["a"] + p["b"] * np.exp(power))
 
-    def starts(x: Values, _y: Array) -> Values:
-        if breaks == 1:
-            return product(
-                c0=np.array([-0.1, 0.02, 0.1, 0.3, 0.7]),
-                c1=np.array([-0.5, -0.1, 0.1, 0.3, 0.7, 1.5]),
-                d1=log_span(x["samples"], 7),
-                f1=np.array([0.1, 0.4, 1.5]),
-            )
-        both = product(
-            c0=np.array([-0.05, 0.05, 0.3]),
-            c1=np.array([-0.3, 0.15, 0.6]),
-            c2=np.array([-0.3, 0.15, 0.6]),
-            d1=log_span(x["samples"], 5),
-            d2=log_span(x["samples"], 5),
-            f1=np.array([0.2, 1.0]),
-        )
-        keep = both["d1"] < both["d2"]
-        return {name: both[name if name != "f2" else "f1"][keep] for name in shape}
-
     bounds = {"a": POSITIVE, "b": POSITIVE, "c0": (-3.0, 5.0)}
     for i in numbers:
         bounds |= {f"c{i}": (-5.0, 5.0), f"d{i}": POSITIVE, f"f{i}": (0.02, 10.0)}
@@ -218,7 +222,7 @@ def bnsl(breaks: int) -> Law:
         bounds=bounds,
         units={"a": "value", "b": "value", **{f"d{i}": "samples at break" for i in numbers}},
         linear=("a", "b"),
-        starts=starts,
+        starts=_bnsl1_starts if breaks == 1 else _bnsl2_starts,
         source="Caballero et al. 2023 (arXiv:2210.14891), eq. 1",
     )
 
