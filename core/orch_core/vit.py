@@ -180,3 +180,16 @@ def activations(
         working=tokens * (4 * width + each * hidden),
         inputs=4 * count * pixels,
     )
+
+
+def whole_image(shape: Shape, *, precision: str, layer_scale: bool = False) -> Activations:
+    """Activations of an encoder that sees all patches of an image."""
+    return activations(
+        shape.tokens,
+        shape.width,
+        shape.hidden,
+        shape.depth,
+        precision=precision,
+        layer_scale=layer_scale,
+        patches=(shape.patches, shape.pixels),
+    )

@@ -15,7 +15,6 @@ from orch_core.vit import (
     Activations,
     Flops,
     Shape,
-    activations,
     bytes_of,
     encoder,
     encoder_params,
@@ -23,6 +22,7 @@ from orch_core.vit import (
     mlp,
     mlp_params,
     shape_of,
+    whole_image,
 )
 
 BYOL = "default configuration: BYOL's augmentation, no hue, saturation or grey: calibrated images"
@@ -114,15 +114,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
 
 
 def _view(shape: Shape, precision: str) -> Activations:
-    return activations(
-        shape.tokens,
-        shape.width,
-        shape.hidden,
-        shape.depth,
-        precision=precision,
-        layer_scale=True,
-        patches=(shape.patches, shape.pixels),
-    )
+    return whole_image(shape, precision=precision, layer_scale=True)
 
 
 def _head_bytes(

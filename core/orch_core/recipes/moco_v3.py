@@ -11,7 +11,6 @@ from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work,
 from orch_core.vit import (
     Flops,
     Shape,
-    activations,
     bytes_of,
     embedding,
     encoder,
@@ -19,6 +18,7 @@ from orch_core.vit import (
     linear,
     mlp,
     mlp_params,
+    whole_image,
 )
 
 
@@ -62,14 +62,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
     norms = 2 * 2 * projector[1] + 2 * predictor[1]
     head = mlp_params(projector, bias=False) + mlp_params(predictor, bias=False) + norms
     copies = encoder_params(shape) + mlp_params(projector, bias=False) + 4 * projector[1]
-    view = activations(
-        shape.tokens,
-        shape.width,
-        shape.hidden,
-        shape.depth,
-        precision=cell.precision,
-        patches=(shape.patches, shape.pixels),
-    )
+    view = whole_image(shape, precision=cell.precision)
     layers = 2 * sum(projector[1:] + predictor[1:]) + shape.width  # inputs of every product and norm
     return Work(
         params_head=head,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orch_core.cell import Cell
 from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
-from orch_core.vit import Shape, activations, encoder, linear
+from orch_core.vit import Shape, encoder, linear, whole_image
 
 
 def learning_rate(cell: Cell) -> float:
@@ -28,16 +28,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
         params_head=(shape.width + 1) * shape.pixels + shape.width,
         flops=encoder(shape) + linear(hidden, shape.width, shape.pixels),
         tokens=shape.tokens,
-        views=(
-            activations(
-                shape.tokens,
-                shape.width,
-                shape.hidden,
-                shape.depth,
-                precision=cell.precision,
-                patches=(shape.patches, shape.pixels),
-            ),
-        ),
+        views=(whole_image(shape, precision=cell.precision),),
         # tokens that are predicted from; difference of pixels and prediction, and the gradients of both, fp32
         head_bytes=4 * hidden * (shape.width + 3 * shape.pixels),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orch_core.cell import Cell
 from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
-from orch_core.vit import Shape, activations, encoder, linear
+from orch_core.vit import Shape, encoder, linear, whole_image
 
 
 def learning_rate(cell: Cell) -> float:
@@ -23,16 +23,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
         params_head=(shape.width + 1) * classes,
         flops=encoder(shape) + linear(1, shape.width, classes),
         tokens=shape.tokens,
-        views=(
-            activations(
-                shape.tokens,
-                shape.width,
-                shape.hidden,
-                shape.depth,
-                precision=cell.precision,
-                patches=(shape.patches, shape.pixels),
-            ),
-        ),
+        views=(whole_image(shape, precision=cell.precision),),
         head_bytes=4 * (shape.width + 3 * classes),
     )
 
