@@ -70,7 +70,7 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 
     With GRID the recipes and shapes of its cells, else a small ladder. Example: orch calibrate experiments/demo.yaml
     """
-    from orch.planning.calibrating import calibrate_for
+    from orch.planning.calibrate import calibrate_for
 
     document, text = calibrate_for(grid)
     if as_json:
@@ -94,7 +94,7 @@ def suggest(study: Path | None, target: str, budget: float, out: Path, *, as_jso
 
     Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
     """
-    from orch.planning.suggesting import suggest_for
+    from orch.planning.suggest import suggest_for
 
     document, text = suggest_for(study, target, budget, out, **only)
     if as_json:

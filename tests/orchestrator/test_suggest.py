@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orch.planning.advise import SEEDS, advise, write_grid
 from orch.planning.enumerate import cell_of
 from orch.planning.plan import Plan, draft, make_plan, read_plan
-from orch.planning.suggest import SEEDS, suggest, write_grid
-from orch.planning.suggesting import suggest_for
+from orch.planning.suggest import suggest_for
 from orch_analysis import adaptive, design
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
@@ -73,7 +73,7 @@ def answer(study: Study, frame: pl.DataFrame, *, noise: float = 0.003, axis: str
 
 def test_without_a_fit_it_walks_the_cheap_edges(planned):
     _plan, study = planned
-    (advice,) = suggest(study, TARGET, 100.0)
+    (advice,) = advise(study, TARGET, 100.0)
     assert advice.before is None
     sizes = {pick.model for pick in advice.picks if pick.images == 10000}
     data = {pick.images for pick in advice.picks if pick.model == "f-w64-d6"}
@@ -81,10 +81,10 @@ def test_without_a_fit_it_walks_the_cheap_edges(planned):
     assert len(data) == 5
     hours = [pick.hours for pick in advice.picks]
     assert hours == sorted(hours)
-    poor = suggest(study, TARGET, sum(hours[:3]) * 1.0001)[0]
+    poor = advise(study, TARGET, sum(hours[:3]) * 1.0001)[0]
     assert [pick.model for pick in poor.picks] == [pick.model for pick in advice.picks[:3]]
     with pytest.raises(OrchError, match="buy no cell"):
-        suggest(study, TARGET, 1e-9)
+        advise(study, TARGET, 1e-9)
 
 
 def test_with_a_fit_it_narrows_the_target_within_the_budget(planned):
@@ -93,7 +93,7 @@ def test_with_a_fit_it_narrows_the_target_within_the_budget(planned):
     cheap = frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6"))
     answer(study, cheap)
     budget = 0.3 * frame["hours_mid"].sum()
-    (advice,) = suggest(study, TARGET, budget)
+    (advice,) = advise(study, TARGET, budget)
     assert sum(pick.hours for pick in advice.picks) <= budget
     assert advice.after is not None
     assert advice.before is not None
@@ -114,11 +114,11 @@ def test_running_what_it_suggests_narrows_as_much_as_it_said(planned):
     plan, study = planned
     frame = plan.frame.filter(pl.col("images") > 0)
     answer(study, frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6")))
-    first = suggest(study, TARGET, 0.3 * frame["hours_mid"].sum())
+    first = advise(study, TARGET, 0.3 * frame["hours_mid"].sum())
     write_grid(study, first, Path("next.yaml"))
     following, _, _ = draft(Path("next.yaml"), study.root)
     answer(study, following.frame)
-    (again,) = suggest(study, TARGET, 0.3 * frame["hours_mid"].sum())
+    (again,) = advise(study, TARGET, 0.3 * frame["hours_mid"].sum())
     # the fit has moved with the new cells, and so have exponents and noise: the promise holds within a factor of 2.5
     assert again.before is not None
     assert first[0].after is not None
@@ -149,7 +149,7 @@ def test_the_grid_it_writes_plans_exactly_its_cells_into_the_same_study(planned,
 def test_unknown_recipes_are_named_with_what_there_is(planned):
     _, study = planned
     with pytest.raises(OrchError, match="no cell of moco-v3@1") as caught:
-        suggest(study, TARGET, 1.0, recipe="moco-v3@1")
+        advise(study, TARGET, 1.0, recipe="moco-v3@1")
     assert "mae@1 all" in str(caught.value.hint)
 
 
@@ -253,7 +253,7 @@ def test_lengths_of_one_run_are_the_data_of_the_law_and_share_their_trunk(tmp_pa
         frame.filter((pl.col("samples_seen") == lengths[0]) | (pl.col("model") == models[0])),
         axis="samples_seen",
     )
-    (advice,) = suggest(study, TARGET, 0.5 * frame["hours_mid"].sum())
+    (advice,) = advise(study, TARGET, 0.5 * frame["hours_mid"].sum())
     assert advice.before is not None
     assert len({(pick.model, pick.samples_seen) for pick in advice.picks}) > 4
     for pick in advice.picks:
