@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.expression import ExpressionError, axes_of
-from orch_core.grid import PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
+from orch_core.grid import PARAMS_TOLERANCE, WHOLE_MIX, Axes, Family, Grid, Include, IsoFlop, Shape
 from orch_core.identity import digest
 from orch_core.images import NpzFacts
 from orch_core.load import Document, Loc, did_you_mean, load_yaml
@@ -31,6 +31,7 @@ class CheckedGrid:
     """A grid without mistakes, and what its files hold.
 
     sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
+    probed: names of the tasks that every encoder is probed on.
     document: the file with the place of every value, for mistakes that only enumerating finds.
     """
 
@@ -40,6 +41,7 @@ class CheckedGrid:
     sources: Facts
     tasks: Facts
     absent: frozenset[str]
+    probed: tuple[str, ...]
 
     @property
     def text(self) -> str:
@@ -69,13 +71,24 @@ def read_grid(path: Path) -> CheckedGrid:
     problems += _references(document)
     sources, tasks, absent, bad_files = _files(document, path.parent)
     problems += bad_files
+    probed: tuple[str, ...] = ()
     if grid and not problems:
         problems += _sizes(document, grid)
+        probed = tuple(grid.probes.tasks or _labelled(grid, path.parent, absent))
+        if not probed:
+            message = "no source has labels to probe: name a downstream task under `tasks`"
+            problems.append(document.problem(("sources",), message, at_key=True))
     if problems or grid is None:
         unique = {(problem.line, problem.column, problem.message): problem for problem in problems}
         raise GridError(tuple(unique[key] for key in sorted(unique)))
     return CheckedGrid(
-        path=path.resolve(), document=document, grid=grid, sources=sources, tasks=tasks, absent=absent
+        path=path.resolve(),
+        document=document,
+        grid=grid,
+        sources=sources,
+        tasks=tasks,
+        absent=absent,
+        probed=probed,
     )
 
 
@@ -143,7 +156,8 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 def _references(document: Document) -> list[Problem]:
     """Names that must be defined elsewhere: algorithms, sources, mixes, tasks, recipe constants, axes."""
     data = document.data
-    sources, mixes = _names(data.get("sources")), _names(data.get("mixes"))
+    sources = _names(data.get("sources"))
+    mixes = _names(data.get("mixes", {WHOLE_MIX: sources}))
     tasks = _names(data.get("tasks"))
     checks: list[tuple[Loc, list[str], str]] = [(("probes", "tasks"), [*tasks, *sources], "task")]
     axes_at: list[Loc] = [("axes",)]
@@ -160,7 +174,21 @@ def _references(document: Document) -> list[Problem]:
         for name in tasks
         if name in sources
     ]
+    if WHOLE_MIX not in mixes and isinstance(data.get("axes"), dict) and "mix" not in data["axes"]:
+        problems.append(document.problem(("axes",), "`mix` is missing", at_key=True))
     return problems + _overrides(document) + _expressions(document)
+
+
+def _labelled(grid: Grid, base: Path, absent: frozenset[str]) -> Iterator[str]:
+    """Every task, and every source on this machine that can be one."""
+    yield from grid.tasks
+    for path, name in {source.path: name for name, source in grid.sources.items()}.items():
+        if name not in absent:
+            try:
+                check_task(base / path)
+            except OrchError:
+                continue
+            yield name
 
 
 def _model_names(axes: object) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from orch_core.cell import Model
@@ -16,6 +16,7 @@ from orch_core.load import did_you_mean
 from orch_core.models import known_models, named_model
 
 MOST = 2**53  # images and samples are counted exactly in floating point below it
+WHOLE_MIX = "all"  # the mix that a grid without mixes has: of every source
 PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real parameter count by this share
 
 
@@ -215,7 +216,7 @@ class Axes(Section):
     model: Annotated[list[ModelSpec], BeforeValidator(_listed), Field(min_length=1)]
     algorithm: Names
     images: Sizes | None = None
-    mix: Names
+    mix: Names = [WHOLE_MIX]
     seed: Seeds = [0]
     resolution: Wholes
     patch: Wholes
@@ -247,7 +248,9 @@ class Training(Section):
 class Probes(Section):
     """Linear probes on frozen features: names of `tasks` (or of sources, whose labels they are)."""
 
-    tasks: Annotated[list[str], Field(min_length=1)]
+    tasks: list[str] | None = Field(
+        default=None, min_length=1, description="default: every task, and every source whose labels make one"
+    )
     train_limit: int = Field(default=0, ge=0, description="training images per task, stratified; 0 for all")
 
 
@@ -341,7 +344,7 @@ class Grid(Section):
     sources: dict[str, Source] = Field(min_length=1)
     tasks: dict[str, TaskFile] = {}
     mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix), Field(min_length=1)]] = (
-        Field(min_length=1)
+        Field(default={}, description=f"default: {WHOLE_MIX}, of every source")
     )
     axes: Axes
     training: Training
@@ -351,6 +354,12 @@ class Grid(Section):
     exclude: list[str] = []
     include: list[Include] = []
     isoflop: list[IsoFlop] = []
-    probes: Probes
+    probes: Probes = Probes()
     cluster: Cluster = Cluster()
     budget: Budget = Budget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_mix(cls, data: Any) -> Any:
+        whole = isinstance(data, dict) and "mixes" not in data and isinstance(data.get("sources"), dict)
+        return {**data, "mixes": {WHOLE_MIX: list(data["sources"])}} if whole else data

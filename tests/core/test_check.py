@@ -93,6 +93,7 @@ WRONG = [
     ("samples_seen: 64", "samples_seen: 64\n  epochs: 3", 17, 3, "training length once"),
     ("  batch: 16", "  batch: many", 18, 10, "integer"),
     ("  batch: 16", "  precision: fp32", 17, 1, "`batch` is missing"),
+    ("all: [ct, us]", "both: [ct, us]", 12, 8, "unknown mix 'all'"),
     ("mask_ratio: 0.6", "mask_ration: 0.6", 20, 11, "mask_ratio"),
     ("images < 4", "imges < 4", 22, 23, "did you mean 'images'?"),
     ("images < 4", "__import__('os').system('x')", 22, 23, "not allowed"),
@@ -136,6 +137,22 @@ def test_a_good_grid_passes(folder: Path):
     checked = read_grid(folder / "grid.yaml")
     assert checked.grid.study == "small"
     assert checked.sources["ct"].counts == {"train": 8, "val": 8, "test": 8}
+
+
+def test_left_out_the_mix_is_of_all_sources_and_the_tasks_are_those_with_labels(folder: Path):
+    rest = GOOD.replace("mixes:\n  all: [ct, us]\n  only: {ct: 1.5}\n", "").replace("  mix: all\n", "")
+    rest = rest[: rest.index("exclude:")].replace("us: {path: us.npz", "us: {images: 9, path: absent.npz")
+    (folder / "grid.yaml").write_text(rest)
+    checked = read_grid(folder / "grid.yaml")
+    assert checked.grid.mixes == {"all": {"ct": None, "us": None}}
+    assert checked.grid.axes.mix == ["all"]
+    assert checked.probed == ("ct",)
+
+
+def test_a_mix_is_asked_for_where_none_is_of_all(folder: Path):
+    (folder / "grid.yaml").write_text(GOOD.replace("all: [ct", "both: [ct").replace("  mix: all\n", ""))
+    with pytest.raises(GridError, match="`mix` is missing"):
+        read_grid(folder / "grid.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])

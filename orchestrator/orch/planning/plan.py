@@ -249,7 +249,7 @@ def summary(plan: Plan) -> dict[str, Any]:
 
 def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
     probes = []
-    for name in checked.grid.probes.tasks:
+    for name in checked.probed:
         facts = _facts(checked, name)
         declared = checked.grid.tasks[name].kind if name in checked.grid.tasks else None
         kind = "multi-label" if facts.labels > 1 else "binary-class" if facts.classes == 2 else "multi-class"
@@ -321,7 +321,7 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
             notes.append(
                 f"{name}: {dropped} training images are also in val or test; they are left out of pretraining"
             )
-    for name in checked.grid.probes.tasks:
+    for name in checked.probed:
         facts = _facts(checked, name)
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
