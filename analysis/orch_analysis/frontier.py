@@ -94,8 +94,8 @@ def envelope(
     line, n = _ridge(sizes, heights, grid)
     if not np.isfinite(line).all():
         text = (
-            f"only {n} compute levels have a best run of inner size; train more sizes, or let the curves of"
-            " neighbouring sizes cross"
+            f"{len(np.unique(sizes))} sizes, of which fewer than two between the smallest and the largest are the best at"
+            " any compute; train more sizes, or longer, until the curves of neighbouring sizes cross"
         )
         return _failed("envelope", factor, "no_crossing", text, n=n)
     generator = np.random.default_rng(seed)

@@ -58,7 +58,7 @@ def _map(ax: Axes, group: pl.DataFrame, across: int) -> None:
     )
     ax.set_yticks([at + 0.45 for at in range(len(models))], [model or "no model" for model in models])
     ax.tick_params(length=0)
-    ax.set_xlabel("pretraining images")
+    ax.set_xlabel("pretraining images", loc="left")
     for side in ax.spines.values():
         side.set_visible(False)
 

@@ -10,6 +10,11 @@ from orch.planning.plan import Plan, summary
 from orch_core.errors import OrchError
 
 
+def _lead(plan: Plan, hours: float, flops: float) -> str:
+    left = f"{quantity(flops, 'FLOP')} are left to train" if flops else "Only probes are left"
+    return f"{left}. Speed is {plan.rates}." if hours else "All that was planned is done."
+
+
 def write_page(plan: Plan, failed: frozenset[str], path: Path) -> None:
     """Write the map of a plan as one HTML file; raises OrchError where it cannot be written."""
     from orch_analysis.figures.planning import pictures
@@ -41,7 +46,7 @@ def write_page(plan: Plan, failed: frozenset[str], path: Path) -> None:
     page = Page(
         title=plan.study,
         kicker="coverage of a study",
-        lead=f"{quantity(numbers['flops_train'], 'FLOP')} are left to train. Speed is {plan.rates}.",
+        lead=_lead(plan, numbers["hours_mid"], numbers["flops_train"]),
         facts=facts,
         answers=(),
         sections=(
