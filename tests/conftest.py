@@ -1,7 +1,6 @@
 """`launching`: the stand-in study of orchestrator/launching.py, as a module and as a process."""
 
 import contextlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,10 +16,9 @@ DRIVER = Path(__file__).parent / "orchestrator" / "launching.py"
 
 @pytest.fixture(scope="session")
 def launching():
-    spec = importlib.util.spec_from_file_location("launching", DRIVER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import launching
+
+    return launching
 
 
 @pytest.fixture

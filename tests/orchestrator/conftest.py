@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from orch.tracking import track
 from orch_core.cell import Cell, Model, Portion, Probe
 from orch_core.record import Reason, Record, dumps, publish_once
 from orch_core.study import Study, create_study, publish
@@ -150,3 +152,20 @@ def recorded(tmp_path: Path) -> Callable[..., Study]:
         return study
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's schema, migrated once for all tests."""
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    track._quiet()
+    track._build_database(path)
+    return path
+
+
+@pytest.fixture
+def study(recorded: Callable[..., Study], empty_database: Path) -> Study:
+    """Two finished cells and a failed one, and an empty MLflow database."""
+    made = recorded(2, 1)
+    shutil.copy(empty_database, made.root / "mlflow.db")
+    return made
