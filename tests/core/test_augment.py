@@ -5,7 +5,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from orch_core.learn.augment import MEAN, STD, View, blurring, crop_boxes, draw_view, plain_view, resampling
+from orch_core.learn import augment
+from orch_core.learn.augment import (
+    MEAN,
+    STD,
+    View,
+    blur_taps,
+    crop_boxes,
+    crop_taps,
+    draw_view,
+    plain_view,
+    resampled,
+)
 from orch_core.learn.data import Batch
 from orch_core.learn.randomness import epoch_indices, generator, permuted
 
@@ -34,11 +45,11 @@ def test_a_crop_is_torchvisions_antialiased_resize_of_the_same_box(out):
     images = noise(3).float()
     top, left, height, width = 4, 9, 14, 7
     box = [torch.full((3,), value / 28) for value in (top, height, left, width)]
-    still = torch.zeros(3, dtype=torch.bool)
-    rows, columns = resampling(box[0], box[1], 28, out, still), resampling(box[2], box[3], 28, out, still)
+    view, still = View(side=out, crop_min=1, crop_max=1), torch.zeros(3)
+    rows, columns = crop_taps(box[0], box[1], still, 28, view), crop_taps(box[2], box[3], still, 28, view)
     inside = images[:, :, top : top + height, left : left + width]
     expected = v2.functional.resize(inside, [out, out], antialias=True)
-    got = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+    got = resampled(images, [rows], [columns])
     margin = 0 if out <= 7 else out // 7 + 1  # at its border torchvision sees no pixel beyond the box
     inner = slice(margin, out - margin)
     torch.testing.assert_close(got[..., inner, inner], expected[..., inner, inner], atol=2e-3, rtol=0)
@@ -46,11 +57,13 @@ def test_a_crop_is_torchvisions_antialiased_resize_of_the_same_box(out):
 
 def test_a_blur_is_torchvisions():
     images, sigma = noise(2).float(), 1.3
-    kernel = blurring(torch.full((2,), sigma), 28)
+    view = View(side=28, crop_min=1, crop_max=1, blur=(0, sigma * 224 / 28))
+    taps = blur_taps(torch.full((2,), sigma), view)
     expected = v2.functional.gaussian_blur(images, [15, 15], [sigma, sigma])
-    got = kernel[:, None] @ images @ kernel[:, None].transpose(2, 3)
+    got = resampled(images, [taps], [taps])
     torch.testing.assert_close(got[..., 8:-8, 8:-8], expected[..., 8:-8, 8:-8], atol=1e-2, rtol=0)
-    torch.testing.assert_close(blurring(torch.zeros(1), 28)[0], torch.eye(28))
+    none = blur_taps(torch.zeros(2), view)
+    torch.testing.assert_close(resampled(images, [none], [none]), images)
 
 
 def test_flips_are_mirrors_and_only_images_without_up_and_down_turn_over():
@@ -67,6 +80,83 @@ def test_flips_are_mirrors_and_only_images_without_up_and_down_turn_over():
             if torch.allclose(a, b, atol=1e-5)
         }
         assert kinds == (set(mirrors) if free else {"none", "left-right"})
+
+
+def matrix(start, length, mirror, sigma, in_side, out_side):
+    """Crop, resize and blur along one side as one dense matrix, float64 [out, in], from the formulas."""
+    step = length * in_side / out_side
+    centres = start * in_side + (np.arange(out_side) + 0.5) * step
+    resize = np.maximum(0, 1 - np.abs(np.arange(in_side) + 0.5 - centres[:, None]) / max(1, step))
+    resize = (resize / resize.sum(1, keepdims=True))[:: -1 if mirror else 1]
+    distance = np.subtract.outer(np.arange(out_side), np.arange(out_side))
+    blur = np.exp(-(distance**2) / (2 * sigma**2)) if sigma else np.eye(out_side)
+    return blur / blur.sum(1, keepdims=True) @ resize
+
+
+def one_view(image, view, draws, free):
+    """The view of one image [c, h, w] whose numbers are `draws`, by dense matrices in float64."""
+    (top, height, left, width), (mirrored, turned), blur, jitter, solar = draws
+    sigma = blur[0] * view.side / 224 if blur[1] < view.blur_share else 0
+    rows = matrix(top, height, view.flip and free and turned < 0.5, sigma, image.shape[1], view.side)
+    columns = matrix(left, width, view.flip and mirrored < 0.5, sigma, image.shape[1], view.side)
+    values = rows @ (image / 255) @ columns.T
+    if jitter[1] < view.jitter_share:
+        brightness, contrast = 1 + np.array([view.brightness, view.contrast]) * (2 * jitter[0] - 1)
+        values = np.clip(values * brightness, 0, 1)
+        values = np.clip(values.mean() + contrast * (values - values.mean()), 0, 1)
+    if solar < view.solarize_share:
+        values = np.where(values >= 0.5, 1 - values, values)
+    return (values - MEAN) / STD
+
+
+shares = st.sampled_from([0.0, 0.5, 1.0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([28, 31, 64, 96, 224, 512]),
+    st.builds(
+        View,
+        side=st.sampled_from([28, 33, 64, 96, 224]),
+        crop_min=st.floats(0.05, 0.3),
+        crop_max=st.floats(0.3, 1),
+        ratio=st.floats(1, 2),
+        flip=st.booleans(),
+        brightness=st.floats(0, 0.8),
+        contrast=st.floats(0, 0.8),
+        jitter_share=shares,
+        blur_share=shares,
+        blur=st.tuples(st.floats(0.1, 1), st.floats(1, 4)),
+        solarize_share=shares,
+    ),
+    st.sampled_from([1, 3]),
+)
+def test_a_view_is_what_the_formulas_say_image_by_image(seed, side, view, channels):
+    n, rng = 3, generator(seed, "t")
+    images, free = noise(n, side, channels), torch.tensor([True, False, True])
+    drawn = draw_view(Batch(images=images, free=free, labels=free), view, generator(seed, "t"))
+    low, high = view.blur
+    draws = zip(
+        crop_boxes(n, view, rng).astype(np.float64),
+        rng.random((n, 2)),
+        zip(low + (high - low) * rng.random(n), rng.random(n), strict=True),
+        zip(rng.random((n, 2)), rng.random(n), strict=True),
+        rng.random(n),
+        strict=True,
+    )
+    for got, image, numbers, is_free in zip(drawn, images.numpy(), draws, free, strict=True):
+        assert np.abs(got.numpy() - one_view(image, view, numbers, is_free)).max() < 1e-3
+
+
+def test_a_view_does_not_depend_on_how_a_batch_is_cut_into_chunks(monkeypatch):
+    view = View(
+        side=28, crop_min=0.2, crop_max=1, contrast=0.4, jitter_share=0.8, blur_share=0.5, solarize_share=0.5
+    )
+    whole = draw_view(batch_of(noise(9, 64), free=True), view, generator(3, "views"))
+    monkeypatch.setattr(augment, "CPU_CHUNK", 4 * 3 * 64 * 64)
+    cut = draw_view(batch_of(noise(9, 64), free=True), view, generator(3, "views"))
+    torch.testing.assert_close(cut, whole, rtol=0, atol=0)
 
 
 @settings(deadline=None, max_examples=30)
@@ -96,7 +186,7 @@ def test_jitter_and_solarise_do_what_their_names_say():
     factors = values[:, 0, 0, 0] / 0.4
     torch.testing.assert_close(values[:, 0, 20, 0] / 0.6, factors)
     assert 0.6 <= factors.min() < 0.65 < 1.35 < factors.max() <= 1.4
-    assert 90 < (factors == 1).sum() < 165
+    assert 90 < factors.isclose(torch.ones(())).sum() < 165
     solar = View(side=28, crop_min=1, crop_max=1, flip=False, ratio=1, solarize_share=1)
     values = draw_view(batch_of(images), solar, generator(0, "t")) * STD + MEAN
     torch.testing.assert_close(values[:, 0, 0, 0], torch.full((256,), 0.4))
