@@ -5,7 +5,7 @@ decoded when asked for, where one is a pack folder). Both have `len` and `rows(i
 step's batch of either, and reads ahead in worker processes for the second.
 """
 
-from orch_core.learn.data.batch import Batch, as_tensor, chunks_of
+from orch_core.learn.data.batch import Batch, as_tensor, chunks_of, to_device
 from orch_core.learn.data.loader import batches, workers_here
 from orch_core.learn.data.packed import Packed
 from orch_core.learn.data.sets import HELD_OUT, ORIENTATION_FREE, held_out_set, pretraining_set
@@ -20,5 +20,6 @@ __all__ = [
     "chunks_of",
     "held_out_set",
     "pretraining_set",
+    "to_device",
     "workers_here",
 ]

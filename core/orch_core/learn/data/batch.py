@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Batch:
 
     def rows(self, indices: NDArray[np.int64] | slice) -> Batch:
         """The images at `indices`."""
-        where = indices if isinstance(indices, slice) else torch.from_numpy(indices)
+        where = indices if isinstance(indices, slice) else to_device(indices, self.images.device)
         return Batch(images=self.images[where], free=self.free[where], labels=self.labels[where])
 
     def to(self, device: torch.device) -> Batch:
@@ -43,6 +44,11 @@ class Batch:
         return Batch(
             images=self.images.pin_memory(), free=self.free.pin_memory(), labels=self.labels.pin_memory()
         )
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array as a tensor on a device; the copy is queued, so that the host goes on drawing while a GPU computes."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def joined(parts: list[Batch]) -> Batch:

@@ -47,7 +47,7 @@ def batches(
         for step in range(first_step, cell.steps):
             yield images.rows(_order(images, cell, step)[share]).to(place)
         return
-    yield from (batch.to(place) for batch in _read_ahead(images, cell, first_step, workers, share, place))
+    yield from _read_ahead(images, cell, first_step, workers, share, place)
 
 
 def workers_here() -> int:
@@ -99,7 +99,7 @@ def _read_ahead(
     for piece in loader:
         if isinstance(piece, OrchError):
             raise piece
-        waiting.append(piece)
+        waiting.append(piece.to(device))  # before they are joined: what is joined is not pinned
         if len(waiting) == pieces:
             yield joined(waiting)
             waiting = []

@@ -14,7 +14,7 @@ from torch.nn import functional
 from orch_core.cell import Cell
 from orch_core.learn import distributed, sharding
 from orch_core.learn.augment import View, draw_view
-from orch_core.learn.data import Batch
+from orch_core.learn.data import Batch, to_device
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.masks import block_masks
 from orch_core.learn.objectives import Inputs, Objective, Progress, Rate
@@ -139,8 +139,9 @@ class DinoV2(nn.Module):
 
 def _mean(rows: Tensor, otherwise: Tensor) -> Tensor:
     """Mean [1, k] of the rows of all processes, which may have none."""
-    count = distributed.total(torch.tensor(float(len(rows)), device=rows.device))
-    return distributed.total(rows.sum(0, keepdim=True)) / count if count else otherwise
+    count = distributed.total(rows.new_full((), len(rows), dtype=torch.float32))
+    mean = distributed.total(rows.sum(0, keepdim=True)) / count.clamp(min=1)
+    return torch.where(count > 0, mean, otherwise)
 
 
 def distillation(logs: Tensor, targets: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
         small = [draw_view(batch, local, rng) for _ in range(count)]
         counts = rng.shuffled(np.array(masked_counts(GLOBALS * rng.total, side * side, constants)))
         masked = np.concatenate([block_masks(part, side, rng) for part in counts])
-        inputs = crops, torch.from_numpy(masked).to(crops.device), torch.cat(small) if small else crops[:0]
+        inputs = crops, to_device(masked, crops.device), torch.cat(small) if small else crops[:0]
         return (
             inputs if not constants["drop_path"] else (*inputs, *_uniform(len(encoder.blocks), inputs, rng))
         )
@@ -231,7 +232,7 @@ def _uniform(depth: int, inputs: Inputs, rng: Rows) -> Inputs:
         )
         for crops in (inputs[0], inputs[2])
     ]
-    return tuple(torch.from_numpy(numbers).to(device) for numbers in drawn)
+    return tuple(to_device(numbers, device) for numbers in drawn)
 
 
 def layer_rate(name: str, depth: int, constants: Constants) -> Rate:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from orch_core.cell import Cell
 from orch_core.learn import sharding
 from orch_core.learn.augment import View, draw_view
-from orch_core.learn.data import Batch
+from orch_core.learn.data import Batch, to_device
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick, positions
 from orch_core.learn.masks import apart
 from orch_core.learn.objectives import Inputs, Objective, Progress
@@ -90,8 +90,8 @@ def build(cell: Cell, constants: Constants) -> Objective:
         block = (height, width) if rng.random() < 0.5 else (width, height)  # one shape a batch
         targets, others = apart(len(batch), side, block, blocks, rng)
         device = batch.images.device
-        seen = torch.from_numpy(others[:, :keep]).to(device)
-        return draw_view(batch, view, rng), seen, torch.from_numpy(targets).to(device)
+        seen = to_device(others[:, :keep], device)
+        return draw_view(batch, view, rng), seen, to_device(targets, device)
 
     def after_step(progress: Progress) -> None:
         module.update_teacher(start + (1 - start) * progress.late)

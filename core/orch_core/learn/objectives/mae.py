@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from orch_core.cell import Cell
 from orch_core.learn.augment import View, draw_view
-from orch_core.learn.data import Batch
+from orch_core.learn.data import Batch, to_device
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick, positions
 from orch_core.learn.objectives import Inputs, Objective
 from orch_core.learn.randomness import Rows
@@ -85,9 +85,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
     keep = kept(side * side, float(constants["mask_ratio"]))
 
     def draw(batch: Batch, rng: Rows) -> Inputs:
-        order = torch.from_numpy(np.argsort(rng.random((len(batch), side * side)), axis=1)).to(
-            batch.images.device
-        )
+        order = to_device(np.argsort(rng.random((len(batch), side * side)), axis=1), batch.images.device)
         return draw_view(batch, view, rng), order[:, :keep], order[:, keep:]
 
     module = Mae(encoder, decoder, patch=cell.patch, norm_pixels=bool(constants["norm_pixels"]))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from orch_core.cell import Cell
 from orch_core.learn.augment import View, draw_view
-from orch_core.learn.data import Batch
+from orch_core.learn.data import Batch, to_device
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify, pick
 from orch_core.learn.masks import square_order
 from orch_core.learn.objectives import Inputs, Objective
@@ -50,7 +50,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
     unit = max(1, round(float(constants["mask_side"]) * side))
 
     def draw(batch: Batch, rng: Rows) -> Inputs:
-        order = torch.from_numpy(square_order(len(batch), side, unit, rng)).to(batch.images.device)
+        order = to_device(square_order(len(batch), side, unit, rng), batch.images.device)
         return draw_view(batch, view, rng), order[:, :count]
 
     return Objective(module=SimMim(encoder, predict, patch=cell.patch), encoder=encoder, draw=draw)
