@@ -2,7 +2,7 @@
 
 usage: python tests/bench/bench_train.py
 
-  augmentation   batched views against the same crop and flip by torchvision per image, 64 pixels
+  augmentation   batched views against torchvision's v2 and PIL chains per image, 64 and 224 pixels
   measurement    share of one step that FlopCounterMode's single pass takes of a 160-step cell
   drawing        share of a step that augmentation and masks take
   bf16           step under autocast against fp32
@@ -12,6 +12,8 @@ usage: python tests/bench/bench_train.py
 
 from __future__ import annotations
 
+import math
+import random
 import sys
 import tempfile
 import time
@@ -21,16 +23,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import Block, VisionTransformer
-from torchvision.transforms import v2
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode, v2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from learn_cells import TRAINED, make_cell, write_images
 
 from orch_core.learn import Economies, pretraining
-from orch_core.learn.augment import View, draw_view
+from orch_core.learn.augment import MEAN, STD, View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.ledger import measured_flops
 from orch_core.learn.logistic import STRENGTHS, fit_path, problem
@@ -49,34 +53,55 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
     return float(np.median(times))
 
 
+def chains(side: int) -> dict[str, tuple[View, list]]:
+    """What one image at a time goes through elsewhere, and the view that is the same work (MAE's filter is wider)."""
+    low, high = 0.1 * side / 224, 2.0 * side / 224
+    plain = View(side=side, crop_min=0.2, crop_max=1.0)
+    full = View(
+        side=side, crop_min=0.08, crop_max=1, brightness=0.4, contrast=0.4, jitter_share=0.8, blur_share=1
+    )
+    jittered = [
+        transforms.RandomResizedCrop(side, (0.08, 1)),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4)], p=0.8),
+    ]
+    bicubic = transforms.RandomResizedCrop(side, (0.2, 1), interpolation=InterpolationMode.BICUBIC)
+    flip, normalise = transforms.RandomHorizontalFlip(), transforms.Normalize([MEAN] * 3, [STD] * 3)
+    finish = [flip, transforms.ToTensor(), normalise]
+
+    def pil_blur(image: Image.Image) -> Image.Image:  # as DINO's own code does it
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(low, high)))
+
+    blur = transforms.GaussianBlur(2 * math.ceil(4 * high) + 1, (low, high))
+    tensors = [v2.RandomResizedCrop(side, (0.2, 1)), flip, v2.ToDtype(torch.float32, scale=True), normalise]
+    return {
+        "crop and flip, torchvision's v2 on tensors": (plain, tensors),
+        "crop and flip, MAE's own chain in PIL, bicubic": (plain, [bicubic, *finish]),
+        "with jitter and blur, all in PIL": (full, [*jittered, pil_blur, *finish]),
+        "with jitter and blur, PIL and torchvision's blur": (full, [*jittered, blur, *finish]),
+    }
+
+
 def augmentation() -> None:
-    images = torch.randint(0, 256, (256, 3, 64, 64), dtype=torch.uint8)
-    batch = Batch(images=images, free=torch.zeros(256, dtype=torch.bool), labels=torch.zeros(256))
-    view = View(side=64, crop_min=0.2, crop_max=1.0)
-    single = v2.Compose([v2.RandomResizedCrop(64, (0.2, 1.0), antialias=True), v2.RandomHorizontalFlip()])
-    ours = seconds(lambda: draw_view(batch, view, generator(0, "bench")))
-    theirs = seconds(lambda: [single(image).float() / 255 for image in images])
-    print(
-        f"augmentation    64 px, crop and flip: {theirs / ours:.1f}x torchvision's per image ({256 / ours:,.0f} images/s)"
-    )
-    busy = View(
-        side=64, crop_min=0.08, crop_max=1.0, brightness=0.4, contrast=0.4, jitter_share=0.8, blur_share=1.0
-    )
-    chain = v2.Compose(
-        [
-            v2.ToPILImage(),
-            v2.RandomResizedCrop(64, (0.08, 1.0)),
-            v2.ColorJitter(0.4, 0.4),
-            v2.GaussianBlur(9, (0.1, 2.0)),
-            v2.RandomHorizontalFlip(),
-            v2.PILToTensor(),
-        ]
-    )
-    ours = seconds(lambda: draw_view(batch, busy, generator(0, "bench")))
-    theirs = seconds(lambda: [chain(image).float() / 255 for image in images])
-    print(
-        f"augmentation    64 px, with jitter and blur: {theirs / ours:.1f}x the PIL chain ({256 / ours:,.0f} images/s)"
-    )
+    for side, count in ((64, 256), (224, 64)):
+        images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
+        pillow = [transforms.functional.to_pil_image(image) for image in images]
+        batch = Batch(images=images, free=torch.zeros(count, dtype=torch.bool), labels=torch.zeros(count))
+        for name, (view, chain) in chains(side).items():
+            single = transforms.Compose(chain)
+            source = images if "tensors" in name else pillow
+
+            def batched(view=view, batch=batch) -> object:
+                return draw_view(batch, view, generator(0, "bench"))
+
+            def one_by_one(single=single, source=source) -> object:
+                return [single(image) for image in source]
+
+            times = np.array([(seconds(batched, 3), seconds(one_by_one, 1)) for _ in range(7)])
+            ours, theirs = np.median(times, axis=0)
+            print(
+                f"augmentation    {side:3} px, {name}: {np.median(times[:, 1] / times[:, 0]):.1f}x "
+                f"({count / ours:,.0f} against {count / theirs:,.0f} images/s)"
+            )
 
 
 def training(folder: Path) -> None:
