@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from orch_core.learn.data import Batch, chunks_of
+from orch_core.learn.data import Batch, chunks_of, to_device
 from orch_core.learn.randomness import Draws
 
 MEAN, STD = 0.5, 0.25
@@ -156,7 +156,7 @@ def _draws(batch: Batch, view: View, rng: Draws) -> Tensor:
     sigma, jitter = _sigma(n, view, rng), _jitter(n, view, rng)
     solar = rng.random(n) < view.solarize_share
     numbers = np.column_stack([boxes, flips, sigma, jitter, solar]).astype(np.float32)
-    draws = torch.from_numpy(numbers).to(batch.images.device)
+    draws = to_device(numbers, batch.images.device)
     draws[:, 4] *= batch.free
     return draws
 
