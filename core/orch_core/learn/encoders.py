@@ -83,7 +83,7 @@ class DropPath(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Economy:
+class Recompute:
     """How activations are kept few: the encoder runs on `rows` images at a time (0: all), its blocks one by one.
 
     What is not kept is computed again in the backward pass, within `again()` (Chen et al. 2016, arXiv 1604.06174).
@@ -94,18 +94,18 @@ class Economy:
     again: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
-_SPEND = Economy()
-_economy: ContextVar[Economy] = ContextVar("economy", default=_SPEND)
+_KEEP_ALL = Recompute()
+_recompute: ContextVar[Recompute] = ContextVar("recompute", default=_KEEP_ALL)
 
 
 @contextmanager
-def economical(economy: Economy) -> Iterator[None]:
+def recomputing(recompute: Recompute) -> Iterator[None]:
     """Within, encoders keep few activations."""
-    token = _economy.set(economy)
+    token = _recompute.set(recompute)
     try:
         yield
     finally:
-        _economy.reset(token)
+        _recompute.reset(token)
 
 
 def initialise(module: nn.Module, seed: int, stream: str) -> None:
@@ -172,7 +172,7 @@ def encode(
     Patches where `replaced` [n, l] become `token` [1, 1, width]. Positions of smaller images are interpolated.
     `uniform` [n, drop paths]: what decides which branches an image leaves out; none are without it.
     """
-    rows = _economy.get().rows or len(patches)
+    rows = _recompute.get().rows or len(patches)
     pieces = [
         _again(
             _encode,
@@ -193,13 +193,13 @@ def _again(run: Callable[..., Tensor], *arguments: Any, now: bool) -> Tensor:
     """The result of `run`, its activations kept (`now`, or where there is no backward pass) or computed again."""
     if now or not torch.is_grad_enabled():
         return run(*arguments)
-    economy = _economy.get()
+    recompute = _recompute.get()
     result: Tensor = checkpoint(
         run,
         *arguments,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), economy.again()),
+        context_fn=lambda: (nullcontext(), recompute.again()),
     )
     return result
 
@@ -225,7 +225,7 @@ def _encode(
     tokens = torch.cat([start, tokens], 1)
     for index, block in enumerate(encoder.blocks):
         drawn = tokens.new_empty(0) if uniform is None else uniform[:, 2 * index : 2 * index + 2]
-        tokens = _again(_block, block, tokens, drawn, now=not _economy.get().blocks)
+        tokens = _again(_block, block, tokens, drawn, now=not _recompute.get().blocks)
     normed: Tensor = encoder.norm(tokens)
     return normed
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from orch_core.errors import OrchError
 from orch_core.learn import distributed, sharding
-from orch_core.learn.encoders import Economy, economical
+from orch_core.learn.encoders import Recompute, recomputing
 from orch_core.learn.objectives import Inputs, Objective
 from orch_core.learn.schedule import Schedule, build_optimiser, set_schedule
 
@@ -75,11 +75,11 @@ class Step:
         """
         n, micro = len(inputs[0]), self.economies.micro_batch
         coupled = self.objective.coupled
-        economy = Economy(rows=micro if coupled else 0, blocks=self.economies.checkpointing, again=again)
+        recompute = Recompute(rows=micro if coupled else 0, blocks=self.economies.checkpointing, again=again)
         parts = [inputs] if coupled else list(_parts(inputs, micro or n))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for index, part in enumerate(parts):
-            with self._shared(last=index == len(parts) - 1), economical(economy):
+            with self._shared(last=index == len(parts) - 1), recomputing(recompute):
                 with autocast(self.device, self.precision):
                     loss = self.forward(*part)
                 share = len(part[0]) / n
