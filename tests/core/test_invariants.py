@@ -359,8 +359,9 @@ def test_koleo_pushes_apart_the_nearest():
 
 
 def test_dino_rates_fall_towards_the_pixels_and_prototypes_rest_first():
-    cell = make_cell(None, "dinov2@1", depth=2)
-    objective, values = build_objective(cell), constants(make_cell(None, "dinov2@1", depth=2))
+    large = (("layer_decay", 0.9), ("patch_embed_rate", 0.2))
+    cell = make_cell(None, "dinov2@1", depth=2, overrides=large)
+    objective, values = build_objective(cell), constants(cell)
     rates = {name: objective.rate(name) for name, _ in objective.module.named_parameters()}
     # layer ids as in BEiT: embedding 0, blocks 1 .. depth, after them depth + 1, rate 0.9^(depth + 1 - id)
     assert rates["encoder.norm.weight"].scale == 1

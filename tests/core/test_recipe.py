@@ -22,6 +22,16 @@ def test_rules_give_the_papers_constants_at_the_papers_scale(recipe):
         assert values["lr"] == pytest.approx(1.5e-4 * 4096 / 256)
 
 
+@pytest.mark.parametrize(("depth", "share"), [(4, 0), (12, 0), (18, 0.5), (24, 1), (40, 1)])
+def test_dino_is_that_of_small_encoders_up_to_vit_base_and_dinov2_from_vit_large_on(depth, share):
+    # none of the three in DINO's and iBOT's ViT-S and B; DINOv2's default configuration at ViT-L
+    values = constants(make_cell(None, "dinov2@1", depth=depth))
+    published = {"layer_decay": 0.9, "patch_embed_rate": 0.2, "layer_scale": 1e-5}
+    assert {name: values[name] for name in published} == pytest.approx(
+        {name: value**share for name, value in published.items()}
+    )
+
+
 def test_mae_decoder_is_the_official_one_at_vit_large():
     values = constants(make_cell(None, width=1024, depth=24))
     assert (values["decoder_width"], values["decoder_depth"]) == (512, 8)

@@ -8,6 +8,7 @@ it extrapolates, and that it does.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from orch_core.cell import Cell
 from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, width_of
@@ -26,6 +27,10 @@ from orch_core.vit import (
 )
 
 BYOL = "default configuration: BYOL's augmentation, no hue, saturation or grey: calibrated images"
+BLOCKS = (
+    OURS
+    + "1 up to 12 blocks (DINO, iBOT: ViT-S, B), geometric to the default configuration's at ViT-L's 24, "
+)
 GLOBALS = 2
 
 
@@ -45,9 +50,19 @@ def drop_path(cell: Cell) -> float:
     return 0.3 if width >= 1024 else 0.1 if width >= 768 else 0.0
 
 
-def layer_scale(cell: Cell) -> float:
-    """1e-5 at ViT-L's 24 blocks and above, 0.1 up to 18 (CaiT, section 2.2): from 1e-5 short runs never leave the plateau."""
-    return 0.1 if cell.model and cell.model.depth <= 18 else 1e-5
+def at_large(value: float) -> Callable[[Cell], float]:
+    """DINOv2's value at ViT-L's 24 blocks and above, 1 up to the 12 of ViT-S and B, geometric in the blocks between.
+
+    For what DINO (Caron et al. 2021: ViT-S, B) and iBOT (Zhou et al. 2022: ViT-S, B, L) do without: layer-wise decay, a slower
+    patch embedding, LayerScale. Both ends are published; what lies between them, and below ViT-S, is ours. There is no
+    step, which a study of sizes would take for an effect of size.
+    """
+
+    def rule(cell: Cell) -> float:
+        blocks = cell.model.depth if cell.model else 0
+        return math.pow(value, min(1.0, max(0.0, (blocks - 12) / 12)))
+
+    return rule
 
 
 def prototypes(cell: Cell) -> int:
@@ -147,10 +162,13 @@ RECIPE = Recipe(
             value=learning_rate, low=0, high=1, source="default configuration: 4e-3 x sqrt(batch / 1024)"
         ),
         "layer_decay": Constant(
-            value=0.9, low=0, high=1, source="default configuration: of the learning rate, a block"
+            value=at_large(0.9),
+            low=0,
+            high=1,
+            source=BLOCKS + "0.9 of the learning rate, a block",
         ),
         "patch_embed_rate": Constant(
-            value=0.2, low=0, high=1, source="default configuration: of the learning rate"
+            value=at_large(0.2), low=0, high=1, source=BLOCKS + "0.2 of the learning rate"
         ),
         "weight_decay": Constant(value=0.04, low=0, high=10, source="default configuration, at the start"),
         "weight_decay_end": Constant(
@@ -173,12 +191,7 @@ RECIPE = Recipe(
         "last_layer_frozen": Constant(
             value=0.01, low=0, high=1, source="default configuration: 1 of 100 epochs"
         ),
-        "layer_scale": Constant(
-            value=layer_scale,
-            low=0,
-            high=1,
-            source=OURS + "1e-5 at ViT-L; 0.1 up to 18 blocks (Touvron et al. 2021, section 2.2)",
-        ),
+        "layer_scale": Constant(value=at_large(1e-5), low=0, high=1, source=BLOCKS + "1e-5"),
         "drop_path": Constant(
             value=drop_path,
             low=0,
