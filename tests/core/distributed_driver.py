@@ -1,39 +1,81 @@
-"""One process of several that train the same cells; prints rank 0's results as JSON.
+"""Several processes that train the same cells; prints rank 0's results as JSON.
 
-usage: distributed_driver.py FOLDER NPZ shared|divided [STOP_AFTER [leave]]
+usage: distributed_driver.py FOLDER NPZ WORLD shared|divided [STOP_AFTER [leave]]
 
-The environment holds RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. `divided` shards parameters whatever
-their number. With STOP_AFTER the last process alone asks to stop after so many steps, then all go on from the checkpoint,
-or leave it.
+torch is imported once, then every process is a fork of this one, in which no tensor has been made. `divided` shards parameters
+whatever their number. With STOP_AFTER the last process alone asks to stop after so many steps, then all go on from the
+checkpoint, or leave it.
 """
 
 import json
+import os
+import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 
+import numpy.ma  # noqa: F401  as np.unique does
 import torch
+import torch._dynamo  # as AdamW's first step does
 from learn_cells import TRAINED, make_cell
 
 from orch_core.learn import Stopped, distributed, never, pretrain, pretraining, sharding
 from orch_core.learn.checkpoint import save_tensors
 
 
-def main():
-    folder, path, mode, stop_after = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
+def in_processes(world, work):
+    """Exit codes, by rank, of `world` processes that do the work together; where one fails the others are killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [_forked(where | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, work) for rank in range(world)]
+    codes = dict.fromkeys(running)
+    while running:
+        child, status = os.wait()
+        running.remove(child)
+        codes[child] = os.waitstatus_to_exitcode(status)
+        for other in running if status else ():
+            os.kill(other, signal.SIGKILL)
+    return list(codes.values())
+
+
+def _forked(environment, work):
+    child = os.fork()
+    if child:
+        return child
+    os.environ |= environment
     torch.set_num_threads(1)
+    try:
+        with distributed.group():
+            work()
+        sys.stdout.flush()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main():
+    folder, path = map(Path, sys.argv[1:3])
+    world, mode, *stop_after = sys.argv[3:]
     if mode == "divided":
         sharding.LARGE = 0
+    sys.exit(any(in_processes(int(world), lambda: train_all(folder, path, stop_after))))
+
+
+def train_all(folder, path, stop_after):
     results = {}
-    with distributed.group():
-        for recipe in TRAINED:
-            cell = make_cell(path, recipe, samples=96, overrides=drops(recipe))
-            if stop_after:
-                results[recipe] = stopped_and_resumed(cell, folder / recipe, int(stop_after[0]))
-            else:
-                results[recipe] = dict(pretrain(cell, folder / recipe).values)
-            save_gradients(cell, folder / recipe)
-        if distributed.rank() == 0:
-            print(json.dumps(results))
+    for recipe in TRAINED:
+        cell = make_cell(path, recipe, samples=96, overrides=drops(recipe))
+        if stop_after:
+            results[recipe] = stopped_and_resumed(cell, folder / recipe, *stop_after)
+        else:
+            results[recipe] = dict(pretrain(cell, folder / recipe).values)
+        save_gradients(cell, folder / recipe)
+    if distributed.rank() == 0:
+        print(json.dumps(results))
 
 
 def save_gradients(cell, folder, economies=pretraining.WHOLE):
@@ -41,7 +83,7 @@ def save_gradients(cell, folder, economies=pretraining.WHOLE):
     run = pretraining._start(cell, folder / "untrained", None, economies)
     run.take.gradients(pretraining._first_inputs(run))
     named = run.objective.module.named_parameters()
-    gradients = {name: sharding.whole(p.grad) for name, p in named if p.grad is not None}
+    gradients = sharding.whole({name: p.grad for name, p in named if p.grad is not None})
     if distributed.rank() == 0:
         save_tensors(folder / "gradients.safetensors", gradients)
 
@@ -50,17 +92,17 @@ def drops(recipe):
     return (("drop_path", 0.2),) if recipe == "dinov2@1" else ()
 
 
-def stopped_and_resumed(cell, folder, steps):
+def stopped_and_resumed(cell, folder, steps, *leave):
     calls = [0]
 
     def should_stop():
         calls[0] += 1
-        return calls[0] == steps and distributed.rank() == distributed.world() - 1
+        return calls[0] == int(steps) and distributed.rank() == distributed.world() - 1
 
     try:
         pretrain(cell, folder, should_stop=should_stop)
     except Stopped:
-        if sys.argv[5:]:
+        if leave:
             return {}
         return dict(pretrain(cell, folder, should_stop=never).values)
     return {"never stopped": 1}

@@ -1,8 +1,6 @@
 """A cell's numbers do not depend on the number of processes, on micro-batches, or on what is computed again: but for rounding."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,23 +36,14 @@ def whole(bars, tmp_path_factory):
 
 def run_processes(folder, path, *words, world=2):
     """What rank 0 of `world` processes prints."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = os.environ | {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, DRIVER, folder, path, *words],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * world, outs[0][1] + outs[-1][1]
-    return json.loads(outs[0][0].splitlines()[-1])
+    done = subprocess.run(
+        [sys.executable, DRIVER, folder, path, str(world), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def same(folder, values, other_folder, other_values):

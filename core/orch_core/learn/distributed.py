@@ -101,6 +101,15 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def from_all(value: Any) -> list[Any]:
+    """What each process has, by rank."""
+    if world() == 1:
+        return [value]
+    boxes = [None] * world()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

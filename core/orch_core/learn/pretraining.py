@@ -17,7 +17,7 @@ from orch_core.cell import Cell
 from orch_core.cost import price
 from orch_core.errors import OrchError
 from orch_core.learn import distributed, sharding
-from orch_core.learn.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from orch_core.learn.checkpoint import KEPT, load_checkpoint, save_checkpoint, save_tensors, training_state
 from orch_core.learn.curve import append_row, cut_after, read_rows, write_rows
 from orch_core.learn.data import Batch, Packed, batches, held_out_set, pretraining_set, workers_here
 from orch_core.learn.encoders import build_encoder
@@ -176,12 +176,10 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) 
     objective = build_objective(cell)
     objective.module.to(device)
     schedule = schedule_of(cell.steps, cell.batch, constants(cell))
-    state = _newest(cell, folder, trunks, schedule.branch, device)
-    if state:
-        objective.module.load_state_dict(state["module"])
     images, here = pretraining_set(cell), rows_here(cell.batch)
     images = images.to(device) if isinstance(images, Batch) else images
     take = build_step(objective, schedule, device=device, precision=cell.precision, economies=economies)
+    state = _newest(cell, folder, trunks, take)
     zero = torch.zeros((), dtype=torch.float64, device=device)
     run = _Run(
         cell=cell,
@@ -199,7 +197,6 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) 
         tail=zero.clone(),
     )
     if state:
-        sharding.load_optimiser(take.optimiser, state["optimiser"])
         if state["scaler"]:
             take.scaler.load_state_dict(state["scaler"])
         run.step, run.tail = state["step"], zero + state["tail"]
@@ -210,20 +207,13 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) 
     return run
 
 
-def _newest(
-    cell: Cell, folder: Path, trunks: Path | None, branch: int, device: torch.device
-) -> dict[str, Any] | None:
-    """The cell's newest checkpoint, else the newest of its trunk that is not beyond its branch; the same on all processes."""
-    name = trunk(cell)
-    places = [(folder / "checkpoint", cell.id, cell.steps)]
-    if trunks and name:
-        places.append((trunks / name, name, branch))
-    for place, owner, last in places:
-        state = load_checkpoint(place, owner, device, last=last) if distributed.rank() == 0 else None
-        step = distributed.from_first(state and state["step"])
-        if step is not None:
-            return state or load_checkpoint(place, owner, device, last=step)
-    return None
+def _newest(cell: Cell, folder: Path, trunks: Path | None, take: Step) -> dict[str, Any] | None:
+    """Load the cell's newest checkpoint, else the newest of its trunk that is not beyond its branch; what it says."""
+    tensors, name = training_state(take.objective.module, take.optimiser), trunk(cell)
+    state = load_checkpoint(folder / "checkpoint", cell.id, tensors, last=cell.steps)
+    if state is None and trunks and name:
+        state = load_checkpoint(trunks / name, name, tensors, last=take.schedule.branch)
+    return state
 
 
 def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float) -> dict[str, float]:
@@ -324,29 +314,21 @@ def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> Non
         append_row(run.metrics, {name: value for name, value in row.items() if math.isfinite(value)})
 
 
-def _state(run: _Run, owner: str) -> dict[str, Any]:
-    return {
-        "cell": owner,
-        "step": run.step,
-        "tail": distributed.average(run.tail),
-        "module": sharding.whole(run.objective.module.state_dict()),
-        "optimiser": sharding.whole(run.take.optimiser.state_dict()),
-        "scaler": run.take.scaler.state_dict(),
-    }
-
-
 def _save(run: _Run) -> None:
-    state = _state(run, run.cell.id)
-    if distributed.rank() == 0:
-        save_checkpoint(run.folder / "checkpoint", run.step, state)
+    _save_state(run, run.folder / "checkpoint", {"cell": run.cell.id})
 
 
 def _save_trunk(run: _Run) -> None:
     """Leave the state before the cool-down, and the curve up to it, to runs of other lengths."""
     if run.trunk and run.step:
-        state = _state(run, run.trunk.name)
-        if distributed.rank() == 0:
-            save_checkpoint(run.trunk, run.step, {**state, "rows": read_rows(run.metrics)}, keep=None)
+        _save_state(run, run.trunk, {"cell": run.trunk.name, "rows": read_rows(run.metrics)}, keep=None)
+
+
+def _save_state(run: _Run, folder: Path, facts: dict[str, Any], keep: int | None = KEPT) -> None:
+    tensors = training_state(run.objective.module, run.take.optimiser)
+    tail, scaler = distributed.average(run.tail), run.take.scaler.state_dict()
+    facts = {**facts, "step": run.step, "tail": tail, "scaler": scaler}
+    save_checkpoint(folder, tensors, facts, keep=keep, scratch=run.folder / "checkpoint")
 
 
 def _ledger(cell: Cell, measured: int) -> dict[str, float]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from orch_core.learn import distributed
 
@@ -50,31 +47,14 @@ def put_together(module: nn.Module) -> None:
         module.unshard()
 
 
-def whole(value: Any) -> Any:
-    """A state with every divided tensor put together; all processes must call it."""
-    if isinstance(value, DTensor):
-        return value.full_tensor()
-    if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list) else value
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with every divided one put together; all processes must call it."""
+    return {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def local(tensors: list[Tensor]) -> list[Tensor]:
     """The own part of each tensor."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load what `whole` made of an optimiser's state, divided as its parameters are."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    divided = {
-        index: {name: _like(value, parameters[index]) for name, value in values.items()}
-        for index, values in state["state"].items()
-    }
-    optimiser.load_state_dict({**state, "state": divided})
-
-
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    if isinstance(parameter, DTensor) and value.ndim:
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    return value
