@@ -76,6 +76,15 @@ def test_a_power_law_is_a_regression_line(logs: list[float], noise: float):
     assert design.slope_half_width(x, noise) == pytest.approx(half, rel=2e-2)
 
 
+def test_the_memory_of_a_plan_grows_with_its_cells_not_with_their_square():
+    params, samples = np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e7, 1e10, 6))
+    few = {"params": params.ravel(), "samples": samples.ravel()}
+    many = {name: np.tile(values, 10_000) for name, values in few.items()}
+    truth = design.assumed(few)
+    narrow, wide = (design.covariance_factor(truth, x) for x in (many, few))
+    np.testing.assert_allclose(narrow @ narrow.T, wide @ wide.T / 10_000, rtol=1e-6)
+
+
 def test_more_seeds_narrow_by_the_square_root():
     x = product(params=np.geomspace(5e6, 3e8, 8), samples=np.geomspace(2e5, 2e7, 8))
     four = {name: np.tile(values, 4) for name, values in x.items()}
