@@ -56,6 +56,25 @@ def test_code_is_refused(text: str):
         axes_of(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "part", "says"),
+    [('images == "all"', '"all"', "must be a number"), ("seed == 1 and model < 3", "model <", "must be a number"), ("-mix == 1", "mix", "a text"),
+     ("not 1", "1", "must be a comparison"), ("seed", "seed", "must be a comparison"), ("model in [3]", "3", "must be a text"),
+     ("seed + mix == 1", "mix", "must be a number"), ("seed == 1 and model", "model", "must be a comparison"),
+     ('algorithm == "mae@1"', '"mae@1"', "recipe == 'mae@1'"), ('recipe in ["mae"]', '"mae"', "a recipe has a version"),
+     ("not " * 400 + "seed == 1", "", "nested too deeply")],
+)  # fmt: skip
+def test_what_no_cell_can_answer_is_refused_at_its_place(text: str, part: str, says: str):
+    with pytest.raises(ExpressionError, match=says) as caught:
+        axes_of(text)
+    assert caught.value.offset == text.index(part)
+
+
+def test_a_division_by_zero_is_a_mistake_of_the_expression():
+    with pytest.raises(ExpressionError, match="divides by zero"):
+        evaluate("1 / 0 > images", {"images": 3}, is_in=lambda value, items: value in items)
+
+
 def test_unknown_axes_are_named_with_the_nearest():
     with pytest.raises(OrchError, match="did you mean 'samples_seen'"):
         axes_of("sample_seen > 3")
