@@ -71,7 +71,7 @@ def _parsed(text: str) -> ast.expr:
         at = error.offset - 1 if error.offset and error.lineno == 1 else len(text.strip())
         raise ExpressionError(message, _indent(text) + min(at, len(text.strip()))) from error
     except (MemoryError, ValueError) as error:  # nested too deeply for the parser, or a null character
-        message = f"not an expression: {error or 'it is nested too deeply'}"
+        message = f"not an expression: {str(error) or 'it is nested too deeply'}"
         raise ExpressionError(message, 0) from error
 
 

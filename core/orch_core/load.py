@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 import yamlcore
+from yaml.reader import ReaderError
 
 from orch_core.errors import GridError, OrchError, Problem
 
 Loc = tuple[str | int, ...]
+MOST_VALUES = 2_000_000  # anchors of anchors can stand for more values than any memory holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +34,7 @@ class Document:
         places = self.keys if at_key else self.values
         while loc and loc not in places:
             loc = loc[:-1]
-        line, column = places.get(loc, (1, 1))
-        text = self.lines[line - 1] if line <= len(self.lines) else ""
-        return Problem(file=self.file, line=line, column=column, message=message, text=text)
+        return _problem(self.file, self.lines, places.get(loc, (1, 1)), message)
 
     def problem_within(self, loc: Loc, value: str, offset: int, message: str) -> Problem:
         """A mistake `offset` characters into the text `value` at `loc`; at its start where the file writes it otherwise."""
@@ -62,10 +62,18 @@ def parse_yaml(text: str, file: str) -> Document:
     try:
         loader = yamlcore.CoreLoader(text)
         node = loader.get_single_node()
+        walk = _Walk(loader, file, lines)
+        data = walk.plain(node, ()) if node is not None else None
+    except RecursionError as error:
+        message = "not a grid: it is nested too deeply, or an anchor holds itself"
+        raise GridError((_problem(file, lines, (1, 1), message),)) from error
+    except ReaderError as error:
+        before = text[: error.position]
+        place = before.count("\n") + 1, len(before) - before.rfind("\n")
+        message = f"not YAML: the character {text[error.position]!r} may not stand here"
+        raise GridError((_problem(file, lines, place, message),)) from error
     except yaml.YAMLError as error:
         raise GridError((_syntax_problem(error, file, lines),)) from error
-    walk = _Walk(loader, file, lines)
-    data = walk.plain(node, ()) if node is not None else None
     return Document(
         file=file,
         lines=lines,
@@ -98,6 +106,9 @@ class _Walk:
 
     def plain(self, node: yaml.Node, loc: Loc) -> Any:
         self.values[loc] = _place(node)
+        if len(self.values) > MOST_VALUES:
+            message = f"not a grid: more than {MOST_VALUES:,} values; do its anchors hold each other?"
+            raise GridError((_problem(self.file, self.lines, _place(node), message),))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
@@ -111,17 +122,12 @@ class _Walk:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
-            line, column = _place(key_node)
+            place = _place(key_node)
             if key in data:
-                first = self.keys[*loc, key][0]
-                message = f"duplicate key {key!r}: first given in line {first}"
-                self.duplicates.append(
-                    Problem(
-                        file=self.file, line=line, column=column, message=message, text=self.lines[line - 1]
-                    )
-                )
+                message = f"duplicate key {key!r}: first given in line {self.keys[*loc, key][0]}"
+                self.duplicates.append(_problem(self.file, self.lines, place, message))
                 continue
-            self.keys[*loc, key] = line, column
+            self.keys[*loc, key] = place
             data[key] = self.plain(value_node, (*loc, key))
         return data
 
@@ -138,6 +144,11 @@ def _syntax_problem(
     words = getattr(error, "problem", None) or str(error)
     context = getattr(error, "context", None)
     message = f"not YAML: {words}" + (f" ({context})" if context else "")
+    return _problem(file, lines, (line, column), message)
+
+
+def _problem(file: str, lines: tuple[str, ...], place: tuple[int, int], message: str) -> Problem:
+    line, column = place
     text = lines[line - 1] if line <= len(lines) else ""
     return Problem(file=file, line=line, column=column, message=message, text=text)
 

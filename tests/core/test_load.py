@@ -43,6 +43,22 @@ def test_a_syntax_error_has_its_place():
     assert caught.value.problems[0].line == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "says", "line"),
+    [
+        ("x: " + "[" * 3000 + "]" * 3000, "nested too deeply", 1),
+        ("x: &a [*a]", "an anchor holds itself", 1),
+        ("study: t\nx: a\x07b", r"'\\x07' may not stand here", 2),
+        ("a0: &a0 [x, y]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 20)), "more than 2,000", 1),
+    ],
+)  # fmt: skip
+def test_what_is_no_grid_for_any_memory_is_refused(text: str, says: str, line: int, monkeypatch):
+    monkeypatch.setattr("orch_core.load.MOST_VALUES", 2000)
+    with pytest.raises(GridError, match=says) as caught:
+        parse_yaml(text, "grid.yaml")
+    assert caught.value.problems[0].line == line
+
+
 def test_a_missing_file_names_the_grids_beside_it(tmp_path):
     (tmp_path / "demo.yaml").write_text("study: x")
     with pytest.raises(OrchError) as caught:
