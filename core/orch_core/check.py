@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.expression import ExpressionError, axes_of
-from orch_core.grid import PARAMS_TOLERANCE, WHOLE_MIX, Axes, Family, Grid, Include, IsoFlop, Shape
+from orch_core.grid import PARAMS_TOLERANCE, WHOLE_MIX, Axes, Family, Grid, Include, IsoFlop, Shape, whole
 from orch_core.identity import digest
 from orch_core.images import NpzFacts
 from orch_core.load import Document, Loc, did_you_mean, load_yaml
@@ -305,6 +305,7 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
 
 def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:
     """Facts as the grid declares them, or None where it declares nothing."""
+    entry = {key: whole(value) for key, value in entry.items()}
     if isinstance(entry.get("images"), int):
         counts = {"train": entry["images"]}
     elif all(isinstance(entry.get(key), int) for key in ("train", "val", "test", "classes")):

@@ -28,6 +28,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """YAML reads `1e6` as a float; where a count is asked for it is one."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: [whole(item) for item in value] if isinstance(value, list) else whole(value)
+            for key, value in data.items()
+        }
+
+
+def whole(value: object) -> object:
+    """The count that a float such as `1e6` stands for; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() and 1 < value < MOST else value
+
 
 def _mistake(message: str) -> PydanticCustomError:
     return PydanticCustomError("grid", cast(Any, message))

@@ -248,6 +248,31 @@ def test_more_data_than_there_is_is_refused_at_its_place_unless_a_rule_drops_it(
     assert frame_of(tmp_path, sizes, mix, rule).height == 2 * 3
 
 
+def test_counts_may_be_written_as_powers_of_ten(tmp_path: Path):
+    plain = frame_of(tmp_path)
+    powers = frame_of(
+        tmp_path,
+        ("[1000, 8000]", "[1e3, 8e3]"),
+        ("images: 40000", "images: 4e4"),
+        ("batch: 64", "batch: 6.4e1"),
+    )
+    assert powers["id"].to_list() == plain["id"].to_list()
+
+
+def test_a_budget_below_one_batch_is_refused_at_its_place(tmp_path: Path):
+    line, column, message = problem_of(tmp_path, ("samples_seen: 64000", "flops: [1e15, 10]"))
+    assert "10 FLOPs are less than one batch of 64" in message
+    assert (
+        BASE.replace("samples_seen: 64000", "flops: [1e15, 10]").splitlines()[line - 1][column - 1 :] == "10]"
+    )
+
+
+def test_leaving_one_out_of_one_is_refused_at_its_place(tmp_path: Path):
+    changes = ("two: {ct: 1, us: 1}", "one: [ct]"), ("mix: all", "mix: leave_one_out(one)")
+    _, _, message = problem_of(tmp_path, *changes)
+    assert "leaves nothing of 'one'" in message
+
+
 def test_an_empty_grid_is_refused_at_the_rules(tmp_path: Path):
     line, _, message = problem_of(tmp_path, ("training:", "exclude:\n  - seed >= 0\ntraining:"))
     assert (tmp_path / "grid.yaml").read_text().splitlines()[line - 1].strip() == "- seed >= 0"

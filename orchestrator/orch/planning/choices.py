@@ -79,18 +79,24 @@ def _shapes(spec: Shape | Family) -> list[Shape]:
 
 
 def mixes(checked: CheckedGrid, block: Block) -> dict[str, dict[str, float | None]]:
-    """Weights by source of every mix of a block; `leave_one_out(all)` gives `all-without-ct` and so on."""
+    """Weights by source of every mix of a block; `leave_one_out(all)` gives `all-without-ct` and so on.
+
+    Raises GridError where that leaves nothing.
+    """
     found: dict[str, dict[str, float | None]] = {}
-    for name in block.axes["mix"]:
+    for index, name in enumerate(block.axes["mix"]):
         if not name.startswith(LEAVE_ONE_OUT):
             found[name] = checked.grid.mixes[name]
             continue
         whole = name.removeprefix(LEAVE_ONE_OUT).removesuffix(")")
         weights, sources = checked.grid.mixes[whole], checked.grid.sources
-        for modality in dict.fromkeys(sources[source].modality for source in weights):
+        modalities = dict.fromkeys(sources[source].modality for source in weights)
+        if len(modalities) == 1:
+            message = f"{name} leaves nothing of {whole!r}: it has one modality, {next(iter(modalities))}"
+            raise refuse(checked, (*block.loc, "mix", index), message)
+        for modality in modalities:
             rest = {source: w for source, w in weights.items() if sources[source].modality != modality}
-            if rest:
-                found[f"{whole}-without-{modality}"] = rest
+            found[f"{whole}-without-{modality}"] = rest
     return found
 
 

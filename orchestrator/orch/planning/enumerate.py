@@ -213,6 +213,14 @@ def _with_length(checked: CheckedGrid, block: Block, frame: pl.DataFrame) -> pl.
     most = frame.select(wanted.max()).item()
     if most is not None and most >= MOST:
         raise refuse(checked, (*block.loc, name), f"{name}: comes to {most:.3g} samples seen, more than 2^53")
+    least = frame.select(pl.col("_length").sort_by(wanted).first(), (wanted.min() / batch).alias("steps"))
+    if name == "flops" and least.height and least["steps"].item() < 0.5:
+        asked = least["_length"].item()
+        index = axes[name].index(asked)
+        message = (
+            f"{asked:.3g} FLOPs are less than one batch of {batch} images costs: raise them, or lower `batch`"
+        )
+        raise refuse(checked, (*block.loc, name, index), message)
     steps = (wanted / batch).round().clip(lower_bound=1)
     return frame.with_columns(samples_seen=(steps * batch).cast(pl.Int64)).drop("_length")
 
