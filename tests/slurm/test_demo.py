@@ -85,8 +85,8 @@ def test_a_checkpoint_truncated_on_disk_is_passed_over_for_the_one_before(docume
         orch("launch", root, "--cluster", "slurm", "--no-wait")
         launching.until(lambda seen=seen: curve.exists() and len(curve.read_text().splitlines()) > seen + 3)
         orch("cancel", root)
-        launching.until(lambda count=count: len(list(saved.glob("*.pt"))) == count and not slurm.queue())
-    newest = max(saved.glob("*.pt"))
+        launching.until(lambda count=count: len(list(saved.glob("0*"))) == count and not slurm.queue())
+    newest = max(saved.glob("0*/*.distcp"))
     newest.write_bytes(newest.read_bytes()[:-100])
     orch("launch", root, "--cluster", "slurm")
     records = {(record.name, record.task): record.values for record in open_study(root).records()}

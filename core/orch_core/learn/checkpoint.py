@@ -65,14 +65,14 @@ def save_checkpoint(
     facts:   what is not a tensor, as JSON knows it, of rank 0; `cell` is whose state it is, `step` how many were taken
     scratch: where parts come together, this run's alone; what a killed save left there is removed (`folder`)
 
-    A state of that step that is there already stays. Raises OSError on the processes that could not write.
+    A state of that step that is there already stays. Raises OSError in all processes where one cannot write its part.
     """
     path, first = folder / f"{facts['step']:012d}", distributed.rank() == 0
+    if distributed.from_first(path.exists()):
+        return path
     scratch = scratch or folder
     # a new name each time: other nodes may remember what an old one meant
     hidden = scratch / f".{path.name}.{distributed.from_first(uuid.uuid4().hex)}"
-    if distributed.from_first(path.exists()):
-        return path
     if first:
         _remove_hidden(scratch)
     try:
