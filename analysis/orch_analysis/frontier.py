@@ -302,18 +302,24 @@ def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...
     return tuple(found)
 
 
+def usable(table: pl.DataFrame, names: Mapping[str, str | None], run: str | None = None) -> pl.DataFrame:
+    """The columns `names` (new name: column, None for none), and `run`, of the rows where all are positive numbers.
+
+    Raises OrchError for columns that do not exist.
+    """
+    used = {key: name for key, name in names.items() if name}
+    rows = pl.DataFrame({key: points.as_numbers(table, name) for key, name in used.items()})
+    if run:
+        points.require(table, run)
+        rows = rows.with_columns(table[run].cast(pl.String).alias("run"))
+    return rows.filter(pl.all_horizontal(pl.col(*used).is_finite() & (pl.col(*used) > 0)))
+
+
 def _prepared(
     table: pl.DataFrame, names: Mapping[str, str | None], run: str | None
 ) -> tuple[pl.DataFrame, float]:
-    """Columns N, D, C, L (and run) of the rows where all are positive numbers, and k in C = k N D."""
-    for name in (*names.values(), run):
-        if name is not None:
-            points.require(table, name)
-    columns = [pl.col(name).cast(pl.Float64, strict=False).alias(key) for key, name in names.items() if name]
-    keep = [pl.col(run).cast(pl.String).alias("run")] if run else []
-    rows = table.select(*columns, *keep)
-    used = [name for name in ("N", "D", "C", "L") if name in rows.columns]
-    rows = rows.filter(pl.all_horizontal(pl.col(name).is_finite() & (pl.col(name) > 0) for name in used))
+    """Columns N, D, C, L (and run) of the usable rows, and k in C = k N D."""
+    rows = usable(table, names, run)
     factor = 6.0
     if names["D"] and names["C"] and rows.height:
         factor = float(np.median((rows["C"] / (rows["N"] * rows["D"])).to_numpy()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from orch_core.errors import OrchError
 
 COMPUTE = "6 * params * samples"  # stands for a column when a law needs compute and none is mapped
 SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+SHOWN = 20  # columns that a message names
 ROW = "_row"  # column with the row's number in its file, written by table.read_points
 
 
@@ -126,6 +127,9 @@ def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
         return np.full(table.height, float(column))
     require(table, column)
     series = table[column]
+    if series.dtype.is_nested():
+        msg = f"column {column!r} holds {series.dtype}, not numbers"
+        raise OrchError(msg, hint="write one number per row, or map another column")
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Null):
         series = _sizes(series.cast(pl.String).str.strip_chars())
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
@@ -146,6 +150,12 @@ def _clusters(table: pl.DataFrame, column: str) -> Array:
     )
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names for a message; of many the first few."""
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
 def require(table: pl.DataFrame, column: str) -> None:
     """Raise OrchError when the table has no such column, with the nearest name as a hint."""
     if column not in table.columns:
@@ -153,7 +163,7 @@ def require(table: pl.DataFrame, column: str) -> None:
 
         names = [name for name in table.columns if name != ROW]
         close = get_close_matches(column, names, n=1, cutoff=0.5)
-        msg = f"no column {column!r} in the table; it has: {', '.join(names)}"
+        msg = f"no column {column!r} in the table; it has: {listed(names)}"
         raise OrchError(
             msg, hint=f"did you mean {close[0]!r}?" if close else "map variables with --map variable=column"
         )

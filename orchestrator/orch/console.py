@@ -91,6 +91,8 @@ def report_error(error: OrchError, *, as_json: bool) -> None:
 
 def quantity(value: float, unit: str = "") -> str:
     """A number for people: `18.9 T`, `131 M`, with at most three figures."""
+    if abs(value) >= 1e24:
+        return f"{value:.3g} {unit}".rstrip()
     for prefix, size in (
         ("Z", 1e21),
         ("E", 1e18),
@@ -103,6 +105,11 @@ def quantity(value: float, unit: str = "") -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
+
+
+def percent(share: float) -> str:
+    """A share as `95%` or `99.9%`."""
+    return f"{100 * share:.10g}%"
 
 
 def duration(hours: float) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import Exit
+from orch.console import Exit, percent
 from orch.planning.plan import find_study
 from orch.planning.text import columns
 from orch_analysis import lawsfile
 from orch_analysis.choose import Choice
 from orch_analysis.fitted import Fit
 from orch_analysis.laws import get
-from orch_analysis.points import ROW
+from orch_analysis.points import ROW, listed, require
 from orch_analysis.report import fit_study
 from orch_analysis.report.points import report_points
 from orch_analysis.results import read_results
@@ -34,7 +34,7 @@ VALUES = (
 )  # columns that are a value by their name, first first
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 MANY = 8  # rows named for each reason, and lines of each kind of remark
-TABLES = (".csv", ".parquet", ".tsv", ".txt")
+TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
 
         name = wishes.experiment or find_study(target).name
         return _fit_points(from_mlflow(wishes.tracking_uri, name), name, wishes, Path(f"{name}-laws"))
-    if target is not None and target.suffix in TABLES:
+    if target is not None and is_table(target):
         return _fit_points(target, target.stem, wishes, Path(f"{target.stem}-laws"))
     study = find_study(target)
     if wishes.law:
@@ -88,9 +88,14 @@ def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
     return Fitted(document={"report": str(page), "laws": str(page.with_name("laws.json"))}, text=text)
 
 
+def is_table(target: Path) -> bool:
+    """Whether a file is a table of points by its name; anything else is a study, a grid or a plan."""
+    return target.suffix.lower() in TABLES
+
+
 def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_out: Path) -> Fitted:
     law = wishes.law or "power"
-    points = read_points(source, mapping=wishes.mapping or {}, name=name)
+    points = read_points(source, mapping={}, name=name)
     value, x, groups = _reading(points.frame, law, wishes)
     found = lawsfile.fit_points(
         points,
@@ -127,6 +132,7 @@ def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: st
         out.mkdir(parents=True, exist_ok=True)
         if any(_fit_of(one).estimates for one in found):
             return report_points(points, found, out, command=command, seed=seed).with_name("laws.json")
+        (out / "report.html").unlink(missing_ok=True)  # an earlier table's would stand beside these outcomes
         return lawsfile.write(
             found, out, {"source": points.source, "sha256": points.sha256, "command": command}
         )
@@ -140,22 +146,35 @@ def _reading(
 ) -> tuple[str, dict[str, str | float], tuple[str, ...]]:
     """Which columns are the value, the law's variables and the groups: as mapped, else by their names."""
     mapping = dict(wishes.mapping or {})
-    value = mapping.pop("value", "") or next((name for name in VALUES if name in frame.columns), "")
-    if not value:
-        message = f"which column holds the value? There is none of {', '.join(VALUES)}"
-        raise OrchError(
-            message,
-            hint=f"say --map value=COLUMN; columns: {', '.join(name for name in frame.columns if name != ROW)}",
-        )
-    x: dict[str, str | float] = {**mapping}
+    value = mapping.pop("value", "")
+    x: dict[str, str | float] = {name: _column(frame, column) for name, column in mapping.items()}
     needed = ("params", "samples") if law == "auto" else get(law).x
     x |= {name: name for name in needed if name not in x and name in frame.columns}
-    groups = wishes.group_by or tuple(
+    value = value or next((name for name in VALUES if name in frame.columns and name not in x.values()), "")
+    if not value:
+        message = f"which column holds the value? There is none of {', '.join(VALUES)}"
+        names = [name for name in frame.columns if name != ROW]
+        raise OrchError(message, hint=f"say --map value=COLUMN; columns: {listed(names)}")
+    if value in x.values():
+        message = f"column {value!r} cannot be both the value and what the law explains it by"
+        raise OrchError(message, hint="map them apart: --map value=COLUMN")
+    groups = tuple(dict.fromkeys(wishes.group_by)) or tuple(
         name
         for name in GROUPS
         if name in frame.columns and name not in x.values() and frame[name].n_unique() > 1
     )
     return value, x, groups
+
+
+def _column(frame: pl.DataFrame, word: str) -> str | float:
+    """A column of the table, or a number that holds for all its rows."""
+    if word not in frame.columns and word[:1].isdigit():
+        try:
+            return float(word)
+        except ValueError:
+            pass
+    require(frame, word)
+    return word
 
 
 def _fit_of(one: Fit | Choice) -> Fit:
@@ -193,11 +212,17 @@ def _remarks(found: Sequence[Fit | Choice]) -> list[str]:
     warned = [
         f"warning{f', {name}' if name else ''}: {text}"
         for one in found
-        for name in [" ".join(_fit_of(one).group.values())]
-        for text in (*_fit_of(one).warnings, *_said(one))
+        for fit in [_fit_of(one)]
+        for name in [" ".join(fit.group.values())]
+        for text in (*_doubtful(fit), *fit.warnings, *_said(one))
     ]
     more = [f"... and {len(warned) - MANY} warnings more in laws.json"] if len(warned) > MANY else []
     return [*left_out[:MANY], *warned[:MANY], *more]
+
+
+def _doubtful(fit: Fit) -> tuple[str, ...]:
+    """The outcome of a fit that has estimates and is still not to be trusted whole."""
+    return (f"{fit.outcome}: {fit.message}",) if fit.estimates and str(fit.outcome) != "ok" else ()
 
 
 def _rows(numbers: Sequence[int]) -> str:
@@ -208,12 +233,12 @@ def _rows(numbers: Sequence[int]) -> str:
 
 
 def _table(found: Sequence[Fit | Choice]) -> str:
-    """A line per fit: its group, n, estimates with intervals, or the outcome that says what is missing."""
+    """A line per fit: its group, n, estimates with intervals, or without any the outcome that says what is missing."""
     fits = [_fit_of(one) for one in found]
-    rows = [["group", "n", "law", f"estimates [{fits[0].level:.0%} interval]" if fits else "estimates"]]
+    rows = [["group", "n", "law", f"estimates [{percent(fits[0].level)} interval]" if fits else "estimates"]]
     for fit in fits:
         numbers = "  ".join(f"{name} {_estimate(fit, name)}" for name in fit.estimates)
-        said = numbers if str(fit.outcome) == "ok" else f"{numbers} {fit.outcome}: {fit.message}".strip()
+        said = numbers or f"{fit.outcome}: {fit.message}"
         rows.append([" ".join(fit.group.values()) or "all", str(fit.n), fit.law.name, said])
     return columns(rows, left=4)
 
@@ -229,7 +254,7 @@ def predict(folder: Path, at: Mapping[str, float]) -> Fitted:
     rows, table = [], [["group", "law", "value", "band", "beyond the data"]]
     for one in lawsfile.read(folder):
         fit = _fit_of(one)
-        table[0][3] = f"{fit.level:.0%} band"
+        table[0][3] = f"{percent(fit.level)} band"
         group = " ".join(fit.group.values()) or "all"
         if not fit.estimates:
             table.append([group, fit.law.name, "-", str(fit.outcome), "-"])

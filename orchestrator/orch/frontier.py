@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 
 from orch.console import Exit, quantity
-from orch.fitting import TABLES, VALUES, Fitted
+from orch.fitting import VALUES, Fitted, is_table
 from orch.planning.plan import find_study
-from orch_analysis.frontier import Frontier, disagreements, of_table, optimum
+from orch_analysis.frontier import Frontier, disagreements, of_table, optimum, usable
+from orch_analysis.points import require
 from orch_analysis.results import read_curves, read_results
 from orch_analysis.table import read_points
 
@@ -24,7 +25,7 @@ def frontier(
 
     flops: a budget to size a run for. Raises OrchError for a missing table, study or column.
     """
-    if target is not None and target.suffix in TABLES:
+    if target is not None and is_table(target):
         frame = read_points(target, mapping=mapping, name=target.stem).frame
         columns = _columns(frame, mapping)
     else:
@@ -37,13 +38,21 @@ def frontier(
     for label, part in _groups(frame, group_by):
         found = of_table(part, **columns)  # type: ignore[arg-type]
         warnings = disagreements(found, flops) if flops else ()
+        wanted = {name: column for name, column in columns.items() if name != "run"}
+        left_out = part.height - usable(part, wanted).height
         lines += [
             label,
+            *([f"  left out: {left_out} rows without positive numbers"] if left_out else []),
             *(_line(one, flops) for one in found),
             *(f"  warning: {warning}" for warning in warnings),
         ]
         groups.append(
-            {"group": label, "frontiers": [_json(one, flops) for one in found], "warnings": list(warnings)}
+            {
+                "group": label,
+                "left_out": left_out,
+                "frontiers": [_json(one, flops) for one in found],
+                "warnings": list(warnings),
+            }
         )
         failed = failed and all(one.outcome != "ok" for one in found)
     exit_code = Exit.NO_FIT if failed else Exit.OK
@@ -64,7 +73,9 @@ def _groups(frame: pl.DataFrame, names: tuple[str, ...]) -> Iterator[tuple[str, 
     if not names:
         yield "all", frame
         return
-    for key, part in frame.group_by(names, maintain_order=True):
+    for name in names:
+        require(frame, name)
+    for key, part in frame.group_by(*dict.fromkeys(names), maintain_order=True):
         yield " ".join(str(value) for value in key), part
 
 
@@ -75,10 +86,13 @@ def _line(one: Frontier, flops: float | None) -> str:
     line = f"  {one.approach:11} N* ~ C^{one.a:.3f} [{low:.3f}, {high:.3f}], D* ~ C^{one.b:.3f}, n={one.n}"
     if flops:
         best = optimum(one, flops)
-        line += (
-            f"; at {quantity(flops, 'FLOP')}: N* {quantity(best.params[0])}, D* {quantity(best.samples[0])}"
-        )
+        line += f"\n    at {quantity(flops, 'FLOP')}: N* {_ranged(best.params)}, D* {_ranged(best.samples)}"
     return "\n".join([line, *(f"    warning: {warning}" for warning in one.warnings)])
+
+
+def _ranged(numbers: tuple[float, float, float]) -> str:
+    value, low, high = map(quantity, numbers)
+    return f"{value} [{low}, {high}]"
 
 
 def _json(one: Frontier, flops: float | None) -> dict[str, Any]:

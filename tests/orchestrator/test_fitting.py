@@ -174,3 +174,81 @@ def test_options_that_contradict_are_mistakes(tmp_path: Path, words: tuple[str, 
     done = CliRunner().invoke(main, ["fit-laws", str(tmp_path / "table.csv"), *usual, *words])
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def orch(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+    return done.exit_code, done.output
+
+
+def test_what_a_law_reads_is_not_its_value(tmp_path: Path):
+    loss = np.linspace(2, 4, 12)
+    rows = [f"{x:.6g},{0.85 - 2.2 * np.exp(-0.9 * x):.8g}" for x in loss]
+    (tmp_path / "t.csv").write_text("\n".join(["loss,error", *rows]) + "\n")
+    usual = [
+        "fit-laws",
+        str(tmp_path / "t.csv"),
+        "--law",
+        "gadre_error",
+        "--bootstrap",
+        "0",
+        "--out",
+        str(tmp_path / "laws"),
+    ]
+    code, text = orch(*usual, "--json")
+    assert code == 0
+    assert json.loads(text)["value"] == "error"
+    assert json.loads(text)["fits"][0]["estimates"]["gamma"] == pytest.approx(0.9, rel=1e-4)
+    code, text = orch(*usual, "--map", "value=loss")
+    assert code == 2
+    assert "both the value" in text
+
+
+def test_a_number_may_stand_for_a_column(tmp_path: Path):
+    sizes = np.geomspace(1e6, 1e9, 10)
+    rows = [f"{n:.8g},{0.88 - 0.78 / (1 + (n / 3e7) ** 0.6):.8g}" for n in sizes]
+    (tmp_path / "T.CSV").write_text("\n".join(["params,accuracy", *rows]) + "\n")
+    usual = [
+        "fit-laws",
+        str(tmp_path / "T.CSV"),
+        "--law",
+        "accuracy",
+        "--bootstrap",
+        "0",
+        "--out",
+        str(tmp_path / "laws"),
+    ]
+    code, text = orch(*usual, "--map", "classes=10", "--json")
+    assert code == 0
+    assert json.loads(text)["fits"][0]["estimates"]["x_half"] == pytest.approx(3e7, rel=1e-3)
+
+
+def test_doubts_have_a_line_of_their_own_and_old_reports_go(tmp_path: Path):
+    code, _, text = run(tmp_path, [f"{n:.6g},1,{12 * n**-0.076:.8g}" for n in N])
+    assert code == 0
+    assert "warning: at_bound: E ended on the bound" in text
+    assert (tmp_path / "laws" / "report.html").exists()
+    assert run(tmp_path, ROWS[:2])[0] == 3
+    assert not (tmp_path / "laws" / "report.html").exists()
+
+
+def test_a_column_named_twice_is_one_group_and_an_unknown_one_a_mistake(tmp_path: Path):
+    twice = ("--group-by", "D", "--group-by", "D")
+    assert run(tmp_path, [row.replace(row.split(",")[1], "g") for row in ROWS], *twice)[0] == 0
+    code, text = orch("frontier", tmp_path / "table.csv", "params=N", "samples=D", "--group-by", "nope")
+    assert code == 2
+    assert "no column 'nope'" in text
+
+
+def test_a_frontier_reads_sizes_as_written_and_counts_what_it_leaves_out(tmp_path: Path):
+    rows = [
+        f"{n:g}M,{d:g}B,{1.7 + 400 / (n * 1e6) ** 0.34 + 410 / (d * 1e9) ** 0.28:.6g}"
+        for n in (10, 100, 1000, 9000)
+        for d in (1, 10, 100)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["params,samples,loss", *rows, "foo,1B,3"]) + "\n")
+    code, text = orch("frontier", tmp_path / "t.csv", "--flops", "1e25")
+    assert code == 0
+    assert "left out: 1 rows" in text
+    assert "at 1e+25 FLOP: N* " in text
+    assert "C^0.452 [0.45" in text  # beta / (alpha + beta) = .28 / .62
