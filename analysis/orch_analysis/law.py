@@ -6,7 +6,7 @@ import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,15 +178,45 @@ def load(path: str | Path) -> Law:
 
 
 def check(law: Law) -> Law:
-    """Return the law, or raise OrchError for names that contradict each other."""
+    """Return the law, or raise OrchError for names that contradict each other and a function that cannot be computed."""
+    if isinstance(law.params, str) or isinstance(law.x, str) or not law.params or not law.x:
+        msg = f"law {law.name}: `params` and `x` must be tuples of at least one name"
+        raise OrchError(msg, hint='a tuple of one has a comma: x=("params",)')
     problems = [f"`linear` names {name!r}, no parameter" for name in law.linear if name not in law.params]
     problems += [f"`bounds` names {name!r}, no parameter" for name in law.bounds if name not in law.params]
     problems += [
         f"bounds of {name!r}: {lo} is not below {hi}" for name, (lo, hi) in law.bounds.items() if not lo < hi
     ]
-    if not law.params or not law.x:
-        problems.append("`params` and `x` must name at least one parameter and one variable")
+    problems += [
+        f"{name!r} is named twice" for name in dict.fromkeys(law.params) if law.params.count(name) > 1
+    ]
+    if law.link not in get_args(Link):
+        problems.append(f"link {law.link!r} is none of {', '.join(get_args(Link))}")
     if problems:
         msg = f"law {law.name}: " + "; ".join(problems)
         raise OrchError(msg, hint="use the same names in params, linear and bounds")
+    _try(law)
     return law
+
+
+def _try(law: Law) -> None:
+    """Compute the law at three points for two sets of parameters at once, as the search will."""
+    x = {name: np.array([1.0, 2.0, 3.0]) for name in law.x}
+    params = {name: np.full((2, 1), _inner(*law.bound(name))) for name in law.params}
+    try:
+        with np.errstate(all="ignore"):
+            shape = np.shape(law.f(x, params))
+        problem = "" if np.broadcast_shapes(shape, (2, 3)) == (2, 3) else f"it has shape {shape}"
+    except Exception as error:  # noqa: BLE001 - whatever a user's function raises
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        msg = f"law {law.name}: `f` cannot be computed for 2 sets of parameters at 3 points: {problem}"
+        raise OrchError(
+            msg, hint="write f with numpy, so that x of shape (n,) and p of shape (k, 1) give (k, n)"
+        )
+
+
+def _inner(lo: float, hi: float) -> float:
+    if np.isfinite(lo) and np.isfinite(hi):
+        return (lo + hi) / 2
+    return lo + 1.0 if np.isfinite(lo) else min(hi - 1.0, 1.0)

@@ -156,6 +156,12 @@ def test_a_user_adds_a_law_in_ten_lines(tmp_path: Path) -> None:
         ("x = 1", "does not set LAW"),
         ("1 / 0", "ZeroDivisionError"),
         (OWN.replace('("E", "A"),', '("Q",),'), "'Q'"),
+        (OWN.replace('p["tau"]', 'p["tou"]'), "KeyError: 'tou'"),
+        (OWN.replace('p["E"] +', 'float(p["E"]) +'), "TypeError"),
+        (OWN.replace('x["samples"] /', "[1.0, 2.0] /"), "shape"),
+        (OWN.replace('("samples",)', '"samples"'), "tuples"),
+        (OWN.replace('("E", "A", "tau")', '("E", "A", "tau", "E")'), "'E' is named twice"),
+        (OWN.replace("source=", 'link="logs", source='), "link 'logs' is none of log, linear, log_error"),
     ],
 )
 def test_a_broken_law_file_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
