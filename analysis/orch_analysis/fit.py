@@ -28,6 +28,9 @@ EFFICIENT = (
 )
 NOTHING = 1e-6  # a term that changes the law by less, in its link, is not there
 LEAST = 1e-5  # smallest automatic delta: exact data have no noise to scale it to
+JACKKNIFE = (
+    200  # parts left out in turn for the acceleration of BCa: one by one would cost n fits of n points
+)
 STARTS = 16  # independent global searches behind the certificate of the point fit
 
 
@@ -100,7 +103,7 @@ def fit(
     obstacle = points.obstacle(request.law, rows, value)
     if obstacle:
         return _without_estimates(request, rows, *obstacle)
-    with _blas().limit(limits=1):
+    with _blas().limit(limits=1), np.errstate(all="ignore"):  # starts far away overflow, and lose
         return _line(request, rows) if request.closed_form else _curve(request, rows)
 
 
@@ -136,6 +139,9 @@ def _request(
     if not 0 < level < 1 or bootstrap < 0:
         msg = f"level must be between 0 and 1 and bootstrap not negative, got {level} and {bootstrap}"
         raise OrchError(msg, hint="level=0.95, bootstrap=1000")
+    if rest["stderr"] and rest["cluster"]:
+        msg = "stderr and cluster cannot be given together: known errors take the place of resampling"
+        raise OrchError(msg, hint="leave out stderr to let clusters show the noise")
     if loss == "auto":
         own = "l2" if law.exactly_loglinear else law.loss
         loss = own if delta == "auto" else "huber"
@@ -286,9 +292,11 @@ def _intervals(
     if kind != "bca":
         named = enumerate(problem.law.free)
         return draws, {name: uncertainty.percentile(draws[:, i], request.level, kind) for i, name in named}
-    left_out = (1.0 - np.eye(rows.y.size)) * weight
-    if rows.clusters is not None:
-        left_out = (rows.clusters[None] != np.unique(rows.clusters)[:, None]) * weight
+    units = (
+        np.arange(rows.y.size) if rows.clusters is None else np.unique(rows.clusters, return_inverse=True)[1]
+    )
+    parts = units % JACKKNIFE
+    left_out = (parts[None] != np.unique(parts)[:, None]) * weight
     jackknife = _values(
         problem,
         solve(
@@ -377,6 +385,14 @@ def _doubts(
     elif best.agreement[0] < 0.5:
         share = f"only {best.agreement[0]:.0%} of {STARTS} independent starts"
         out.append(f"{share} reached the optimum to 1e-8: it lies in a flat valley, see identifiability")
+    fewest = 2.0 / (1.0 - request.level)
+    if 0 < request.bootstrap < round(fewest):
+        out.append(
+            f"{request.bootstrap} bootstraps do not show the ends of a {100 * request.level:.10g}% interval: "
+            f"draw at least {fewest:.0f}"
+        )
+    if rows.clusters is not None and np.unique(rows.clusters).size == 1:
+        out.append(f"all rows are one unit of {request.cluster}: intervals take them as independent")
     if request.stderr:
         known = rows.extra[request.stderr] / np.abs(problem.scale)
         excess = float(

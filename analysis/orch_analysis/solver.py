@@ -214,7 +214,8 @@ def _revived(
 def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
     """Deltas from wide to the one asked for, each with its tolerance and whether it needs the exact Hessian."""
     some = slice(0, 50)
-    spread = float(np.nanmedian(np.abs(predict(problem, theta[some]) - target[some])))
+    away = np.abs(predict(problem, theta[some]) - target[some])
+    spread = float(np.nanmedian(away)) if np.isfinite(away).any() else 0.0
     wide = [delta * factor for factor in (10.0, 3.0) if delta * factor < 3.0 * spread]
     if problem.terms is None:
         return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-6, False), (delta, 1e-12, True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from orch_analysis.fit import fit
 from orch_analysis.law import Array
 from orch_analysis.laws import LAWS
 from orch_analysis.problem import build, theta_of
+from orch_core.errors import OrchError
 
 DATA_SETS = 80
 TRUTH = {"E": 0.05, "A": 20.0, "alpha": 0.3}
@@ -68,6 +71,37 @@ def test_bca_is_that_of_scipy() -> None:
     ours = uncertainty.bca(draws, float(sample.mean()), jackknife, 0.95)
     theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
     assert ours == pytest.approx((theirs.low, theirs.high), rel=0.02)
+
+
+def test_bca_costs_grow_with_the_points_not_with_their_square(monkeypatch) -> None:
+    n, asked = 1000, []
+    x = np.geomspace(1e6, 1e9, n)
+    y = 3.0 * x**-0.1 * np.exp(0.05 * np.random.default_rng(0).standard_normal(n))
+    table, module = pl.DataFrame({"params": x, "y": y}), sys.modules["orch_analysis.fit"]
+    solve = module.solve
+    monkeypatch.setattr(
+        module,
+        "solve",
+        lambda p, t, w, *rest, **named: asked.append(len(w)) or solve(p, t, w, *rest, **named),
+    )
+    found = fit("power", table, value="y", bootstrap=500, interval="bca")
+    assert max(asked) == 500
+    exact = fit("power", table, value="y")
+    assert found.intervals["slope"] == pytest.approx(exact.intervals["slope"], rel=0.02)
+
+
+def test_known_errors_and_clusters_exclude_each_other() -> None:
+    table = pl.DataFrame(
+        {"params": [1e6, 1e7, 1e8, 1e9], "y": [4.0, 3.0, 2.2, 1.7], "se": 0.1, "run": ["a", "a", "b", "b"]}
+    )
+    with pytest.raises(OrchError, match="cannot be given together"):
+        fit("power", table, value="y", stderr="se", cluster="run")
+
+
+def test_intervals_that_hold_less_than_they_say_are_flagged() -> None:
+    table = pl.DataFrame({"params": [1e6, 1e7, 1e8, 1e9], "y": [4.0, 3.0, 2.2, 1.7], "run": "a"})
+    found = fit("power", table, value="y", cluster="run", bootstrap=39)
+    assert [" ".join(text.split()[:3]) for text in found.warnings] == ["39 bootstraps do", "all rows are"]
 
 
 def test_clusters_are_resampled_whole() -> None:
