@@ -134,8 +134,8 @@ class Fit:
             if name not in x:
                 msg = f"law {self.law.name} needs {', '.join(self.law.x)}; {name} is missing"
                 raise OrchError(msg, hint=f"give {name}=...")
-            if not x[name] > 0:
-                msg = f"{name} must be positive, got {x[name]}"
+            if not 0 < x[name] < np.inf:
+                msg = f"{name} must be positive and finite, got {x[name]}"
                 raise OrchError(msg, hint="sizes are counts: parameters, samples, FLOPs")
         extra = sorted(set(x) - set(self.law.x))
         if extra:

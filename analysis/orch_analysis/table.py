@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from orch_analysis.fitted import Dropped
 from orch_analysis.points import ROW, require
 from orch_core.errors import OrchError
 
-SEPARATORS = (",", ";", "\t")
+SEPARATORS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +65,26 @@ def _from_file(path: Path) -> Points:
             msg = f"{path} cannot be read as Parquet: {error}"
             raise OrchError(msg, hint="check that the file is complete") from error
         return _numbered(frame, range(1, frame.height + 1), (), digest, str(path))
-    return _from_csv(data.decode("utf-8-sig", errors="replace"), digest, str(path))
+    return _from_csv(_text(data), digest, str(path))
+
+
+def _text(data: bytes) -> str:
+    """Text as spreadsheets save it: UTF-8, UTF-16 by its mark, else Windows' western code page."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
 
 
 def _from_csv(text: str, digest: str, source: str) -> Points:
-    """Line by line, so that one broken line (an open quote, a lost field) costs that line and no other."""
+    """Line by line, so that one broken line (an open quote, a lost field) costs that line and no other.
+
+    Lines that start with # are comments.
+    """
     lines = text.splitlines()
-    head = next((i for i, line in enumerate(lines) if line.strip()), None)
+    head = next((i for i, line in enumerate(lines) if line.strip() and not _comment(line)), None)
     if head is None:
         msg = f"{source} is empty"
         raise OrchError(msg, hint="the first line names the columns, every other line is a point")
@@ -86,6 +100,9 @@ def _from_csv(text: str, digest: str, source: str) -> Points:
     for number, line in enumerate(lines[head + 1 :], start=head + 2):
         if not line.strip():
             continue
+        if _comment(line):
+            dropped.append(Dropped(row=number, reason="a comment"))
+            continue
         fields = _fields(line, separator)
         if len(fields) == len(names):
             rows.append([field.strip() for field in fields])
@@ -98,6 +115,10 @@ def _from_csv(text: str, digest: str, source: str) -> Points:
     comma = separator == ";"
     frame = pl.DataFrame({name: _typed(name, column, comma=comma) for name, column in columns.items()})
     return _numbered(frame, numbers, tuple(dropped), digest, source)
+
+
+def _comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
 
 
 def _fields(line: str, separator: str) -> list[str]:

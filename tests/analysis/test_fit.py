@@ -308,6 +308,7 @@ def test_predictions_ask_for_what_they_need() -> None:
     for wrong in (
         {"params": 1e9},
         {"params": 1e9, "samples": -1.0},
+        {"params": 1e9, "samples": float("inf")},
         {"params": 1e9, "samples": 1e9, "loss": 1.0},
     ):
         with pytest.raises(OrchError):

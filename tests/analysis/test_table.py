@@ -50,6 +50,26 @@ def test_a_broken_line_costs_that_line_and_no_other(tmp_path: Path, line: str, r
     assert text.splitlines()[points.dropped[0].row - 1] == line
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_files_are_read_as_programs_save_them(tmp_path: Path, encoding: str) -> None:
+    text = "# Größe gegen Verlust\n\nN|Verlust (μ)\n1e6|3.2\n# 1e7|2.9\n1e8|2.6\n".replace("μ", "µ")
+    (tmp_path / "p.txt").write_bytes(text.encode(encoding))
+    points = read_points(tmp_path / "p.txt", mapping={"params": "N", "value": "Verlust (µ)"})
+    assert points.frame["N"].to_list() == [1e6, 1e8]
+    assert [(item.row, item.reason) for item in points.dropped] == [(5, "a comment")]
+
+
+def test_lists_are_no_numbers(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"params": [1e6, 1e7, 1e8], "loss": [[3.0], [2.0], [1.5]]})
+    with pytest.raises(OrchError, match=r"'loss' holds List"):
+        fit("power", frame, value="loss")
+
+
+def test_a_wide_table_names_a_few_of_its_columns() -> None:
+    with pytest.raises(OrchError, match=r"c19, \.\.\. \(1000 in all\)\n"):
+        read_points(pl.DataFrame({f"c{i}": [1.0] for i in range(1000)}), mapping={"value": "loss"})
+
+
 @given(
     st.lists(st.tuples(st.floats(1, 1e12), st.floats(1e-3, 1e3)), min_size=1, max_size=20, unique=True),
     st.sampled_from([",", ";", "\t"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from matplotlib.axes import Axes
+
+warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels may be in any script
 
 WIDTH = 7.4  # inches: the width of a report's text column
 DPI = 160
@@ -82,6 +85,9 @@ def canvas(
 
 def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, alt: str) -> Picture:
     """Write `folder/name.{svg,png,pdf}` with the same bytes on every run, and return the picture for the page."""
+    warnings.filterwarnings(
+        "ignore", message="Glyph .* missing from font"
+    )  # names in any script may be labels
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
