@@ -153,7 +153,7 @@ def covariance_factor(truth: Truth, x: Values) -> Array:
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
     values = np.zeros(len(scale))
-    triangle = np.linalg.qr(matrix / scale, mode="r")  # singular as the matrix is, and small however many cells
+    triangle = np.linalg.qr(matrix / scale, mode="r")  # as singular, and small however many cells
     _, found, directions = np.linalg.svd(triangle)
     values[: len(found)] = found
     return np.asarray(directions.T / np.maximum(values, BLIND * values.max()) / scale[:, None])
