@@ -29,14 +29,16 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 def group() -> Iterator[None]:
     """The process group of the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, torchrun's words.
 
-    NCCL on GPUs, one each; gloo otherwise. Nothing happens where WORLD_SIZE is 1 or missing.
+    NCCL for what is on GPUs, one each; gloo for the rest, so that what processes agree on waits for no GPU. Nothing happens
+    where WORLD_SIZE is 1 or missing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
         dist.barrier()  # gloo's threads do not outlive a peer that has gone
@@ -82,14 +84,14 @@ def agreed(*wishes: bool) -> tuple[bool, ...]:
     """Each wish as soon as any process has it."""
     if world() == 1:
         return wishes
-    flags = torch.tensor(wishes, dtype=torch.int32, device=_device())
+    flags = torch.tensor(wishes, dtype=torch.int32)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return tuple(bool(flag) for flag in flags.tolist())
 
 
 def average(value: Tensor) -> float:
     """Mean of a number over all processes."""
-    return float(total(value.to(_device()))) / world() if world() > 1 else float(value)
+    return float(total(value.cpu())) / world()
 
 
 def from_first(value: Any) -> Any:
@@ -97,7 +99,7 @@ def from_first(value: Any) -> Any:
     if world() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, device=_device())
+    dist.broadcast_object_list(box)
     return box[0]
 
 
@@ -108,10 +110,6 @@ def from_all(value: Any) -> list[Any]:
     boxes = [None] * world()
     dist.all_gather_object(boxes, value)
     return boxes
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class _Total(torch.autograd.Function):
