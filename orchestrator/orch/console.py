@@ -63,10 +63,14 @@ def say(text: str) -> None:
 
 
 def emit(document: Mapping[str, Any]) -> None:
-    """One JSON document on stdout."""
-    click.echo(
-        json.dumps({"schema_version": SCHEMA_VERSION, **document}, ensure_ascii=False, allow_nan=False)
-    )
+    """One JSON document on stdout; numbers that JSON has not (infinite, not a number) are null."""
+    whole = {"schema_version": SCHEMA_VERSION, **document}
+    try:
+        text = json.dumps(whole, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(whole), parse_constant=lambda _: None)
+        text = json.dumps(finite, ensure_ascii=False)
+    click.echo(text)
 
 
 def is_terminal(stream: IO[str]) -> bool:

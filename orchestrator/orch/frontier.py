@@ -16,6 +16,7 @@ from orch_analysis.frontier import Frontier, disagreements, of_table, optimum, u
 from orch_analysis.points import require
 from orch_analysis.results import read_curves, read_results
 from orch_analysis.table import read_points
+from orch_core.errors import OrchError
 
 
 def frontier(
@@ -31,6 +32,11 @@ def frontier(
     else:
         study = find_study(target)
         frame = read_curves(study, read_results(study).pretraining).filter(pl.col("heldout_loss") > 0)
+        if frame.is_empty():
+            message = f"{study.name} has no training curve yet"
+            raise OrchError(
+                message, hint="`orch launch` runs what is planned; `orch status` says how far it is"
+            )
         group_by = group_by or ("algorithm", "mix")
         columns = {"value": "heldout_loss", "params": "params_encoder", "samples": "samples_seen"}
         columns |= {"flops": "flops_spent", "run": "cell"}

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from orch.cli import main
+from orch.console import emit
 from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import find_study, make_plan, read_plan, summary
 from orch_core.check import read_grid
@@ -176,3 +179,29 @@ def test_duplicates_between_splits_are_noted_and_left_out(folder: Path):
 def test_the_summary_is_json(folder: Path):
     plan, _ = make_plan(folder / "grid.yaml")
     assert json.loads(json.dumps(summary(plan), allow_nan=False))["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--target", "params=nan,samples=1"),
+        ("--target", "params=1e9,samples=inf"),
+        ("--budget-gpu-hours", "nan"),
+    ],
+)
+def test_what_is_no_number_is_a_mistake(folder: Path, words: tuple[str, str]):
+    done = CliRunner().invoke(main, ["plan", "grid.yaml", *words], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert "hint: " in done.stderr
+
+
+def test_a_frontier_of_a_study_that_has_not_run_says_so(folder: Path):
+    CliRunner().invoke(main, ["plan", "grid.yaml"], catch_exceptions=False)
+    done = CliRunner().invoke(main, ["frontier"], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert "no training curve yet" in done.stderr
+
+
+def test_json_has_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]):
+    emit({"a": [1.5, float("inf")], "b": {"c": float("nan")}})
+    assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "a": [1.5, None], "b": {"c": None}}

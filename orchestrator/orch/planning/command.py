@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,9 @@ class Planned:
 
 def planned(grid: Path, study: Path | None, wishes: Wishes) -> Planned:
     """The plan of a grid, or what it would change; raises OrchError or GridError for what is wrong with it."""
+    if not all(math.isfinite(limit) for limit in (wishes.gpu_hours, wishes.usd) if limit is not None):
+        message = "a budget must be a finite number"
+        raise OrchError(message, hint="leave it out for no limit")
     plan, opened, checked = draft(grid, study, gpu_hours=wishes.gpu_hours, usd=wishes.usd)
     if wishes.against is not None:
         return _compared(plan, opened, wishes.against)
@@ -127,7 +131,7 @@ def read_target(text: str) -> dict[str, float]:
         pairs = {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
     except ValueError:
         pairs = {}
-    if set(pairs) != {"params", "samples"} or min(pairs.values()) <= 0:
+    if set(pairs) != {"params", "samples"} or not all(0 < value < math.inf for value in pairs.values()):
         message = f"cannot read the target {text!r}"
         raise OrchError(message, hint="say params=1e9,samples=1e8: encoder parameters and pretraining images")
     return pairs
