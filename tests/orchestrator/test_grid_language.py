@@ -267,6 +267,21 @@ def test_a_budget_below_one_batch_is_refused_at_its_place(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("mix: all", "mix: all\n  seed: {log_space: [1, 1e17, 1000000]}"),
+        ("samples_seen: 64000", "samples_seen: {log_space: [1000, 1e12, 1000000]}"),
+    ],
+)
+def test_more_cells_than_memory_holds_are_refused_before_they_are_made(
+    tmp_path: Path, change: tuple[str, str]
+):
+    many = ("[1000, 8000]", "{log_space: [100, 8000, 30]}")
+    _, _, message = problem_of(tmp_path, change, many)
+    assert "the axes make 60,000,000 cells" in message
+
+
 def test_leaving_one_out_of_one_is_refused_at_its_place(tmp_path: Path):
     changes = ("two: {ct: 1, us: 1}", "one: [ct]"), ("mix: all", "mix: leave_one_out(one)")
     _, _, message = problem_of(tmp_path, *changes)

@@ -28,6 +28,7 @@ from orch_core.identity import LANE, lanes
 from orch_core.recipe import RECIPES
 
 Lanes = NDArray[np.uint64]
+MOST_CELLS = 20_000_000  # about 8 GB of a planner's memory
 
 _TEXT, _WHOLE, _REAL = pl.Categorical, pl.Int32, pl.Float64
 SHAPE: Mapping[str, Any] = {
@@ -109,9 +110,12 @@ def _recipe_block(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame
         frame = _isoflop_table(checked, block, name, shapes)
     else:
         data = _data_table(data_choices(checked, block))
+        lengths = next(len(block.axes[length]) for length in LENGTHS if block.axes.get(length))
+        _refuse_too_many(checked, block, shapes.height * data.height * lengths)
         frame = _with_length(checked, block, shapes.join(data, how="cross"))
     refuse_short(checked, block, frame)
     seeds = block.axes["seed"] if recipe.uses_model else [0]
+    _refuse_too_many(checked, block, frame.height * len(seeds))
     frame = _identified(frame, checked, name).join(_seed_table(seeds), how="cross")
     batch = training.batch if recipe.uses_data else 0
     seen = pl.col("samples_seen")
@@ -129,6 +133,12 @@ def _recipe_block(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame
         _low=pl.col("_low") + pl.col("_seed_low"),
     )
     return frame.select([*COLUMNS[1:], "kind", "_short", "_asked", "_high", "_low"])
+
+
+def _refuse_too_many(checked: CheckedGrid, block: Block, count: int) -> None:
+    if count > MOST_CELLS:
+        message = f"the axes make {count:,} cells, more than the {MOST_CELLS:,} of a plan: narrow one of them"
+        raise refuse(checked, block.loc, message)
 
 
 def _shape_table(checked: CheckedGrid, block: Block, name: str) -> pl.DataFrame:
