@@ -200,17 +200,17 @@ def check(law: Law) -> Law:
 
 
 def _try(law: Law) -> None:
-    """Compute the law at three points for two sets of parameters at once, as the search will."""
-    x = {name: np.array([1.0, 2.0, 3.0]) for name in law.x}
+    """Compute the law at seven points for two sets of parameters at once, as the search will."""
+    x = {name: np.linspace(1.0, 4.0, 7) for name in law.x}
     params = {name: np.full((2, 1), _inner(*law.bound(name))) for name in law.params}
     try:
         with np.errstate(all="ignore"):
             shape = np.shape(law.f(x, params))
-        problem = "" if np.broadcast_shapes(shape, (2, 3)) == (2, 3) else f"it has shape {shape}"
+        problem = "" if np.broadcast_shapes(shape, (2, 7)) == (2, 7) else f"it has shape {shape}"
     except Exception as error:  # noqa: BLE001 - whatever a user's function raises
         problem = f"{type(error).__name__}: {error}"
     if problem:
-        msg = f"law {law.name}: `f` cannot be computed for 2 sets of parameters at 3 points: {problem}"
+        msg = f"law {law.name}: `f` cannot be computed for 2 sets of parameters at 7 points: {problem}"
         raise OrchError(
             msg, hint="write f with numpy, so that x of shape (n,) and p of shape (k, 1) give (k, n)"
         )

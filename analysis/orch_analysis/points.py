@@ -127,9 +127,6 @@ def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
         return np.full(table.height, float(column))
     require(table, column)
     series = table[column]
-    if series.dtype.is_nested():
-        msg = f"column {column!r} holds {series.dtype}, not numbers"
-        raise OrchError(msg, hint="write one number per row, or map another column")
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Null):
         series = _sizes(series.cast(pl.String).str.strip_chars())
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
@@ -157,7 +154,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def require(table: pl.DataFrame, column: str) -> None:
-    """Raise OrchError when the table has no such column, with the nearest name as a hint."""
+    """Raise OrchError when the table has no such column, with the nearest name as a hint, or one of lists."""
     if column not in table.columns:
         from difflib import get_close_matches
 
@@ -167,6 +164,9 @@ def require(table: pl.DataFrame, column: str) -> None:
         raise OrchError(
             msg, hint=f"did you mean {close[0]!r}?" if close else "map variables with --map variable=column"
         )
+    if table[column].dtype.is_nested():
+        msg = f"column {column!r} holds {table[column].dtype}, not one value per row"
+        raise OrchError(msg, hint="write it out, or name another column")
 
 
 def obstacle(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] | None:

@@ -59,10 +59,15 @@ def test_files_are_read_as_programs_save_them(tmp_path: Path, encoding: str) -> 
     assert [(item.row, item.reason) for item in points.dropped] == [(5, "a comment")]
 
 
-def test_lists_are_no_numbers(tmp_path: Path) -> None:
-    frame = pl.DataFrame({"params": [1e6, 1e7, 1e8], "loss": [[3.0], [2.0], [1.5]]})
-    with pytest.raises(OrchError, match=r"'loss' holds List"):
-        fit("power", frame, value="loss")
+def test_lists_are_no_values() -> None:
+    frame = pl.DataFrame({"params": [1e6, 1e7, 1e8], "loss": [3.0, 2.0, 1.5], "all": [[3.0], [2.0], [1.5]]})
+    for wrong in (
+        {"value": "all"},
+        {"value": "loss", "cluster": "all"},
+        {"value": "loss", "x": {"params": "all"}},
+    ):
+        with pytest.raises(OrchError, match=r"'all' holds List"):
+            fit("power", frame, **wrong)
 
 
 def test_a_wide_table_names_a_few_of_its_columns() -> None:
