@@ -1,6 +1,7 @@
 """What becomes of the states of divided runs; prints it as JSON. usage: checkpoint_driver.py FOLDER NPZ"""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -15,16 +16,16 @@ from orch_core.learn import Stopped, distributed, pretrain, pretraining, shardin
 from orch_core.learn.checkpoint import load_checkpoint, save_checkpoint, training_state
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.rmdir"}
-MOMENTS = ((1, 2), (0, 3), (0, 9), (0, 11))
-"""Rank and number of the call to the file system at which it dies: in its part, before the list of parts,
-before the state is published, and between the removals of an old state's parts and folder."""
+MOMENTS = ((1, 2), (0, 9), (0, 11))
+"""Rank and number of the call to the file system at which it dies: in its part, before the state is
+published, and between the removals of an old state's parts and folder."""
 
 
 def main():
     folder, path = map(Path, sys.argv[1:])
     sharding.LARGE = 0
-    killed = killed_and_resumed(make_cell(path, "moco-v3@1", samples=96), folder)
-    moved = moved_about(make_cell(path, "moco-v3@1", samples=64), folder / "moved")
+    killed = killed_and_resumed(make_cell(path, "moco-v3@1", samples=80), folder)
+    moved = moved_about(make_cell(path, "dinov2@1", samples=64), folder / "moved")
     print(json.dumps({"killed": killed, "moved": moved, "memory": memory_of(path, folder / "memory")}))
 
 
@@ -71,14 +72,15 @@ def train_and_die(cell, folder, rank, number):
 
 
 def moved_about(cell, folder):
-    """Values of a run by two processes, then one, then two, then four: divided wherever there are several."""
-    for world in (2, 1, 2):
-        assert in_processes(world, lambda: leave(cell, folder)) == [0] * world
+    """Values of a run divided between two processes, then of one, then shared by two, then divided among four."""
+    for world, large in ((2, 0), (1, 0), (2, math.inf)):
+        assert in_processes(world, lambda large=large: leave(cell, folder, large)) == [0] * world
     assert in_processes(4, lambda: finish(cell, folder)) == [0] * 4
     return json.loads((folder / "values.json").read_text())
 
 
-def leave(cell, folder):
+def leave(cell, folder, large):
+    sharding.LARGE = large
     try:
         pretrain(cell, folder, should_stop=lambda: True)
     except Stopped:
