@@ -235,13 +235,14 @@ def _curve(request: Request, rows: Usable) -> Fit:
         known = identify.profile(valley)
     sd = _noise(residuals, len(law.free))
     outcome, message = _verdict(problem, theta, known)
+    estimates = {name: float(value[0]) for name, value in params_of(problem, best.theta).items()}
     return _fit(
-        request, rows, outcome=outcome, message=message,
-        estimates={name: float(value[0]) for name, value in params_of(problem, best.theta).items()},
+        request, rows, outcome=outcome, message=message, estimates=estimates,
         intervals=intervals, interval=kind if request.bootstrap else "none", objective=objective,
         residuals=tuple(map(float, residuals)), sd=sd, delta=delta if request.loss == "huber" else None,
         certificate=float(best.agreement[0]), draws=draws, identifiability=known,
-        warnings=points.oddities(law, rows, request.value) + _doubts(request, rows, problem, residuals, best),
+        warnings=points.oddities(law, rows, request.value) + _doubts(request, rows, problem, residuals, best)
+        + _strays(problem, theta, estimates, intervals),
     )  # fmt: skip
 
 
@@ -370,6 +371,27 @@ def _at_bound(problem: Problem, theta: Array, k: int) -> bool:
     without[k] = problem.lower[k]
     change = predict(problem, np.stack([theta, without]))
     return bool(np.max(np.abs(change[0] - change[1])) < NOTHING)
+
+
+def _strays(
+    problem: Problem,
+    theta: Array,
+    estimates: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+) -> tuple[str, ...]:
+    """A warning of estimates that their own draws do not come back to; on a bound they have nowhere to go."""
+    outside = [
+        name
+        for k, name in enumerate(problem.law.free)
+        if name in intervals and not _at_bound(problem, theta, k)
+        for value, (lo, hi) in [(estimates[name], intervals[name])]
+        if max(lo - value, value - hi) > 1e-3 * abs(value)
+    ]
+    return (
+        (f"{' and '.join(outside)} outside the interval: refits end elsewhere, trust neither",)
+        if outside
+        else ()
+    )
 
 
 def _doubts(

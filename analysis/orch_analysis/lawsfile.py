@@ -64,6 +64,9 @@ def fit_points(
         _refuse(
             [name for name, told in given.items() if told], "auto fits every form its own way", "a law's name"
         )
+        if ceiling is not None and not math.isfinite(ceiling):
+            msg = f"the ceiling must be a finite number, got {ceiling}"
+            raise OrchError(msg, hint="1 for fractions, 100 for percent")
     elif ceiling is not None:
         _refuse(["ceiling"], "laws by name describe errors, or know theirs", "auto, accuracy or auc")
     found: list[Fit | Choice] = []

@@ -24,6 +24,7 @@ from orch_analysis.report.points import report_points
 from orch_analysis.results import read_results
 from orch_analysis.table import Points, read_points
 from orch_core.errors import OrchError
+from orch_core.load import did_you_mean
 
 VALUES = (
     "auc",
@@ -149,7 +150,12 @@ def _reading(
     value = mapping.pop("value", "")
     x: dict[str, str | float] = {name: _column(frame, column) for name, column in mapping.items()}
     needed = ("params", "samples") if law == "auto" else get(law).x
-    x |= {name: name for name in needed if name not in x and name in frame.columns}
+    if not x or set(x) & set(needed):  # a law read along a variable of the user's own has no other
+        x |= {name: name for name in needed if name not in x and name in frame.columns}
+        unknown = [name for name in x if name not in {*needed, "params", "samples", "compute"}]
+        if unknown:
+            message = f"{law} reads {', '.join(needed)}, not {unknown[0]}{did_you_mean(unknown[0], needed)}"
+            raise OrchError(message, hint="map a variable of the law, or leave it out")
     value = value or next((name for name in VALUES if name in frame.columns and name not in x.values()), "")
     if not value:
         message = f"which column holds the value? There is none of {', '.join(VALUES)}"

@@ -296,6 +296,20 @@ def test_a_pure_power_law_has_no_offset_to_find() -> None:
     assert "E" in found.message
 
 
+def test_estimates_that_their_draws_do_not_come_back_to_are_flagged() -> None:
+    sizes, samples = (
+        part.ravel() for part in np.meshgrid(np.geomspace(1e7, 1e9, 8), np.geomspace(2e8, 4e11, 16))
+    )
+    table = pl.DataFrame({"samples": samples, "loss": 1.69 + 406.4 / sizes**0.34 + 410.7 / samples**0.28})
+    found = fit("m4", table, value="loss", bootstrap=50)  # of the wrong form: size differs, and it knows none
+    low, high = found.intervals["beta"]
+    assert not low <= found.estimates["beta"] <= high
+    assert any("beta outside the interval" in text for text in found.warnings)
+    assert not any(
+        "outside" in text for text in fit("chinchilla", joint(), value="loss", bootstrap=50).warnings
+    )
+
+
 def test_predictions_ask_for_what_they_need() -> None:
     found = fit("chinchilla", joint(), value="loss", bootstrap=50)
     inside = found.predict(params=1e9, samples=1e10)

@@ -166,6 +166,8 @@ def test_a_metric_that_grows_is_forecast_below_its_ceiling(tmp_path: Path):
         (("--level", "1"), "level must be between 0 and 1"),
         (("--weights", "wieghts"), "no column 'wieghts'"),
         (("--cluster", "los"), "did you mean 'loss'"),
+        (("--map", "parms=D"), "reads params, not parms - did you mean 'params'?"),
+        (("--law", "auto", "--ceiling", "nan"), "must be a finite number"),
     ],
 )
 def test_options_that_contradict_are_mistakes(tmp_path: Path, words: tuple[str, ...], said: str):
@@ -202,6 +204,22 @@ def test_what_a_law_reads_is_not_its_value(tmp_path: Path):
     code, text = orch(*usual, "--map", "value=loss")
     assert code == 2
     assert "both the value" in text
+
+
+def test_a_law_is_read_along_what_is_mapped_though_its_own_variable_is_there(tmp_path: Path):
+    rows = [f"{n:.8g},{n**2:.8g},{9 * n**-0.2:.8g}" for n in N]
+    (tmp_path / "t.csv").write_text("\n".join(["params,C,loss", *rows]) + "\n")
+    usual = [
+        "fit-laws",
+        str(tmp_path / "t.csv"),
+        "--bootstrap",
+        "0",
+        "--out",
+        str(tmp_path / "laws"),
+        "--json",
+    ]
+    _, text = orch(*usual, "--map", "compute=C")
+    assert json.loads(text)["fits"][0]["estimates"]["slope"] == pytest.approx(-0.1, rel=1e-5)
 
 
 def test_a_number_may_stand_for_a_column(tmp_path: Path):
