@@ -17,6 +17,7 @@ from orch_analysis.law import Array, Law, Link
 from orch_analysis.points import Usable
 from orch_analysis.problem import Problem, build, params_of, predict
 from orch_analysis.solver import Solution, begin, finish, minimise, solve
+from orch_analysis.verdict import strays, verdict
 from orch_core.errors import OrchError
 
 __all__ = ["Band", "Dropped", "Fit", "Identifiability", "Outcome", "Prediction", "fit"]
@@ -26,7 +27,6 @@ Interval = Literal["auto", "percentile", "bca", "t"]
 EFFICIENT = (
     1.345  # Huber's delta in units of the noise sd: 95% efficiency at the normal (Huber & Ronchetti 2009)
 )
-NOTHING = 1e-6  # a term that changes the law by less, in its link, is not there
 LEAST = 1e-5  # smallest automatic delta: exact data have no noise to scale it to
 JACKKNIFE = (
     200  # parts left out in turn for the acceleration of BCa: one by one would cost n fits of n points
@@ -234,7 +234,7 @@ def _curve(request: Request, rows: Usable) -> Fit:
         )
         known = identify.profile(valley)
     sd = _noise(residuals, len(law.free))
-    outcome, message = _verdict(problem, theta, known)
+    outcome, message = verdict(problem, theta, known)
     estimates = {name: float(value[0]) for name, value in params_of(problem, best.theta).items()}
     return _fit(
         request, rows, outcome=outcome, message=message, estimates=estimates,
@@ -242,7 +242,7 @@ def _curve(request: Request, rows: Usable) -> Fit:
         residuals=tuple(map(float, residuals)), sd=sd, delta=delta if request.loss == "huber" else None,
         certificate=float(best.agreement[0]), draws=draws, identifiability=known,
         warnings=points.oddities(law, rows, request.value) + _doubts(request, rows, problem, residuals, best)
-        + _strays(problem, theta, estimates, intervals),
+        + strays(problem, theta, estimates, intervals),
     )  # fmt: skip
 
 
@@ -341,57 +341,6 @@ def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution,
             residuals = predict(problem, best)[0] - problem.target
             delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), LEAST)
     return finish(problem, theta, target, rows, delta, starts=STARTS), delta
-
-
-def _verdict(problem: Problem, theta: Array, known: Mapping[str, Identifiability]) -> tuple[Outcome, str]:
-    """The outcome of a converged fit: a parameter on its bound, or one that the data do not determine, says so."""
-    law, n = problem.law, problem.y.size
-    bound = [name for k, name in enumerate(law.free) if _at_bound(problem, theta, k)]
-    open_ = [item.words for item in known.values() if not item.identified]
-    if bound:
-        names = " and ".join(bound)
-        message = f"{names} ended on the bound: the points do not show it; use a law without it or add larger scales"
-        return Outcome.AT_BOUND, "; ".join([message, *open_])
-    if open_:
-        remedy = "add points at other scales, or use a law with fewer parameters"
-        return Outcome.NOT_IDENTIFIED, f"{'; '.join(open_)}; {remedy}"
-    return Outcome.OK, f"{n} points, all {len(law.free)} parameters determined" if known else f"{n} points"
-
-
-def _at_bound(problem: Problem, theta: Array, k: int) -> bool:
-    """On a finite bound, or a positive linear coefficient that has vanished: without it nothing changes."""
-    law, name = problem.law, problem.law.free[k]
-    if not problem.logs[k]:
-        lower, upper = law.bound(name)
-        edge = 1e-6 * max(1.0, abs(float(theta[k])))
-        return bool(theta[k] <= lower + edge or theta[k] >= upper - edge)
-    if name not in law.linear:
-        return False
-    without = theta.copy()
-    without[k] = problem.lower[k]
-    change = predict(problem, np.stack([theta, without]))
-    return bool(np.max(np.abs(change[0] - change[1])) < NOTHING)
-
-
-def _strays(
-    problem: Problem,
-    theta: Array,
-    estimates: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]],
-) -> tuple[str, ...]:
-    """A warning of estimates that their own draws do not come back to; on a bound they have nowhere to go."""
-    outside = [
-        name
-        for k, name in enumerate(problem.law.free)
-        if name in intervals and not _at_bound(problem, theta, k)
-        for value, (lo, hi) in [(estimates[name], intervals[name])]
-        if max(lo - value, value - hi) > 1e-3 * abs(value)
-    ]
-    return (
-        (f"{' and '.join(outside)} outside the interval: refits end elsewhere, trust neither",)
-        if outside
-        else ()
-    )
 
 
 def _doubts(
