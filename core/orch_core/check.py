@@ -373,6 +373,10 @@ def _lengths(document: Document, grid: Grid) -> list[Problem]:
         problems.append(document.problem(("axes", *given[1:2]), message, at_key=True))
     if given and grid.axes.images is None:
         problems.append(document.problem(("axes",), "`images` is missing", at_key=True))
+    for index, isoflop in enumerate(grid.isoflop):
+        if {"images", "epochs"} <= isoflop.model_fields_set:
+            message = "isoflop: with `images` given, budgets fix how often each is seen: leave out `epochs`"
+            problems.append(document.problem(("isoflop", index, "epochs"), message, at_key=True))
     for index, include in enumerate(grid.include):
         own = [name for name in LENGTHS if getattr(include, name) is not None]
         if len(own) > 1 or not (own or given):

@@ -302,6 +302,7 @@ def test_an_empty_grid_is_refused_at_the_rules(tmp_path: Path):
         ("training:", "isoflop:\n  - {budgets: [1e15], resolution: 33}\ntraining:", "does not divide"),
         ("training:", "include:\n  - {epochs: 2, flops: 1e15}\ntraining:", "training length once"),
         ("training:", "isoflop:\n  - {budgets: [0]}\ntraining:", "greater than 0"),
+        ("training:", "isoflop:\n  - {budgets: [1e12], images: 10%, epochs: 2}\ntraining:", "leave out `epochs`"),
         ("training:", "isoflop:\n  - {budget: [1e15]}\ntraining:", "did you mean 'budgets'?"),
         ("mix: all", "mix: leave_one_out(al)", "did you mean 'leave_one_out(all)'?"),
         ("{name: b, width: 128, depth: 2}", "{family: b, width: 100, depth: [2], head_width: 33}", "do not divide"),
