@@ -1,10 +1,10 @@
 """Several processes that train the same cells; prints rank 0's results as JSON.
 
-usage: distributed_driver.py FOLDER NPZ WORLD shared|divided [STOP_AFTER]
+usage: distributed_driver.py FOLDER NPZ WORLD shared|divided [STOP_AFTER [leave]]
 
 torch is imported once, then every process is a fork of this one, in which no tensor has been made. `divided` shards parameters
 whatever their number. With STOP_AFTER the last process alone asks to stop after so many steps, then all go on from the
-checkpoint.
+checkpoint, or leave it.
 """
 
 import json
@@ -92,7 +92,7 @@ def drops(recipe):
     return (("drop_path", 0.2),) if recipe == "dinov2@1" else ()
 
 
-def stopped_and_resumed(cell, folder, steps):
+def stopped_and_resumed(cell, folder, steps, *leave):
     calls = [0]
 
     def should_stop():
@@ -102,6 +102,8 @@ def stopped_and_resumed(cell, folder, steps):
     try:
         pretrain(cell, folder, should_stop=should_stop)
     except Stopped:
+        if leave:
+            return {}
         return dict(pretrain(cell, folder, should_stop=never).values)
     return {"never stopped": 1}
 

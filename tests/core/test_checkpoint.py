@@ -116,6 +116,7 @@ def test_a_state_that_is_there_stays_and_what_a_killed_save_left_goes(tmp_path):
     save(shared, 4, keep=None, scratch=mine)
     assert (first / MANIFEST).stat().st_ino == before
     save(shared, 8, keep=None, scratch=mine)
+    assert load(mine) is None
     save(shared, 12, keep=None, scratch=mine)
     assert (names(mine), names(shared)) == ([], ["000000000004", "000000000008", "000000000012"])
     assert load(shared, last=11) == 8

@@ -208,6 +208,15 @@ def test_compiled_blocks_share_graphs_and_give_the_same_numbers(bars, tmp_path):
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+def test_a_run_goes_on_with_another_number_of_processes(bars, whole, tmp_path):
+    run_processes(tmp_path, bars, "shared", "3", "leave", world=2)
+    values = {}
+    for recipe in TRAINED:
+        cell = make_cell(bars, recipe, samples=96, overrides=drops(recipe))
+        values[recipe] = dict(pretrain(cell, tmp_path / recipe).values)
+    same(*whole, tmp_path, values)
+
+
 def test_energy_is_the_difference_of_the_package_counters(tmp_path, monkeypatch):
     """As the kernel's powercap documentation lays them out; core domains are parts of packages."""
     monkeypatch.setattr(ledger, "RAPL", tmp_path)

@@ -63,18 +63,15 @@ def save_checkpoint(
     """Write a state, then remove all but the last `keep` (None: none). All processes call it.
 
     facts:   what is not a tensor, as JSON knows it, of rank 0; `cell` is whose state it is, `step` how many were taken
-    scratch: where parts come together, this run's alone; what a killed save left there is removed (`folder`)
+    scratch: where parts come together, this run's alone (`folder`)
 
     A state of that step that is there already stays. Raises OSError in all processes where one cannot write its part.
     """
     path, first = folder / f"{facts['step']:012d}", distributed.rank() == 0
     if distributed.from_first(path.exists()):
         return path
-    scratch = scratch or folder
     # a new name each time: other nodes may remember what an old one meant
-    hidden = scratch / f".{path.name}.{distributed.from_first(uuid.uuid4().hex)}"
-    if first:
-        _remove_hidden(scratch)
+    hidden = (scratch or folder) / f".{path.name}.{distributed.from_first(uuid.uuid4().hex)}"
     try:
         with _plain_errors():
             save(tensors, storage_writer=FileSystemWriter(hidden), no_dist=distributed.world() == 1)
@@ -84,7 +81,7 @@ def save_checkpoint(
             _publish(hidden, path)
     finally:
         if first:
-            _remove_hidden(scratch)
+            shutil.rmtree(hidden, ignore_errors=True)
     for old in _states(folder)[keep:] if keep and first else ():
         shutil.rmtree(folder / old, ignore_errors=True)
     return path
@@ -96,8 +93,12 @@ def load_checkpoint(
     """Fill `tensors` from the newest intact state of the cell after at most `last` steps. All processes call it.
 
     Returns its facts, or None where there is none. Each process checks a share of the parts, and all pass over what one finds
-    damaged. Raises OrchError where the state is another's, or of tensors of other names or shapes.
+    damaged. What a killed save left is removed: here, not at the next save, for a process that should be dead may save once
+    more. Raises OrchError where the state is another's, or of tensors of other names or shapes.
     """
+    if distributed.rank() == 0:
+        for rubbish in folder.glob(".*"):
+            shutil.rmtree(rubbish, ignore_errors=True)
     for name in distributed.from_first(_states(folder)):
         if last is not None and int(name) > last:
             continue
@@ -143,11 +144,6 @@ def _plain_errors() -> Iterator[None]:
 def _states(folder: Path) -> list[str]:
     """Names of the states, the newest first."""
     return sorted((path.name for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
-
-
-def _remove_hidden(folder: Path) -> None:
-    for rubbish in folder.glob(".*"):
-        shutil.rmtree(rubbish, ignore_errors=True)
 
 
 def _publish(hidden: Path, path: Path) -> None:

@@ -264,10 +264,11 @@ def file_clock(folder: Path) -> float:
 
 
 def made_progress(cell_folder: Path, attempt_folder: Path) -> bool:
-    """Whether a checkpoint was written since the attempt began (by the file server's clock)."""
+    """Whether a checkpoint was published since the attempt began (by the file server's clock)."""
     with contextlib.suppress(OSError):
         began = (attempt_folder / "owner.json").stat().st_mtime
-        return any(path.stat().st_mtime >= began for path in (cell_folder / "checkpoint").iterdir())
+        states = (cell_folder / "checkpoint").glob("[!.]*")
+        return any(path.stat().st_mtime >= began for path in states)
     return False
 
 

@@ -22,7 +22,7 @@ USABLE = (
 )
 # FLOPs of fitting a probe, for a training image, class and unit of width: .3 us of a core, measured (`orch calibrate`)
 SOLVER_FLOPS = 1e4
-FILES_PER_CELL = 10  # config, record, curves, encoder, four of an attempt, two checkpoints of a long run
+FILES_PER_CELL = 14  # config, record, curves, encoder, four of an attempt, three each of two checkpoints
 FILES_PER_PROBE = 2  # record, and the bootstrap's AUCs
 FLOPS_PAID = pl.col("samples_paid") * pl.col(
     "flops_train_image"
