@@ -2,7 +2,7 @@
 
 Constants are those of the paper's short ViT-L/16 run (its default configuration, 100 epochs of 1,250 steps); DINO
 (Caron et al. 2021) falls out with `ibot_weight` and `koleo_weight` 0. Where a study works at another scale the rule says how
-it extrapolates, and that it does.
+it extrapolates, and that it does. From ViT-B down, what DINO and iBOT train without is off (`at_large`).
 """
 
 from __future__ import annotations
