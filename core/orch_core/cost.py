@@ -99,9 +99,9 @@ def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = Fals
 
 
 def _peak(cell: Cell, work: Work, params: int, rows: int, *, checkpointing: bool) -> int:
-    """The fullest of three moments: the loss, the encoder's backward pass, its end, when activations are gone.
+    """The fullest of four moments: the loss, the encoder's last block in the backward pass, its first, the end.
 
-    Casts of the encoder's weights last until its backward pass, those of the head's until the loss is done with.
+    Casts of the encoder's weights last until their block's backward pass, those of the head's until the loss is done with.
     """
     trained, batch = params + work.params_head, cell.batch
     casts, gradients = 0 if cell.precision == "fp32" else 2, 4 * trained
@@ -115,7 +115,8 @@ def _peak(cell: Cell, work: Work, params: int, rows: int, *, checkpointing: bool
     before = gradients if rows < batch else 0  # of micro-batches before the last
     loss = before + rows * (sum(kept) + work.head_bytes) + casts * work.params_head
     backward = max(before, 4 * work.params_head) + rows * (sum(kept) + max(again))
-    return fixed + max(loss, backward, gradients)
+    block = max([view.working + view.block for view in work.views] or [0])
+    return fixed + max(loss, backward, gradients, gradients + rows * block - casts * params)
 
 
 def micro_batch(cell: Cell, room: float) -> tuple[int, bool]:

@@ -29,6 +29,25 @@ def test_memory_is_what_a_step_allocates_at_its_peak(recipe, precision, micro, c
     assert memory_bytes(cell, micro, checkpointing=checkpointing) == pytest.approx(measured, rel=0.10)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_where_gradients_outweigh_what_blocks_keep_the_first_block_is_the_peak(precision):
+    cell = make_cell(
+        None,
+        "supervised@1",
+        width=192,
+        depth=8,
+        heads=3,
+        patch=8,
+        resolution=64,
+        channels=3,
+        batch=8,
+        samples=800,
+        precision=precision,
+    )
+    measured = peak_of(cell, Economies(checkpointing=True)).allocated
+    assert memory_bytes(cell, checkpointing=True) == pytest.approx(measured, rel=0.05)
+
+
 def test_the_largest_micro_batch_that_fits_is_taken_and_blocks_are_checkpointed_last():
     cell = make_cell(
         None, "dinov2@1", width=384, depth=12, heads=6, patch=16, resolution=224, batch=64, samples=6400
