@@ -356,11 +356,10 @@ def fit_laws(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool,
 
     Example: orch fit-laws points.csv --law chinchilla --map params=N samples=D value=loss
     """
-    from orch.fitting import Wishes, assignments
+    from orch.fitting import Wishes, target_and_mapping
     from orch.fitting import fit_laws as fit
 
-    target = next((Path(word) for word in words if "=" not in word), None)
-    columns = assignments([*mapping, *(word for word in words if "=" in word)], "--map")
+    target, columns = target_and_mapping(words, mapping)
     fitted = fit(target, Wishes(mapping=columns, **wishes))
     emit(fitted.document) if as_json else click.echo(fitted.text)
     raise SystemExit(fitted.exit_code)
@@ -382,7 +381,8 @@ def predict(
     from orch.fitting import numbers
     from orch.fitting import predict as predicted
 
-    said = predicted(folder, numbers(at) | {k: v for k, v in (("params", params), ("samples", samples)) if v})
+    given = {"params": params, "samples": samples}
+    said = predicted(folder, numbers(at) | {name: v for name, v in given.items() if v is not None})
     emit(said.document) if as_json else click.echo(said.text)
 
 
@@ -401,12 +401,12 @@ def frontier(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool,
 
     Example: orch frontier points.csv --map params=N compute=C value=loss --flops 1e21
     """
-    from orch.fitting import assignments
+    from orch.fitting import target_and_mapping
+    from orch.frontier import budget
     from orch.frontier import frontier as found
 
-    target = next((Path(word) for word in words if "=" not in word), None)
-    columns = assignments([*mapping, *(word for word in words if "=" in word)], "--map")
-    flops = wishes["flops"] or (wishes["gpu_hours"] or 0) * (wishes["rate"] or 0) or None
+    target, columns = target_and_mapping(words, mapping)
+    flops = budget(wishes["flops"], wishes["gpu_hours"], wishes["rate"])
     said = found(target, columns, wishes["group_by"], flops)
     emit(said.document) if as_json else click.echo(said.text)
     raise SystemExit(said.exit_code)

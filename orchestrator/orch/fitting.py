@@ -275,6 +275,19 @@ def predict(folder: Path, at: Mapping[str, float]) -> Fitted:
     return Fitted(document={"at": dict(at), "predictions": rows}, text=columns(table, left=2))
 
 
+def target_and_mapping(words: Sequence[str], mapping: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
+    """The study or table among the words of a command line, if any, and the rest with `mapping` as NAME=COLUMN.
+
+    Raises OrchError for a second table, and for a word that is neither.
+    """
+    targets = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(targets) > 1:
+        message = f"one study or table at a time, got {' and '.join(targets)}"
+        raise OrchError(message, hint="put the points into one table, with a column that --group-by names")
+    columns = assignments([*mapping, *(word for word in words if word not in targets)], "--map")
+    return (Path(targets[0]) if targets else None), columns
+
+
 def assignments(words: Sequence[str], what: str) -> dict[str, str]:
     """`("params=N", "value=loss")` as a mapping; raises OrchError for a word without `=`."""
     bad = [word for word in words if not all(word.partition("="))]

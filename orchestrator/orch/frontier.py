@@ -19,6 +19,19 @@ from orch_analysis.table import read_points
 from orch_core.errors import OrchError
 
 
+def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:
+    """FLOPs of a budget given either way, or None; raises OrchError for half of one, or both."""
+    if flops and (gpu_hours or rate):
+        message = "--flops and --gpu-hours are two budgets"
+        raise OrchError(message, hint="give one")
+    if bool(gpu_hours) != bool(rate):
+        message = f"--{'gpu-hours' if gpu_hours else 'flops-per-gpu-hour'} alone is no budget"
+        raise OrchError(
+            message, hint="give --gpu-hours and --flops-per-gpu-hour (what an hour achieves, not its peak)"
+        )
+    return flops or (gpu_hours * rate if gpu_hours and rate else None)
+
+
 def frontier(
     target: Path | None, mapping: Mapping[str, str], group_by: tuple[str, ...], flops: float | None
 ) -> Fitted:

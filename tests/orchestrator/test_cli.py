@@ -129,6 +129,9 @@ def test_why_and_logs_know_a_cell_by_its_name(study: Path):
 def test_cancelling_by_an_expression_names_those_cells(study: Path):
     assert document("cancel", "--cells", "model == 'a' and algorithm == 'mae'", folder=study)["cells"] == 2
     assert orch("cancel", "--cells", "model == 'z'", folder=study).returncode == 2
+    wide = orch("cancel", "--cells", "width > 1e9", folder=study)  # controls on pixels have none
+    assert wide.returncode == 2
+    assert "no cell of the plan is meant" in wide.stderr
     assert "no cell of tiny has failed" in orch("retry", folder=study).stderr
 
 

@@ -270,3 +270,32 @@ def test_a_frontier_reads_sizes_as_written_and_counts_what_it_leaves_out(tmp_pat
     assert "left out: 1 rows" in text
     assert "at 1e+25 FLOP: N* " in text
     assert "C^0.452 [0.45" in text  # beta / (alpha + beta) = .28 / .62
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fit-laws", "a.csv", "b.csv"], "one study or table at a time, got a.csv and b.csv"),
+        (["frontier", "a.csv", "b.csv"], "one study or table at a time"),
+        (["frontier", "a.csv", "--gpu-hours", "5"], "--gpu-hours alone is no budget"),
+        (["frontier", "a.csv", "--flops-per-gpu-hour", "5"], "--flops-per-gpu-hour alone is no budget"),
+        (
+            ["frontier", "a.csv", "--flops", "1", "--gpu-hours", "5", "--flops-per-gpu-hour", "5"],
+            "two budgets",
+        ),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(tmp_path: Path, monkeypatch, words: list[str], said: str):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("params,loss\n1e6,2\n")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_a_table_may_have_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1e-3.csv").write_text("\n".join(["params,loss", *(f"{n:g},{n**-0.1:g}" for n in N)]))
+    done = CliRunner().invoke(main, ["fit-laws", "lr=1e-3.csv", "--bootstrap", "20"])
+    assert done.exit_code == 0, done.output

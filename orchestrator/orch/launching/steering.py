@@ -12,14 +12,14 @@ from orch.launching import cluster, control, journal
 from orch.launching.command import Where, Wishes, settings_of
 from orch.launching.settings import Summary
 from orch.launching.status import Status, status
+from orch.planning.enumerate import holds
 from orch.planning.plan import Plan, find_study, read_plan
 from orch_core.errors import OrchError
-from orch_core.expression import AXES, evaluate
+from orch_core.expression import axes_of
 from orch_core.study import Study
 
 WATCH_SECONDS = 5.0  # between two looks
 OPERATORS = ("==", "!=", "<", ">", " in ", "not ")
-COLUMNS = {"params": "params_encoder", "flops": "flops_train"}  # of a plan, where the axis has another name
 
 
 def statuses(target: Path | None, axis: str, *, watch: bool) -> Iterator[Status]:
@@ -68,11 +68,8 @@ def retried(target: Path | None, cause: str, where: Where) -> Summary:
 def _meant(study: Study, plan: Plan, word: str) -> list[str]:
     if not any(operator in word for operator in OPERATORS):
         return [control.find_cell(study, word)]
-    found = []
-    for row in plan.frame.iter_rows(named=True):
-        axes: dict[str, Any] = {name: row.get(COLUMNS.get(name, name)) for name in AXES}
-        if evaluate(word, axes, is_in=lambda value, items: value in items):
-            found.append(row["id"])
+    axes_of(word)
+    found: list[str] = plan.frame.filter(holds(word))["id"].to_list()
     if not found:
         message = f"no cell of the plan is meant by {word!r}"
         raise OrchError(message, hint="quote values: mix == 'ct'; `orch map` shows the axes")
