@@ -150,7 +150,8 @@ def distillation(logs: Tensor, targets: Tensor) -> Tensor:
     logs: [(2 + k) n, prototypes], crop by crop; targets: [2 n, prototypes].
     """
     n = len(targets) // GLOBALS
-    student, teacher = logs.view(-1, n, logs.shape[1]), targets.view(GLOBALS, n, -1)
+    # unbound: the gradient of an index is as large as what it indexes, for every pair
+    student, teacher = logs.view(-1, n, logs.shape[1]).unbind(), targets.view(GLOBALS, n, -1).unbind()
     terms = [
         -(teacher[t] * student[s]).sum(1).mean()
         for s in range(len(student))
