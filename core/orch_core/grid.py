@@ -16,6 +16,7 @@ from orch_core.load import did_you_mean
 from orch_core.models import known_models, named_model
 
 MOST = 2**53  # images and samples are counted exactly in floating point below it
+LENGTHS = ("samples_seen", "epochs", "flops")  # ways to say how long a run trains
 WHOLE_MIX = "all"  # the mix that a grid without mixes has: of every source
 PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real parameter count by this share
 

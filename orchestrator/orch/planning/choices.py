@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orch_core.cell import Model, Override, Portion
-from orch_core.check import LENGTHS, CheckedGrid
+from orch_core.check import CheckedGrid
 from orch_core.errors import GridError
-from orch_core.grid import Axes, Family, Include, IsoFlop, Shape
+from orch_core.grid import LENGTHS, Axes, Family, Include, IsoFlop, Shape
 from orch_core.load import Loc
 from orch_core.recipe import RECIPES
 from orch_core.subset import apportion

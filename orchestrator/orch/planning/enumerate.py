@@ -20,10 +20,10 @@ from orch.planning.choices import Block, DataChoice, blocks, data_choices, model
 from orch.planning.isoflop import solve
 from orch.planning.trunks import refuse_short, with_trunks
 from orch_core.cell import Cell, Model, Portion
-from orch_core.check import LENGTHS, CheckedGrid
+from orch_core.check import CheckedGrid
 from orch_core.cost import price
 from orch_core.expression import evaluate
-from orch_core.grid import MOST
+from orch_core.grid import LENGTHS, MOST
 from orch_core.identity import LANE, lanes
 from orch_core.recipe import RECIPES
 

@@ -13,7 +13,8 @@ from typing import Any
 import polars as pl
 
 from orch.planning.choices import Block, refuse
-from orch_core.check import LENGTHS, CheckedGrid
+from orch_core.check import CheckedGrid
+from orch_core.grid import LENGTHS
 from orch_core.identity import LANE, lanes
 from orch_core.recipes import branch_step
 
