@@ -262,28 +262,6 @@ def optimum(frontier: Frontier, flops: float) -> Optimum:
     )  # fmt: skip
 
 
-def budget(frontier: Frontier, *, gpu_hours: float, flops_per_gpu_hour: float) -> Optimum:
-    """What `gpu_hours` buy: the optimum at gpu_hours x flops_per_gpu_hour (achieved, not peak, FLOPs)."""
-    return optimum(frontier, gpu_hours * flops_per_gpu_hour)
-
-
-def table(frontiers: Sequence[Frontier], flops: Sequence[float]) -> pl.DataFrame:
-    """One row per approach and budget: N*, D*, their intervals, samples per parameter, horizon."""
-    rows = []
-    for frontier in frontiers:
-        for amount in flops:
-            best = optimum(frontier, amount)
-            keys = ("", "_lo", "_hi")
-            rows.append(
-                {"approach": best.approach, "flops": amount}
-                | {f"params{key}": v for key, v in zip(keys, best.params, strict=True)}
-                | {f"samples{key}": v for key, v in zip(keys, best.samples, strict=True)}
-                | {"samples_per_param": best.samples[0] / best.params[0], "horizon": best.horizon}
-                | {"outcome": frontier.outcome}
-            )
-    return pl.DataFrame(rows)
-
-
 def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...]:
     """A sentence for every pair of approaches whose N* at `flops` differ: apart by 1.5x, or intervals that miss."""
     good = [frontier for frontier in frontiers if frontier.outcome == "ok"]

@@ -162,14 +162,13 @@ def test_disagreement_names_both_approaches():
     assert "disagree at 1e+21" in sentence
 
 
-def test_budget_and_table_agree_with_the_closed_form():
-    best = frontier.budget(exact(), gpu_hours=1000, flops_per_gpu_hour=1e18)
-    assert best.flops == 1e21
-    assert best.params[0] == pytest.approx(closed_form(1e21), rel=1e-9)
-    assert best.horizon == pytest.approx(0.1)
-    rows = frontier.table([exact()], [1e20, 1e21])
-    assert rows["params"].to_list() == pytest.approx([closed_form(1e20), closed_form(1e21)])
-    assert (rows["params"] * rows["samples"] * 6).to_list() == pytest.approx([1e20, 1e21])
+@pytest.mark.parametrize(("flops", "horizon"), [(1e20, 0.01), (1e21, 0.1)])
+def test_the_optimum_agrees_with_the_closed_form(flops: float, horizon: float):
+    best = frontier.optimum(exact(), flops)
+    assert best.flops == flops
+    assert best.params[0] == pytest.approx(closed_form(flops), rel=1e-9)
+    assert best.params[0] * best.samples[0] * 6 == pytest.approx(flops)
+    assert best.horizon == pytest.approx(horizon)
 
 
 def test_chinchilla_points_give_the_published_exponent():

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from orch.cli import main
+from orch.frontier import budget
 
 N = np.geomspace(1e6, 1e9, 8)
 LOSS = 1.8 + 500 / N**0.34
@@ -292,6 +293,10 @@ def test_what_would_be_passed_over_is_refused(tmp_path: Path, monkeypatch, words
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_gpu_hours_are_a_budget_at_what_an_hour_achieves():
+    assert budget(None, 1000, 1e18) == budget(1e21, None, None) == 1e21
 
 
 def test_a_table_may_have_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch):
