@@ -277,45 +277,31 @@ def _intervals(
         stderr=stderr,
     )
     starts = 1 if problem.terms or len(best.minima) == 1 or len(problem.law.free) > identify.FEW else 3
-    draws = _values(
-        problem,
-        solve(
-            problem,
-            data.target,
-            data.weights,
-            delta,
-            starts=starts,
-            seed=request.seed,
-            precise=False,
-            basins=best.minima,
-        ).theta,
-    )
+
+    def refit(target: Array, weights: Array) -> Array:
+        found = solve(
+            problem, target, weights, delta, starts=starts, seed=request.seed, precise=False, basins=best.minima
+        )  # fmt: skip
+        return _values(problem, found.theta)
+
+    draws = refit(data.target, data.weights)
     if kind != "bca":
         named = enumerate(problem.law.free)
         return draws, {name: uncertainty.percentile(draws[:, i], request.level, kind) for i, name in named}
-    units = (
-        np.arange(rows.y.size) if rows.clusters is None else np.unique(rows.clusters, return_inverse=True)[1]
-    )
-    parts = units % JACKKNIFE
-    left_out = (parts[None] != np.unique(parts)[:, None]) * weight
-    jackknife = _values(
-        problem,
-        solve(
-            problem,
-            problem.target,
-            left_out,
-            delta,
-            starts=starts,
-            seed=request.seed,
-            precise=False,
-            basins=best.minima,
-        ).theta,
-    )
+    jackknife = refit(problem.target, _parts_left_out(rows) * weight)
     estimate = _values(problem, best.theta)[0]
     return draws, {
         name: uncertainty.bca(draws[:, i], float(estimate[i]), jackknife[:, i], request.level)
         for i, name in enumerate(problem.law.free)
     }
+
+
+def _parts_left_out(rows: Usable) -> Array:
+    """Weights [parts, n] of 0 for each part in turn, of rows or of whole clusters."""
+    own = np.arange(rows.y.size)
+    units = own if rows.clusters is None else np.unique(rows.clusters, return_inverse=True)[1]
+    parts = units % JACKKNIFE
+    return np.asarray(parts[None] != np.unique(parts)[:, None], dtype=np.float64)
 
 
 def _values(problem: Problem, theta: Array) -> Array:
