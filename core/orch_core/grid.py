@@ -378,5 +378,5 @@ class Grid(Section):
     @model_validator(mode="before")
     @classmethod
     def _whole_mix(cls, data: Any) -> Any:
-        whole = isinstance(data, dict) and "mixes" not in data and isinstance(data.get("sources"), dict)
-        return {**data, "mixes": {WHOLE_MIX: list(data["sources"])}} if whole else data
+        unsaid = isinstance(data, dict) and "mixes" not in data and isinstance(data.get("sources"), dict)
+        return {**data, "mixes": {WHOLE_MIX: list(data["sources"])}} if unsaid else data
