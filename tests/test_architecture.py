@@ -13,7 +13,7 @@ DOORS = {
     "torch": ("orch_core.learn",),
     "torchvision": ("orch_core.learn",),
     "timm": ("orch_core.learn",),
-    "submitit": ("orch.launching.cluster",),
+    "submitit": ("orch.launching.submit",),
     "mlflow": ("orch.tracking.track",),
     "optuna": ("orch.tune",),
     "scipy": ("orch_analysis",),

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orch.planning.enumerate import enumerate_cells
-from orch_analysis.fit import fit
-from orch_analysis.law import load
+from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
-from orch_core.check import read_grid
+from orch_analysis.laws.law import load
+from orch_core.grid.cells import enumerate_cells
+from orch_core.grid.check import read_grid
 
 DOCS = Path(__file__).parents[1] / "docs"
 

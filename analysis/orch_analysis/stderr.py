@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orch_analysis.law import Array
+from orch_analysis.laws.law import Array
 from orch_core.errors import OrchError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orch_core.cell import Cell
-from orch_core.recipe import constants, recipe_of
-from orch_core.recipes import Work
+from orch_core.recipes import constants, recipe_of
+from orch_core.recipes.base import Work
 from orch_core.vit import Shape, encoder, encoder_params, shape_of
 
 

@@ -112,8 +112,8 @@ def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> Non
 
     Example: orch map studies/demo --page map.html
     """
-    from orch.planning.coverage import costs, coverage, failed_cells, render
-    from orch.planning.page import write_page
+    from orch.planning.map import costs, coverage, failed_cells, render
+    from orch.planning.map_page import write_page
     from orch.planning.plan import find_study, read_plan
 
     opened = find_study(study)
@@ -133,7 +133,7 @@ def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON eithe
 
     Example: orch schema > grid.schema.json
     """
-    from orch_core.grid import Grid
+    from orch_core.grid.language import Grid
 
     emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Grid.model_json_schema()})
 
@@ -162,7 +162,7 @@ def launch(target: Path | None, *, dry_run: bool, as_json: bool, **wishes: Any) 
 
     Without TARGET: the study planned last in this directory. Example: orch launch --cluster local
     """
-    from orch.launching.command import launch_study, preview, script_page, wishes_of
+    from orch.launching.launch import launch_study, preview, script_page, wishes_of
 
     asked = wishes_of(**wishes)
     if dry_run:
@@ -189,7 +189,7 @@ def status(study: Path | None, *, axis: str, watch: bool, as_json: bool) -> None
 
     Example: orch status studies/demo --axis model
     """
-    from orch.launching.show import status_table
+    from orch.launching.progress import status_table
     from orch.launching.steering import statuses
 
     for now in statuses(study, axis, watch=watch):
@@ -356,8 +356,8 @@ def fit_laws(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool,
 
     Example: orch fit-laws points.csv --law chinchilla --map params=N samples=D value=loss
     """
-    from orch.fitting import Wishes, target_and_mapping
-    from orch.fitting import fit_laws as fit
+    from orch.fit_laws import Wishes, target_and_mapping
+    from orch.fit_laws import fit_laws as fit
 
     target, columns = target_and_mapping(words, mapping)
     fitted = fit(target, Wishes(mapping=columns, **wishes))
@@ -378,8 +378,8 @@ def predict(
 
     Example: orch predict points-laws --params 1e9 --samples 2e10
     """
-    from orch.fitting import numbers
-    from orch.fitting import predict as predicted
+    from orch.fit_laws import numbers
+    from orch.fit_laws import predict as predicted
 
     given = {"params": params, "samples": samples}
     said = predicted(folder, numbers(at) | {name: v for name, v in given.items() if v is not None})
@@ -401,9 +401,9 @@ def frontier(words: tuple[str, ...], *, mapping: tuple[str, ...], as_json: bool,
 
     Example: orch frontier points.csv --map params=N compute=C value=loss --flops 1e21
     """
-    from orch.fitting import target_and_mapping
-    from orch.frontier import budget
-    from orch.frontier import frontier as found
+    from orch.compute_optimal import budget
+    from orch.compute_optimal import frontier as found
+    from orch.fit_laws import target_and_mapping
 
     target, columns = target_and_mapping(words, mapping)
     flops = budget(wishes["flops"], wishes["gpu_hours"], wishes["rate"])
@@ -457,7 +457,7 @@ def logs(cell: str, *, study: Path | None) -> None:
 
     Example: orch logs mae-w64-all-2000-s0
     """
-    from orch.launching.control import find_cell, log_path
+    from orch.launching.operations import find_cell, log_path
     from orch.planning.plan import find_study
 
     opened = find_study(study)
@@ -474,8 +474,8 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
 
     Example: orch why mae-w64-all-2000-s0
     """
-    from orch.launching.control import find_cell
-    from orch.launching.control import why as reasons
+    from orch.launching.operations import find_cell
+    from orch.launching.operations import why as reasons
     from orch.launching.steering import why_page
     from orch.planning.plan import find_study
 

@@ -18,8 +18,8 @@ def run_demo(folder: Path) -> int:
 
     Raises OrchError where the shipped experiments are not beside the package, or `folder` cannot be written.
     """
-    from orch.launching.command import Wishes as Launch
-    from orch.launching.command import launch_study
+    from orch.launching.launch import Wishes as Launch
+    from orch.launching.launch import launch_study
     from orch.planning.command import Wishes, planned
     from orch.planning.plan import find_study
     from orch_analysis.report import fit_study

@@ -25,7 +25,7 @@ from typing import Literal
 from orch.tracking.track import network_filesystem
 from orch_core import provenance
 from orch_core.errors import OrchError
-from orch_core.study import open_study
+from orch_core.study.folder import open_study
 
 Status = Literal["ok", "warning", "error"]
 GIGABYTE = 1e9

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from orch_core.cell import Cell, Model, Portion, Probe
-from orch_core.record import Reason, Record, dumps
-from orch_core.study import Study, create_study, publish
+from orch_core.study.folder import Study, create_study, publish
+from orch_core.study.record import Reason, Record, dumps
 
 LOSS = {
     "mae": (-0.12, -0.05),

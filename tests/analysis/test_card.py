@@ -13,15 +13,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis import card, choose, lawsfile
-from orch_analysis.fit import Fit
-from orch_analysis.table import Points, read_points
+from orch_analysis.fitting.fit import Fit
+from orch_analysis.forecast import auto
+from orch_analysis.saved import card, laws_json
+from orch_analysis.tables.points_file import Points, read_points
 from orch_core.errors import OrchError
 
 AGAIN = """
 import hashlib, json
 from orch_analysis import card
-from orch_analysis.table import read_points
+from orch_analysis.tables.points_file import read_points
 found = card.refit(json.load(open("out/cards/card-0.json")), read_points("points.csv", mapping={}))
 print(found.estimates, hashlib.sha256(found.draws.tobytes()).hexdigest())
 """
@@ -49,8 +50,8 @@ def points(tmp_path: Path) -> Points:
 def test_refitting_from_the_written_card_gives_the_same_bits(
     points: Points, tmp_path: Path, law: str, x: dict[str, str], more: dict[str, object]
 ) -> None:
-    found = lawsfile.fit_points(points, law=law, value="loss", x=x, bootstrap=40, seed=3, **more)  # type: ignore[arg-type]
-    lawsfile.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
+    found = laws_json.fit_points(points, law=law, value="loss", x=x, bootstrap=40, seed=3, **more)  # type: ignore[arg-type]
+    laws_json.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
     for number, item in enumerate(found):
         assert isinstance(item, Fit)
         written = json.loads((tmp_path / "out" / "cards" / f"card-{number}.json").read_text(encoding="utf-8"))
@@ -63,8 +64,8 @@ def test_refitting_from_the_written_card_gives_the_same_bits(
 def test_a_form_that_auto_chose_below_a_ceiling_is_refitted_from_its_card(points: Points) -> None:
     table = points.frame.drop("_row").with_columns(score=1 - pl.col("loss") / 10, loss=None)
     points = read_points(table, mapping={})
-    (found,) = lawsfile.fit_points(points, law="auto", value="score", x={"params": "N"}, bootstrap=40)
-    assert isinstance(found, choose.Choice)
+    (found,) = laws_json.fit_points(points, law="auto", value="score", x={"params": "N"}, bootstrap=40)
+    assert isinstance(found, auto.Choice)
     again = card.refit(card.make(found.fit, {"sha256": points.sha256}), points)
     assert again.estimates == found.fit.estimates
     assert np.array_equal(again.draws, found.fit.draws)
@@ -78,10 +79,10 @@ def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) 
     pl.DataFrame({"N": N, "D": D, "loss": loss}).write_csv(tmp_path / "points.csv")
     points = read_points(tmp_path / "points.csv", mapping={})
     (tmp_path / "again.py").write_text(AGAIN, encoding="utf-8")
-    found = lawsfile.fit_points(
+    found = laws_json.fit_points(
         points, law="chinchilla", value="loss", x={"params": "N", "samples": "D"}, bootstrap=300
     )
-    lawsfile.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
+    laws_json.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
     said = []
     for threads in ("1", "4"):
         settings = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), threads)
@@ -97,7 +98,7 @@ def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) 
 
 
 def test_another_table_is_refused(points: Points, tmp_path: Path) -> None:
-    found = lawsfile.fit_points(points, law="power", value="loss", x={"params": "N"})[0]
+    found = laws_json.fit_points(points, law="power", value="loss", x={"params": "N"})[0]
     assert isinstance(found, Fit)
     made = card.make(found, {"sha256": points.sha256})
     other = read_points(points.frame.drop("_row")[:-1], mapping={})
@@ -107,7 +108,7 @@ def test_another_table_is_refused(points: Points, tmp_path: Path) -> None:
 
 def test_the_card_answers_the_checklist(points: Points) -> None:
     """Form, setup, data and fitting of (Mis)Fitting (arXiv:2502.18969); what nobody told is said to be not stated."""
-    found = lawsfile.fit_points(
+    found = laws_json.fit_points(
         points, law="chinchilla", value="loss", x={"params": "N", "samples": "D"}, bootstrap=40
     )[0]
     assert isinstance(found, Fit)

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis import choose, extrapolate, joint
-from orch_analysis.fit import fit
+from orch_analysis.fitting.fit import fit
+from orch_analysis.forecast import auto as choose
+from orch_analysis.forecast import one_variable, two_variables
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 
@@ -72,7 +73,7 @@ def test_rolling_origin_and_aicc_are_what_a_few_lines_of_numpy_give():
 def test_prediction_is_the_average_with_a_band_that_only_widens():
     y = noisy(0.2 + 200 * X**-0.6, 0.01)
     found = auto(y)
-    plain = extrapolate.forecast(X, y, [2e7])
+    plain = one_variable.forecast(X, y, [2e7])
     got = found.predict(params=2e7)
     assert got.value == pytest.approx(plain.value[0], rel=1e-12)
     assert got.extrapolation == pytest.approx(2e7 / 6.4e6)
@@ -148,7 +149,7 @@ def test_joint_forecast_of_a_misspecified_truth_beats_the_usual_huber_fit():
         ahead = [(4e9, 8e10), (8e9, 1.6e11)]
         truth = np.log([bent(*pair) for pair in ahead])
         x = {"params": "N", "samples": "D"}
-        found = joint.forecast(table, value="loss", x=x, at=ahead, bootstrap=50)
+        found = two_variables.forecast(table, value="loss", x=x, at=ahead, bootstrap=50)
         usual = fit("chinchilla", table, value="loss", x=x, delta=1e-3, bootstrap=0)
         fixed = np.log([usual.predict(params=a, samples=b).value for a, b in ahead])
         ratios.append(np.linalg.norm(np.log(found.value) - truth) / np.linalg.norm(fixed - truth))
@@ -159,11 +160,11 @@ def test_a_tail_is_as_steep_as_the_runs_allow():
     rng = np.random.default_rng(3)
     for count, steep in ((12, False), (400, True)):
         compute = np.exp(rng.uniform(np.log(1e17), np.log(1e20), count))
-        tail = joint.tail_of(compute)
+        tail = two_variables.tail_of(compute)
         size = {t: (compute**t).sum() ** 2 / (compute ** (2 * t)).sum() for t in (tail, tail + 0.05)}
         assert size[tail] >= 1.5 * 5  # Kish's effective size, for the five parameters
         assert (tail == 4) if steep else (size[tail + 0.05] < 1.5 * 5)
-    assert joint.tail_of(compute[:6]) == 0
+    assert two_variables.tail_of(compute[:6]) == 0
 
 
 def test_joint_forecast_of_published_runs_with_few_points_is_no_worse_than_the_usual_fit():
@@ -177,7 +178,7 @@ def test_joint_forecast_of_published_runs_with_few_points_is_no_worse_than_the_u
         table, ahead = points.filter(small), points.filter(~small)
         x, truth = {"params": "N", "samples": "D"}, np.log(ahead["loss"])
         at = list(zip(ahead["N"], ahead["D"], strict=True))
-        found = joint.forecast(table, value="loss", x=x, at=at, bootstrap=0)
+        found = two_variables.forecast(table, value="loss", x=x, at=at, bootstrap=0)
         usual = fit("chinchilla", table, value="loss", x=x, delta=1e-3, bootstrap=0)
         fixed = np.log([usual.predict(params=n, samples=d).value for n, d in at])
         ratios.append(np.linalg.norm(np.log(found.value) - truth) / np.linalg.norm(fixed - truth))
@@ -189,9 +190,9 @@ def test_joint_forecast_is_exact_on_an_exact_law_and_reports_failures():
     n, d = runs(rng, 1e20, 60)
     x = {"params": "N", "samples": "D"}
     table = pl.DataFrame({"N": n, "D": d, "loss": 1.8 + 480 / n**0.35 + 2100 / d**0.37})
-    found = joint.forecast(table, value="loss", x=x, at=[(5e9, 1e11)], bootstrap=0)
+    found = two_variables.forecast(table, value="loss", x=x, at=[(5e9, 1e11)], bootstrap=0)
     assert found.value[0] == pytest.approx(1.8 + 480 / 5e9**0.35 + 2100 / 1e11**0.37, rel=1e-4)
-    few = joint.forecast(table.head(4), value="loss", x=x, at=[(5e9, 1e11)])
+    few = two_variables.forecast(table.head(4), value="loss", x=x, at=[(5e9, 1e11)])
     assert few.outcome == "too_few_points"
     assert np.isnan(few.value[0])
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orch_analysis.correlate import correlate, correlate_all, fisher_interval, permutation_test, worth
+from orch_analysis.tasks.correlation import correlate, correlate_all, fisher_interval, permutation_test, worth
 
 POINTS = Path(__file__).parents[2] / "experiments" / "published" / "biovfm.csv"
 

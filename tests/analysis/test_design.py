@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orch_analysis import design
-from orch_analysis.law import Values
+from orch_analysis.design import expected
+from orch_analysis.fitting.newton import solve
+from orch_analysis.fitting.problem import build, params_of
 from orch_analysis.laws import LAWS
-from orch_analysis.problem import build, params_of
-from orch_analysis.solver import solve
+from orch_analysis.laws.law import Values
 
 
 def product(*, params: np.ndarray, samples: np.ndarray, repeats: int = 1) -> dict[str, np.ndarray]:
@@ -18,7 +18,7 @@ def product(*, params: np.ndarray, samples: np.ndarray, repeats: int = 1) -> dic
     return {"params": first, "samples": second}
 
 
-def simulated(truth: design.Truth, x: Values, count: int, seed: int) -> dict[str, np.ndarray]:
+def simulated(truth: expected.Truth, x: Values, count: int, seed: int) -> dict[str, np.ndarray]:
     """Least-squares estimates from `count` noisy copies of the study: parameters, and the prediction's log."""
     value = truth.law.value(x, truth.params)
     noise = np.random.default_rng(seed).standard_normal((count, value.size))
@@ -35,11 +35,11 @@ def simulated(truth: design.Truth, x: Values, count: int, seed: int) -> dict[str
 )
 def test_expected_intervals_match_the_spread_of_simulated_fits(sizes: int, data: int, repeats: int):
     x = product(params=np.geomspace(5e6, 3e8, sizes), samples=np.geomspace(2e5, 2e7, data), repeats=repeats)
-    truth = design.assumed(x, noise=0.005)
+    truth = expected.assumed(x, noise=0.005)
     target = {"params": 1e9, "samples": 1e8}
-    told = design.expected(truth, x, target=target)
+    told = expected.expected(truth, x, target=target)
     fits = simulated(truth, x, 800, seed=sizes)
-    t = design.student(0.95, x["params"].size - 5)
+    t = expected.student(0.95, x["params"].size - 5)
     for name in ("alpha", "beta"):
         assert told.parameters[name].half == pytest.approx(t * fits[name].std(), rel=0.12)
     for name in ("A", "B", "E"):
@@ -54,8 +54,8 @@ def test_expected_intervals_match_the_spread_of_simulated_fits(sizes: int, data:
 def test_intervals_cover_the_truth_at_their_level():
     """The expected interval, centred on each simulated estimate, holds the true exponent about 95 times in 100."""
     x = product(params=np.geomspace(5e6, 3e8, 4), samples=np.geomspace(2e5, 2e7, 5), repeats=2)
-    truth = design.assumed(x, noise=0.005)
-    told = design.expected(truth, x)
+    truth = expected.assumed(x, noise=0.005)
+    told = expected.expected(truth, x)
     fits = simulated(truth, x, 800, seed=9)
     for name in ("alpha", "beta"):
         inside = np.abs(fits[name] - truth.params[name]) <= told.parameters[name].half
@@ -68,28 +68,28 @@ def test_a_power_law_is_a_regression_line(logs: list[float], noise: float):
     x = np.exp(np.array(sorted(logs)))
     if np.ptp(np.log(x)) < 0.5:
         return
-    truth = design.Truth(law=LAWS["power"], params={"A": 2.0, "slope": -0.3}, noise=noise, source="test")
-    told = design.expected(truth, {"params": x})
+    truth = expected.Truth(law=LAWS["power"], params={"A": 2.0, "slope": -0.3}, noise=noise, source="test")
+    told = expected.expected(truth, {"params": x})
     spread = np.sum((np.log(x) - np.log(x).mean()) ** 2)
     half = stats.t.ppf(0.975, len(x) - 2) * noise / np.sqrt(spread)
     assert told.parameters["slope"].half == pytest.approx(half, rel=2e-2)
-    assert design.slope_half_width(x, noise) == pytest.approx(half, rel=2e-2)
+    assert expected.slope_half_width(x, noise) == pytest.approx(half, rel=2e-2)
 
 
 def test_the_memory_of_a_plan_grows_with_its_cells_not_with_their_square():
     params, samples = np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e7, 1e10, 6))
     few = {"params": params.ravel(), "samples": samples.ravel()}
     many = {name: np.tile(values, 10_000) for name, values in few.items()}
-    truth = design.assumed(few)
-    narrow, wide = (design.covariance_factor(truth, x) for x in (many, few))
+    truth = expected.assumed(few)
+    narrow, wide = (expected.covariance_factor(truth, x) for x in (many, few))
     np.testing.assert_allclose(narrow @ narrow.T, wide @ wide.T / 10_000, rtol=1e-6)
 
 
 def test_more_seeds_narrow_by_the_square_root():
     x = product(params=np.geomspace(5e6, 3e8, 8), samples=np.geomspace(2e5, 2e7, 8))
     four = {name: np.tile(values, 4) for name, values in x.items()}
-    truth = design.assumed(x)
-    spread = [np.linalg.norm(design.covariance_factor(truth, each), axis=1) for each in (x, four)]
+    truth = expected.assumed(x)
+    spread = [np.linalg.norm(expected.covariance_factor(truth, each), axis=1) for each in (x, four)]
     np.testing.assert_allclose(spread[0] / spread[1], 2.0, rtol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_more_seeds_narrow_by_the_square_root():
 )
 def test_a_grid_that_cannot_identify_a_parameter_says_which(params, samples, words, blind):
     x = product(params=params, samples=samples)
-    told = design.expected(design.assumed(x), x, target={"params": 1e10, "samples": 1e8})
+    told = expected.expected(expected.assumed(x), x, target={"params": 1e10, "samples": 1e8})
     assert any(words in warning for warning in told.warnings), told.warnings
     assert all(np.isinf(told.parameters[name].hi) for name in blind)
     if blind:
@@ -115,23 +115,23 @@ def test_a_grid_that_cannot_identify_a_parameter_says_which(params, samples, wor
 def test_size_and_data_that_grow_together_are_called_confounded():
     sizes = np.geomspace(1e6, 1e9, 12)
     x = {"params": sizes, "samples": 20 * sizes}
-    told = design.expected(design.assumed(x), x)
+    told = expected.expected(expected.assumed(x), x)
     assert any("confounded" in warning for warning in told.warnings)
     assert any("cannot tell" in warning for warning in told.warnings)
 
 
 def test_too_few_cells_promise_nothing():
     x = product(params=np.geomspace(1e6, 1e8, 2), samples=np.geomspace(1e4, 1e6, 2))
-    told = design.expected(design.assumed(x), x, target={"params": 1e9, "samples": 1e7})
+    told = expected.expected(expected.assumed(x), x, target={"params": 1e9, "samples": 1e7})
     assert any("cannot be fitted whole" in warning for warning in told.warnings)
     assert all(np.isinf(interval.hi) for interval in told.parameters.values())
 
 
 @given(st.integers(1, 400), st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]))
 def test_student_quantiles(dof: int, level: float):
-    assert design.student(level, dof) == pytest.approx(stats.t.ppf(0.5 + level / 2, dof), rel=0.03)
+    assert expected.student(level, dof) == pytest.approx(stats.t.ppf(0.5 + level / 2, dof), rel=0.03)
     if level <= 0.95 and dof >= 5:
-        assert design.student(level, dof) == pytest.approx(stats.t.ppf(0.5 + level / 2, dof), rel=1e-3)
+        assert expected.student(level, dof) == pytest.approx(stats.t.ppf(0.5 + level / 2, dof), rel=1e-3)
 
 
 def test_standard_error_of_an_auc_matches_simulated_scores():
@@ -144,20 +144,20 @@ def test_standard_error_of_an_auc_matches_simulated_scores():
         low = generator.exponential(size=negatives)
         found.append(stats.mannwhitneyu(high, low).statistic / (positives * negatives))
     assert np.mean(found) == pytest.approx(auc, abs=0.01)
-    assert design.auc_standard_error(auc, positives, negatives) == pytest.approx(np.std(found), rel=0.08)
+    assert expected.auc_standard_error(auc, positives, negatives) == pytest.approx(np.std(found), rel=0.08)
 
 
 def test_noise_from_seeds_is_the_pooled_standard_deviation():
     generator = np.random.default_rng(1)
     groups = np.repeat(np.arange(4000), 3)
     values = np.exp(generator.normal(size=4000)[groups] + 0.02 * generator.standard_normal(groups.size))
-    assert design.pooled_noise(values, groups) == pytest.approx(0.02, rel=0.03)
-    assert design.pooled_noise(np.array([1.0, 2.0]), np.array([0, 1])) is None
+    assert expected.pooled_noise(values, groups) == pytest.approx(0.02, rel=0.03)
+    assert expected.pooled_noise(np.array([1.0, 2.0]), np.array([0, 1])) is None
 
 
 def test_the_assumed_law_sits_in_the_middle_of_the_grid():
     x = product(params=np.geomspace(1e6, 1e8, 3), samples=np.geomspace(1e3, 1e7, 3))
-    truth = design.assumed(x)
+    truth = expected.assumed(x)
     middle = {"params": np.array([1e7]), "samples": np.array([1e5])}
     assert truth.law is LAWS["chinchilla"]
     assert truth.law.value(middle, truth.params)[0] == pytest.approx(1.0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from orch_analysis.extrapolate import forecast
+from orch_analysis.forecast.one_variable import forecast
 from orch_core.errors import OrchError
 
 DEV = Path(__file__).parents[1] / "data" / "extrapolation" / "dev.csv"

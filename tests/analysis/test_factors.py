@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orch_analysis.factors import LABELS, WORDS, Factors, factors_of, task_factors
+from orch_analysis.tasks.factors import LABELS, WORDS, Factors, factors_of, task_factors
 
 IMAGES = Path(__file__).parents[2] / "experiments" / "images"
 

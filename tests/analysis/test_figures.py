@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from orch_analysis.figures import coverage, factor, style, tasks, training
+from orch_analysis.figures import coverage, factor_plots, style, task_plots, training_plots
 from orch_analysis.report.findings import findings, mix_rows
-from orch_analysis.slopes import slope_table
-from orch_analysis.tables import count, power
+from orch_analysis.tables.export import count, power
+from orch_analysis.tasks.slopes import slope_table
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +53,16 @@ def test_no_tick_labels_overlap(found, name):
     errors = [row for row in found.probes if row.value == "error" and row.axis == "params_encoder"]
     table = slope_table(errors).filter(mix="all").with_columns(group=pl.col("algorithm"))
     drawn = {
-        "loss": lambda: training.loss_figure(found.results.pretraining, found.loss),
-        "curves": lambda: training.curves_figure(found.curves.filter(pl.col("flops_spent") > 0)),
-        "scores": lambda: tasks.score_figure(found.scored),
-        "gain": lambda: tasks.gain_figure(found.scored),
-        "forest": lambda: tasks.forest_figure({"error": errors, "again": errors}),
-        "mixes": lambda: tasks.mix_figure(mix_rows(found.scored)),
-        "scatter": lambda: factor.scatter_figure(
+        "loss": lambda: training_plots.loss_figure(found.results.pretraining, found.loss),
+        "curves": lambda: training_plots.curves_figure(found.curves.filter(pl.col("flops_spent") > 0)),
+        "scores": lambda: task_plots.score_figure(found.scored),
+        "gain": lambda: task_plots.gain_figure(found.scored),
+        "forest": lambda: task_plots.forest_figure({"error": errors, "again": errors}),
+        "mixes": lambda: task_plots.mix_figure(mix_rows(found.scored)),
+        "scatter": lambda: factor_plots.scatter_figure(
             table, found.grouped, ["classes", "dbi_pixels", "headroom"], value="error"
         ),
-        "correlations": lambda: factor.correlation_figure(found.correlations["auc"]),
+        "correlations": lambda: factor_plots.correlation_figure(found.correlations["auc"]),
         "coverage": lambda: coverage.coverage_figure(found.cells),
     }
     with style.theme():
@@ -71,7 +71,7 @@ def test_no_tick_labels_overlap(found, name):
 
 def test_scores_stand_where_the_records_say(found):
     with style.theme():
-        figure = tasks.score_figure(found.scored)
+        figure = task_plots.score_figure(found.scored)
     panel = next(axes for axes in figure.axes if axes.get_title(loc="left") == "tissue")
     control = found.scored.filter(task="tissue", algorithm="random").sort("params_encoder")
     (line,) = [one for one in panel.get_lines() if one.get_linestyle() == "--" and len(one.get_xdata()) == 4]
@@ -85,7 +85,7 @@ def test_scores_stand_where_the_records_say(found):
 def test_forest_fills_exactly_the_slopes_that_differ_from_zero(found):
     rows = [row for row in found.probes if row.value == "error" and row.axis == "images"]
     with style.theme():
-        (axes,) = tasks.forest_figure({"images": rows}).axes
+        (axes,) = task_plots.forest_figure({"images": rows}).axes
     drawn = {
         round(float(dots.get_offsets()[0][0]), 9): tuple(dots.get_facecolor()[0][:3])
         for dots in axes.collections
@@ -100,7 +100,7 @@ def test_law_and_band_are_the_fits(found):
     row = next(row for row in found.loss if row.mix == "all" and row.axis == "params_encoder")
     with style.theme():
         _, (axes,) = style.canvas(1, 1, height=2)
-        training.law(axes, row, "black")
+        training_plots.law(axes, row, "black")
     x, y = axes.get_lines()[0].get_data()
     assert y[7] == pytest.approx(row.fit.estimates["A"] * x[7] ** row.slope)
     assert (x[0], x[-1]) == pytest.approx(row.fit.ranges["params_encoder"])
@@ -121,7 +121,7 @@ def test_a_grid_with_gaps_shows_crosses(found):
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(0.1, 9)), min_size=1, max_size=30))
 def test_envelope_is_what_no_cheaper_point_undercuts(points):
     x, y = np.array(points).T
-    ex, ey = training.envelope(x, y)
+    ex, ey = training_plots.envelope(x, y)
     brute = {
         (a, b) for a, b in points if not any((c <= a and d < b) or (c < a and d <= b) for c, d in points)
     }
@@ -164,7 +164,7 @@ def test_files_repeat_byte_for_byte_and_inline_svg_is_clean(found, tmp_path):
     pictures = []
     for folder in ("a", "b"):
         with style.theme():
-            figure = tasks.gain_figure(found.scored)
+            figure = task_plots.gain_figure(found.scored)
             pictures.append(
                 style.save(figure, tmp_path / folder, "gain", title="t", caption="c", alt='a "b" <c>')
             )

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from orch_analysis.fit import Outcome, fit
-from orch_analysis.fitted import Fit
+from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.fit import Outcome, fit
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 
@@ -137,7 +137,7 @@ def test_automatic_delta_follows_the_noise() -> None:
 
 
 def test_compute_is_counted_when_a_law_needs_it() -> None:
-    from orch_analysis.law import Law
+    from orch_analysis.laws.law import Law
 
     law = Law(
         name="c", formula="A * compute^-b", params=("A", "b"), x=("compute",), source="test",

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis import frontier, isoflop
+from orch_analysis.frontier import approaches, minimum
 
 DATA = Path(__file__).parents[1] / "data" / "laws"
 
@@ -33,7 +33,7 @@ CHINCHILLA = {"E": 1.81721810, "A": 477.825868, "B": 2143.41736, "alpha": 0.3473
 def test_porian_exponents(config):
     name = "porian_isoflop_summary_df" + ("_owt2.csv" if config.startswith("owt2") else ".csv")
     points = pl.read_csv(DATA / name).filter(pl.col("config") == config)
-    result = frontier.isoflop(
+    result = approaches.isoflop(
         *(points[column].to_numpy() for column in ("n", "flops", "loss")),
         method="akima", noise=0.01 if config.startswith("owt2") else 0.002,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def closed_form(c, law=CHINCHILLA):
 
 
 def exact():
-    return frontier.parametric(
+    return approaches.parametric(
         CHINCHILLA, {k: np.array([v, v]) for k, v in CHINCHILLA.items()}, n=240, low=1e18, high=1e22
     )
 
@@ -61,7 +61,7 @@ def exact():
 def test_parametric_is_the_published_exponent_and_the_constrained_minimum():
     result = exact()
     assert result.a == pytest.approx(0.513, abs=0.001)  # Besiroglu et al. 2024, abstract of section 4
-    best = frontier.optimum(result, 1e21)
+    best = approaches.optimum(result, 1e21)
     sizes = np.geomspace(best.params[0] / 3, best.params[0] * 3, 20001)
     assert best.params[0] == pytest.approx(sizes[loss(sizes, 1e21 / 6 / sizes).argmin()], rel=1e-3)
     assert 6 * best.params[0] * best.samples[0] == pytest.approx(1e21)
@@ -75,12 +75,12 @@ def grid(budgets=(1e18, 1e19, 1e20, 1e21), span=4.0, shift=1.0, sizes=9):
 
 @pytest.mark.parametrize("method", ["parabola", "akima"])
 def test_isoflop_recovers_the_truth(method):
-    result = frontier.isoflop(*grid(), method=method, noise=0.001)
+    result = approaches.isoflop(*grid(), method=method, noise=0.001)
     assert result.outcome == "ok"
     assert result.a == pytest.approx(
         CHINCHILLA["beta"] / (CHINCHILLA["alpha"] + CHINCHILLA["beta"]), abs=0.01
     )
-    best = frontier.optimum(result, 1e20)
+    best = approaches.optimum(result, 1e20)
     assert best.params[1] < best.params[0] < best.params[2]
     assert best.params[0] == pytest.approx(closed_form(1e20), rel=0.1)
 
@@ -92,7 +92,7 @@ def test_isoflop_intervals_cover_the_truth():
     inside = 0
     for trial in range(60):
         noisy = y + 0.01 * rng.standard_normal(len(y))
-        lo, hi = frontier.isoflop(n, c, noisy, noise=0.01, bootstrap=300, seed=trial).a_interval
+        lo, hi = approaches.isoflop(n, c, noisy, noise=0.01, bootstrap=300, seed=trial).a_interval
         inside += lo <= truth <= hi
     assert inside >= 53  # binomial(60, .95) falls below 53 in 1 of 100
 
@@ -102,7 +102,7 @@ def test_every_kind_of_bad_curve_has_its_outcome():
     star = closed_form(1e20)
 
     def outcome(keep, **options):
-        return isoflop.minimum(n[keep], y[keep], flops=1e20, noise=1e-4, **options)
+        return minimum.minimum(n[keep], y[keep], flops=1e20, noise=1e-4, **options)
 
     assert outcome(n > 0).outcome == "ok"
     low = outcome(n > star * 1.1)
@@ -112,18 +112,18 @@ def test_every_kind_of_bad_curve_has_its_outcome():
     assert outcome(n > star / 1.5, method="akima").outcome == "off_centre"
     assert outcome(n > star * 2).outcome == "too_few_points"
     wide, _, high = grid(budgets=(1e20,), span=1000.0, sizes=15)
-    steep = isoflop.minimum(
+    steep = minimum.minimum(
         wide, np.where(wide < star, high + 0.5 * np.log(star / wide), high), flops=1e20, noise=1e-4
     )
     assert steep.outcome == "asymmetric"
     assert "akima" in steep.message
-    hill = isoflop.minimum(n, 10 - y, flops=1e20, noise=1e-4)
+    hill = minimum.minimum(n, 10 - y, flops=1e20, noise=1e-4)
     assert hill.outcome == "unbounded"
     assert np.isnan(hill.params)
 
 
 def test_two_minima_are_no_line():
-    result = frontier.isoflop(*grid(budgets=(1e18, 1e20)), noise=1e-4)
+    result = approaches.isoflop(*grid(budgets=(1e18, 1e20)), noise=1e-4)
     assert result.outcome == "too_few_minima"
     assert np.isnan(result.a)
     assert "two would always fit" in result.message
@@ -138,33 +138,33 @@ def test_envelope_finds_the_optimal_sizes_of_crossing_curves():
         n.append(np.full(80, size))
         c.append(spent)
         y.append(loss(size, spent / 6 / size))
-    result = frontier.envelope(runs, *(np.concatenate(v) for v in (n, c, y)), bootstrap=200)
+    result = approaches.envelope(runs, *(np.concatenate(v) for v in (n, c, y)), bootstrap=200)
     assert result.outcome == "ok"
     assert result.a == pytest.approx(exact().a, abs=0.02)
     assert result.a_interval[0] < exact().a < result.a_interval[1]
-    assert frontier.disagreements([result, exact()], 1e21) == ()
+    assert approaches.disagreements([result, exact()], 1e21) == ()
 
 
 def test_envelope_without_checkpoints_says_so():
     n, c, y = grid()
-    result = frontier.envelope(list(range(len(n))), n, c, y)
+    result = approaches.envelope(list(range(len(n))), n, c, y)
     assert result.outcome == "too_few_curves"
     assert "checkpoints" in result.message
 
 
 def test_disagreement_names_both_approaches():
-    other = frontier.parametric(
+    other = approaches.parametric(
         CHINCHILLA | {"A": 4000.0}, {k: np.array([v, v]) for k, v in (CHINCHILLA | {"A": 4000.0}).items()},
         n=9, low=1e18, high=1e22,
     )  # fmt: skip
-    (sentence,) = frontier.disagreements([exact(), other], 1e21)
+    (sentence,) = approaches.disagreements([exact(), other], 1e21)
     assert "parametric" in sentence
     assert "disagree at 1e+21" in sentence
 
 
 @pytest.mark.parametrize(("flops", "horizon"), [(1e20, 0.01), (1e21, 0.1)])
 def test_the_optimum_agrees_with_the_closed_form(flops: float, horizon: float):
-    best = frontier.optimum(exact(), flops)
+    best = approaches.optimum(exact(), flops)
     assert best.flops == flops
     assert best.params[0] == pytest.approx(closed_form(flops), rel=1e-9)
     assert best.params[0] * best.samples[0] * 6 == pytest.approx(flops)
@@ -174,7 +174,7 @@ def test_the_optimum_agrees_with_the_closed_form(flops: float, horizon: float):
 def test_chinchilla_points_give_the_published_exponent():
     """Besiroglu et al. 2024: a = .513, 80% interval .051 wide, on 240 of the 245 points read off Chinchilla's figure."""
     table = pl.read_csv(DATA / "epoch_chinchilla_svg_extracted_data.csv").sort("loss").head(240)
-    envelope, curves, law = frontier.of_table(
+    envelope, curves, law = approaches.of_table(
         table, value="loss", params="Model Size", flops="Training FLOP", bootstrap=300
     )
     assert law.outcome == "ok"
@@ -200,14 +200,14 @@ def test_a_table_of_curves_gives_three_approaches_that_agree_with_the_truth():
     ]
     table = pl.DataFrame(rows)
     names = {"value": "L", "params": "N", "samples": "D", "flops": "C"}
-    envelope, _, law = frontier.of_table(table, **names, run="cell", bootstrap=200)
+    envelope, _, law = approaches.of_table(table, **names, run="cell", bootstrap=200)
     assert envelope.factor == pytest.approx(12)
     assert envelope.a == pytest.approx(exact().a, abs=0.03)
     assert law.outcome in {"one_scale", "too_few_points", "ok"}
-    _, curves, law = frontier.of_table(table, **names, bootstrap=200)
+    _, curves, law = approaches.of_table(table, **names, bootstrap=200)
     for found in (curves, law):
         assert found.outcome == "ok"
-        best = frontier.optimum(found, 1e20)
+        best = approaches.optimum(found, 1e20)
         assert best.params[0] == pytest.approx(float(closed_form(1e20 / 2)), rel=0.1)  # 12 N D, not 6
 
 
@@ -216,15 +216,15 @@ def test_a_table_without_samples_or_flops_is_refused():
 
     table = pl.DataFrame({"N": [1.0], "L": [2.0]})
     with pytest.raises(OrchError, match="samples or the FLOPs"):
-        frontier.of_table(table, value="L", params="N")
+        approaches.of_table(table, value="L", params="N")
     with pytest.raises(OrchError, match="no column"):
-        frontier.of_table(table, value="L", params="N", flops="flop")
+        approaches.of_table(table, value="L", params="N", flops="flop")
 
 
 def test_runs_at_one_ratio_of_data_to_size_share_out_no_budget():
     n = np.geomspace(1e6, 1e9, 12)
     loss = 1.8 + 400 / n**0.34 + 400 / (20 * n) ** 0.34
     table = pl.DataFrame({"N": n, "D": 20 * n, "loss": loss})
-    parametric = frontier.of_table(table, value="loss", params="N", samples="D", bootstrap=20)[2]
+    parametric = approaches.of_table(table, value="loss", params="N", samples="D", bootstrap=20)[2]
     assert parametric.outcome == "one_direction"
     assert np.isnan(parametric.a)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import optimize
 
-from orch_analysis.fit import Outcome, fit
+from orch_analysis.fitting.fit import Outcome, fit
 from orch_analysis.laws import LAWS
 
 

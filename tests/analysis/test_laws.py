@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_analysis import laws
-from orch_analysis.fit import fit
+from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 
@@ -126,7 +126,7 @@ def test_metrics_stay_between_chance_and_ceiling(name: str, low: float, high: fl
 
 OWN = """
 import numpy as np
-from orch_analysis.law import Law
+from orch_analysis.laws.law import Law
 
 LAW = Law(
     name="half_life", formula="loss = E + A * exp(-samples / tau)", params=("E", "A", "tau"), x=("samples",),

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 import orch_analysis
-from orch_analysis import lawsfile
-from orch_analysis.fit import Fit, Outcome
+from orch_analysis.fitting.fit import Fit, Outcome
 from orch_analysis.laws import LAWS
-from orch_analysis.table import Points, read_points
+from orch_analysis.saved import laws_json
+from orch_analysis.tables.points_file import Points, read_points
 from orch_core.errors import OrchError
 
 SCHEMA = json.loads((Path(orch_analysis.__file__).parent / "laws.schema.json").read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def points(tmp_path: Path) -> Points:
 
 
 def test_one_fit_per_group_in_order(points: Points) -> None:
-    found = lawsfile.fit_points(
+    found = laws_json.fit_points(
         points, law="power_offset", value="err", x={"params": "N"}, group_by=["data"], bootstrap=50
     )
     assert [item.group for item in found if isinstance(item, Fit)] == [{"data": "a"}, {"data": "b"}]
@@ -70,19 +70,19 @@ def test_one_fit_per_group_in_order(points: Points) -> None:
         assert item.n == 12
         assert [row.row for row in item.dropped] == [26]
     with pytest.raises(OrchError, match="did you mean 'data'"):
-        lawsfile.fit_points(points, law="power", value="err", x={"params": "N"}, group_by=["dat"])
+        laws_json.fit_points(points, law="power", value="err", x={"params": "N"}, group_by=["dat"])
 
 
 @pytest.mark.parametrize("law", ["power", "power_offset", "auto"])
 def test_what_is_read_back_is_what_was_written(points: Points, law: str, tmp_path: Path) -> None:
-    found = lawsfile.fit_points(
+    found = laws_json.fit_points(
         points, law=law, value="err", x={"params": "N"}, group_by=["data"], bootstrap=50
     )
-    path = lawsfile.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
+    path = laws_json.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
     content = json.loads(path.read_text(encoding="utf-8"))
     assert violations(content, SCHEMA) == []
     assert content["schema_version"] == 1
-    again = lawsfile.read(tmp_path / "out")
+    again = laws_json.read(tmp_path / "out")
     assert [item.predict(params=1e10) for item in again] == [item.predict(params=1e10) for item in found]
     if law != "auto":
         for before, after in zip(found, again, strict=True):
@@ -97,12 +97,12 @@ def test_what_is_read_back_is_what_was_written(points: Points, law: str, tmp_pat
 
 
 def test_a_fit_without_estimates_is_written_too(points: Points, tmp_path: Path) -> None:
-    found = lawsfile.fit_points(
+    found = laws_json.fit_points(
         points, law="chinchilla", value="err", x={"params": "N", "samples": 1e9}, bootstrap=20
     )
-    path = lawsfile.write(found, tmp_path, {})
+    path = laws_json.write(found, tmp_path, {})
     assert violations(json.loads(path.read_text(encoding="utf-8")), SCHEMA) == []
-    again = lawsfile.read(tmp_path)[0]
+    again = laws_json.read(tmp_path)[0]
     assert isinstance(again, Fit)
     assert again.outcome == Outcome.ONE_SCALE
     assert again.estimates == {}
@@ -110,9 +110,9 @@ def test_a_fit_without_estimates_is_written_too(points: Points, tmp_path: Path) 
 
 def test_fixed_and_renamed_laws_come_back(points: Points, tmp_path: Path) -> None:
     law = LAWS["power_offset"].fix(alpha=0.3)
-    found = lawsfile.fit_points(points, law=law, value="err", x={"compute": "N"}, bootstrap=20)
-    lawsfile.write(found, tmp_path, {})
-    again = lawsfile.read(tmp_path)[0]
+    found = laws_json.fit_points(points, law=law, value="err", x={"compute": "N"}, bootstrap=20)
+    laws_json.write(found, tmp_path, {})
+    again = laws_json.read(tmp_path)[0]
     assert isinstance(again, Fit)
     assert again.law.fixed == {"alpha": 0.3}
     assert again.predict(compute=1e10) == found[0].predict(compute=1e10)
@@ -133,4 +133,4 @@ def test_other_folders(tmp_path: Path, text: str | None, says: str) -> None:
     if text is not None:
         (tmp_path / "laws.json").write_text(text, encoding="utf-8")
     with pytest.raises(OrchError, match=says):
-        lawsfile.read(tmp_path)
+        laws_json.read(tmp_path)

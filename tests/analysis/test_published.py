@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.fit import Outcome, fit
+from orch_analysis.fitting.fit import Outcome, fit
+from orch_analysis.fitting.newton import AGREEMENT, solve
+from orch_analysis.fitting.problem import build
+from orch_analysis.fitting.resampling import resampled_weights
 from orch_analysis.laws import LAWS
-from orch_analysis.problem import build
-from orch_analysis.solver import AGREEMENT, solve
-from orch_analysis.uncertainty import resampled_weights
 
 DATA = Path(__file__).parents[1] / "data" / "laws"
 

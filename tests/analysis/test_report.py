@@ -11,8 +11,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from orch_analysis import lawsfile, table
 from orch_analysis.report import fit_study, report_points
+from orch_analysis.saved import laws_json
+from orch_analysis.tables import points_file
 from orch_core.cell import Model
 from orch_core.errors import OrchError
 
@@ -90,7 +91,7 @@ def test_known_laws_come_back(exact):
         assert rows.filter(axis="images")["slope"].to_list() == pytest.approx([data] * 4)
     fits = {
         (fit.group["algorithm"], fit.value, *fit.x): fit
-        for fit in lawsfile.read(page.parent)
+        for fit in laws_json.read(page.parent)
         if fit.group["mix"] == "all"
     }
     assert fits["mae", "heldout_loss", "params_encoder"].estimates["slope"] == pytest.approx(-0.12, abs=1e-9)
@@ -204,8 +205,8 @@ def test_a_folder_that_cannot_be_written(make_study, tmp_path):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    points = table.read_points(POINTS, mapping={"params": "params", "value": "auc"})
-    fits = lawsfile.fit_points(
+    points = points_file.read_points(POINTS, mapping={"params": "params", "value": "auc"})
+    fits = laws_json.fit_points(
         points, law="power", value="auc", x={"params": "params"}, group_by=("algorithm", "task")
     )
     return report_points(
@@ -261,8 +262,10 @@ def test_report_of_points_is_self_contained_too(published):
 
 def test_points_without_tasks_or_with_another_law(tmp_path):
     frame = pl.DataFrame({"params": [1e6, 3e6, 1e7, 3e7, 1e8, 3e8], "loss": [3.0, 2.6, 2.3, 2.1, 2.0, 1.94]})
-    points = table.read_points(frame, mapping={})
-    fits = lawsfile.fit_points(points, law="power_offset", value="loss", x={"params": "params"}, bootstrap=50)
+    points = points_file.read_points(frame, mapping={})
+    fits = laws_json.fit_points(
+        points, law="power_offset", value="loss", x={"params": "params"}, bootstrap=50
+    )
     text = words(report_points(points, fits, tmp_path, command="orch fit-laws"))
     assert "value = E + A / params^alpha" in text
 

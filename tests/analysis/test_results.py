@@ -6,10 +6,10 @@ import json
 
 import polars as pl
 
-from orch_analysis.results import read_curves, read_results, study_table
+from orch_analysis.tables.study_tables import read_curves, read_results, study_table
 from orch_core.cell import Model
-from orch_core.record import Reason, Record
-from orch_core.study import publish
+from orch_core.study.folder import publish
+from orch_core.study.record import Reason, Record
 
 WIDE = Model(name="w32", width=32, depth=4, heads=4)
 

@@ -7,8 +7,14 @@ import polars as pl
 import pytest
 import statsmodels.api as sm
 
-from orch_analysis.results import read_results
-from orch_analysis.slopes import held_fixed, pretraining_slopes, probe_slopes, slope_table, with_controls
+from orch_analysis.tables.study_tables import read_results
+from orch_analysis.tasks.slopes import (
+    held_fixed,
+    pretraining_slopes,
+    probe_slopes,
+    slope_table,
+    with_controls,
+)
 
 LOSS = {"mae": (-0.12, -0.05), "moco-v3": (-0.06, -0.09)}
 NET = {"mae": (-0.04, -0.02), "moco-v3": (-0.10, -0.06)}
@@ -57,7 +63,7 @@ def test_intervals_are_those_of_the_joint_regression(make_study):
 
 def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path):
     """Unbalanced designs with noise: 95% intervals cover in 92 to 98% of 300 replications."""
-    from orch_analysis.slopes import partial_fit
+    from orch_analysis.tasks.slopes import partial_fit
 
     rng = np.random.default_rng(0)
     covered = 0

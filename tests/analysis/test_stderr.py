@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from orch_analysis.fit import fit
+from orch_analysis.fitting.fit import fit
 from orch_analysis.stderr import accuracy_stderr, auc_stderr, auc_stderr_from_counts
 from orch_core.errors import OrchError
 

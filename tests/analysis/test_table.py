@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch_analysis.fit import fit
-from orch_analysis.table import read_points
+from orch_analysis.fitting.fit import fit
+from orch_analysis.tables.points_file import read_points
 from orch_core.errors import OrchError
 
 GOOD = "N,D,loss,data\n1e6,1e8,3.2,imagenet\n1e7,1e9,2.9,imagenet\n1e8,1e10,2.6,imagenet\n"

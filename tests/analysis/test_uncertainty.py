@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from orch_analysis import uncertainty
-from orch_analysis.fit import fit
-from orch_analysis.law import Array
+from orch_analysis.fitting import resampling
+from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.problem import build, theta_of
 from orch_analysis.laws import LAWS
-from orch_analysis.problem import build, theta_of
+from orch_analysis.laws.law import Array
 from orch_core.errors import OrchError
 
 DATA_SETS = 80
@@ -65,10 +65,10 @@ def test_standard_errors_that_explain_too_little_are_flagged() -> None:
 
 def test_bca_is_that_of_scipy() -> None:
     sample = np.random.default_rng(1).exponential(size=30)
-    counts = uncertainty.resampled_weights(30, 20_000, seed=1)
+    counts = resampling.resampled_weights(30, 20_000, seed=1)
     draws = counts @ sample / 30
     jackknife = (sample.sum() - sample) / 29
-    ours = uncertainty.bca(draws, float(sample.mean()), jackknife, 0.95)
+    ours = resampling.bca(draws, float(sample.mean()), jackknife, 0.95)
     theirs = stats.bootstrap((sample,), np.mean, n_resamples=20_000, method="BCa", rng=2).confidence_interval
     assert ours == pytest.approx((theirs.low, theirs.high), rel=0.02)
 
@@ -77,7 +77,7 @@ def test_bca_costs_grow_with_the_points_not_with_their_square(monkeypatch) -> No
     n, asked = 1000, []
     x = np.geomspace(1e6, 1e9, n)
     y = 3.0 * x**-0.1 * np.exp(0.05 * np.random.default_rng(0).standard_normal(n))
-    table, module = pl.DataFrame({"params": x, "y": y}), sys.modules["orch_analysis.fit"]
+    table, module = pl.DataFrame({"params": x, "y": y}), sys.modules["orch_analysis.fitting.fit"]
     solve = module.solve
     monkeypatch.setattr(
         module,
@@ -106,7 +106,7 @@ def test_intervals_that_hold_less_than_they_say_are_flagged() -> None:
 
 def test_clusters_are_resampled_whole() -> None:
     clusters = np.repeat(np.arange(5), 3).astype(float)
-    weights = uncertainty.resampled_weights(15, 200, seed=0, clusters=clusters)
+    weights = resampling.resampled_weights(15, 200, seed=0, clusters=clusters)
     assert np.all(weights.reshape(200, 5, 3) == weights.reshape(200, 5, 3)[:, :, :1])
     assert np.all(weights[:, ::3].sum(axis=1) == 5)
 
@@ -115,7 +115,7 @@ def test_seed_42_gives_the_samples_of_the_chinchilla_replication() -> None:
     """Besiroglu et al. draw `np.random.seed(42); np.random.choice(indices, size=240)` 4,000 times."""
     stream = np.random.RandomState(42)
     theirs = [np.bincount(stream.choice(240, size=240, replace=True), minlength=240) for _ in range(20)]
-    assert np.array_equal(uncertainty.resampled_weights(240, 4000, seed=42)[:20], np.array(theirs))
+    assert np.array_equal(resampling.resampled_weights(240, 4000, seed=42)[:20], np.array(theirs))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6])
@@ -129,7 +129,7 @@ def test_clustered_noise_is_drawn_with_its_own_share(share: float) -> None:
     law = LAWS["power_offset"]
     problem = build(law, {"params": table["params"].to_numpy()}, table["y"].to_numpy(), "log")
     theta = theta_of(problem, {name: np.array(value) for name, value in TRUTH.items()})
-    data = uncertainty.replicates(problem, theta, np.ones(450), "t", 400, 0, clusters=clusters, stderr=None)
+    data = resampling.replicates(problem, theta, np.ones(450), "t", 400, 0, clusters=clusters, stderr=None)
     drawn = (data.target - data.target.mean(axis=0)).reshape(400, 150, 3)
     assert drawn.std() == pytest.approx(0.02, rel=0.1)
     pairs = np.mean(drawn[:, :, 0] * drawn[:, :, 1]) / drawn.var()

@@ -25,10 +25,10 @@ import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from orch_analysis.fit import fit
+from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.problem import build, theta_of
+from orch_analysis.fitting.resampling import jacobian
 from orch_analysis.laws import LAWS
-from orch_analysis.problem import build, theta_of
-from orch_analysis.uncertainty import jacobian
 
 SD = 0.01
 KINDS = ("normal", "heavy", "clustered")

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orch_core import images
+from orch_core.images import npz as images_module
 from orch_core.packs.arrange import (
     arrange,
     joined,
@@ -37,9 +37,9 @@ from orch_core.packs.arrange import (
     ranks_at,
     subsets,
 )
+from orch_core.packs.decode import decode
 from orch_core.packs.gather import SCHEMA, Settings, Spec
 from orch_core.packs.pack import Wishes, pack
-from orch_core.packs.pixels import decode
 from orch_core.packs.read import ALL, open_packs, read_images, read_stored, select
 from orch_core.packs.write import PACK_BYTES
 
@@ -253,10 +253,10 @@ def reading_npz() -> None:
         model=Model(name="w32", width=32, depth=1, heads=1), recipe="mae@1", data=data, resolution=28, patch=7,
         channels=3, samples_seen=64, batch=64,
     )  # fmt: skip
-    times, kept = {}, images.KEPT_BYTES
+    times, kept = {}, images_module.KEPT_BYTES
     for limit in (0, kept, 0, kept):
-        images.KEPT_BYTES = limit
-        images._kept.clear()
+        images_module.KEPT_BYTES = limit
+        images_module._kept.clear()
         began = time.process_time()
         pretraining_set(cell)
         held_out_set(cell)

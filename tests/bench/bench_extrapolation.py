@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from fixed_forms import broken, official, predict
 
-from orch_analysis.extrapolate import forecast
+from orch_analysis.forecast.one_variable import forecast
 
 DEV = Path(__file__).parents[1] / "data" / "extrapolation" / "dev.csv"
 SETTINGS = {"h2": 2, "h4": 4, "h8": 8, "sp6h2": 2, "sp6h4": 4}

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orch_analysis.fit import fit
-from orch_analysis.joint import forecast
+from orch_analysis.fitting.fit import fit
+from orch_analysis.forecast.two_variables import forecast
 
 DATA = Path(__file__).parents[1] / "data" / "laws"
 CUTS = (4, 8, 16)

@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from orch.launching import cluster, control, journal, slurm
+from orch.launching import journal, operations, slurm, submit
 from orch.launching.attempts import End
 from orch.launching.settings import Settings, summarise
 from orch.launching.status import entries_now, status, survey
-from orch_core.record import Reason, Record, dumps
-from orch_core.study import Study, create_study, open_study
+from orch_core.study.folder import Study, create_study, open_study
+from orch_core.study.record import Reason, Record, dumps
 
 DRIVER = Path(__file__).parents[1] / "orchestrator" / "launching.py"
 
@@ -94,7 +94,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(dir=arguments.folder))
     study, jobs = create_study(root / "study", "bench"), launching.jobs(arguments.cells, tasks=())
     how = Settings(cluster="slurm", options={"hold": True, "time": 10})
-    _, seconds, cpu = timed(lambda: cluster.launch(study, jobs, how, wait=False))
+    _, seconds, cpu = timed(lambda: submit.launch(study, jobs, how, wait=False))
     files = sum(path.is_file() for path in study.root.rglob("*"))
     calls = sum(event["event"] == "submitted" for event in journal.events(study.root))
     tasks = sum(pilot.tasks for pilot in slurm.queue())
@@ -107,7 +107,7 @@ def main() -> None:
         f"submitit one by one: {their_seconds * scale:.0f} s, {arguments.cells} sbatch, {their_files * scale:.0f} files"
     )
     print(f"ratio: {their_seconds * scale / seconds:.0f} in time, {their_files * scale / files:.0f} in files")
-    control.cancel(study)
+    operations.cancel(study)
     ids = [job.cell.id for job in jobs]
     _, seconds, cpu = timed(lambda: status(study, jobs, ids=ids))
     print(f"status, nothing done: {seconds:.2f} s ({cpu:.2f} s CPU)")

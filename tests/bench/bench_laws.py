@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orch_analysis.fit import fit
+from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
 
 DATA = Path(__file__).parents[1] / "data" / "laws" / "epoch_chinchilla_svg_extracted_data.csv"

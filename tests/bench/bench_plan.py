@@ -71,8 +71,8 @@ def measured(seeds: int) -> dict[str, float]:
 
 def against_itself(frame, folder: Path, seeds: int) -> dict[str, float]:
     from orch.planning.diff import diff
-    from orch.planning.enumerate import enumerate_cells
-    from orch_core.check import read_grid
+    from orch_core.grid.cells import enumerate_cells
+    from orch_core.grid.check import read_grid
 
     found = {}
     shifted = GRID.replace("SEEDS", str(list(range(1, seeds + 1))))
@@ -92,8 +92,8 @@ def against_itself(frame, folder: Path, seeds: int) -> dict[str, float]:
 
 
 def one_at_a_time(frame) -> dict[str, float]:
-    from orch.planning.enumerate import cell_of
     from orch_core.cost import price
+    from orch_core.grid.cells import cell_of
 
     rows = frame.sample(2000, seed=0).to_dicts()
     began = time.perf_counter()

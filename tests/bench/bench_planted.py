@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orch_analysis.results import read_results
-from orch_core.study import Study
+from orch_analysis.tables.study_tables import read_results
+from orch_core.study.folder import Study
 
 A, PATTERNS, SIDE = 1.0, 4000, 16
 SIZES, CORPORA = (16, 64, 256), "abcd"

@@ -11,11 +11,11 @@ import argparse
 
 import numpy as np
 
-from orch_analysis import adaptive, design
-from orch_analysis.design import Truth
+from orch_analysis.design import expected, next_cells
+from orch_analysis.design.expected import Truth
+from orch_analysis.fitting.newton import solve
+from orch_analysis.fitting.problem import build, params_of
 from orch_analysis.laws import LAWS
-from orch_analysis.problem import build, params_of
-from orch_analysis.solver import solve
 
 LAW = LAWS["chinchilla"]
 NOISE, SIDE, REPEATS, ROUNDS = 0.01, 8, 3, 5
@@ -69,7 +69,7 @@ class Simulation:
         """Log error of the prediction at the target, and whether its interval holds the truth."""
         truth = self.fitted(cells, values)
         x = {name: column[cells] for name, column in GRID.items()}
-        told = design.expected(truth, x, target=TARGET).prediction
+        told = expected.expected(truth, x, target=TARGET).prediction
         return float(np.log(told.value / self.at_target)), told.lo <= self.at_target <= told.hi
 
 
@@ -99,12 +99,12 @@ def cheapest(simulation: Simulation, budget: float) -> tuple[list[int], np.ndarr
 
 
 def suggested(simulation: Simulation, budget: float) -> tuple[list[int], np.ndarray]:
-    cells = list(adaptive.pilot(GRID, PRICES, least=6))
+    cells = list(next_cells.pilot(GRID, PRICES, least=6))
     values = simulation.run(cells)
     for round_ in range(ROUNDS):
         left = budget - PRICES[cells].sum()
         counts = np.bincount(cells, minlength=PRICES.size)
-        choice = adaptive.choose(
+        choice = next_cells.choose(
             simulation.fitted(cells, values),
             {name: column[cells] for name, column in GRID.items()},
             GRID, PRICES, TARGET,

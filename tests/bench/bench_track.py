@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from orch.tracking import mirror, track
-from orch_core.study import create_study
+from orch_core.study.folder import create_study
 
 spec = importlib.util.spec_from_file_location(
     "records", Path(__file__).parents[1] / "orchestrator" / "conftest.py"

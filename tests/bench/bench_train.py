@@ -39,7 +39,7 @@ from orch_core.learn.data import Batch
 from orch_core.learn.ledger import measured_flops
 from orch_core.learn.logistic import STRENGTHS, fit_path, problem
 from orch_core.learn.randomness import generator
-from orch_core.recipe import constants
+from orch_core.recipes import constants
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:

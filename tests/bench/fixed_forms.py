@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from scipy.optimize import least_squares
 
-from orch_analysis import shapes
+from orch_analysis.forecast import shapes
 
 MARGIN = 1e-3  # err_inf stays below the smallest error by this, err_0 above the largest
 FLAT = 1e-5  # curvatures and alphas below this count as zero

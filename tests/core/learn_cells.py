@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from orch_core.cell import Cell, Model, Override, Portion, Probe
-from orch_core.images import inspect_npz
+from orch_core.images.npz import inspect_npz
 
 TRAINED = ("dinov2@1", "i-jepa@1", "mae@1", "moco-v3@1", "simmim@1", "supervised@1")
 

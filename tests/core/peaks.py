@@ -12,7 +12,7 @@ from orch_core.learn.objectives import build_objective
 from orch_core.learn.randomness import Rows, generator
 from orch_core.learn.schedule import schedule_of
 from orch_core.learn.step import Economies, build_step
-from orch_core.recipe import constants
+from orch_core.recipes import constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orch_core.check import read_grid
 from orch_core.errors import GridError
+from orch_core.grid.check import read_grid
 
 GOOD = """\
 study: small

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_core.errors import OrchError
-from orch_core.expression import ExpressionError, axes_of, evaluate
+from orch_core.grid.expression import ExpressionError, axes_of, evaluate
 
 atoms = st.sampled_from(
     [

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orch_core.errors import OrchError
-from orch_core.images import (
+from orch_core.images.npz import (
     SPLITS,
     fingerprint,
     hash_order,

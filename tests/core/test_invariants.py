@@ -21,7 +21,7 @@ from orch_core.learn.objectives import Progress, build_objective
 from orch_core.learn.objectives.dinov2 import distillation, koleo
 from orch_core.learn.objectives.mae import normalised
 from orch_core.learn.schedule import build_optimiser, cosine, schedule_of, set_schedule
-from orch_core.recipe import constants, trunk
+from orch_core.recipes import constants, trunk
 
 
 def at(progress):

@@ -16,16 +16,16 @@ import torch
 from learn_cells import make_cell
 from PIL import Image
 
-from orch_core import images as images_module
 from orch_core.cell import Cell, Portion
 from orch_core.errors import OrchError
+from orch_core.images import npz as images_module
+from orch_core.images.source import ALL, inspect_source
 from orch_core.learn import pretrain
 from orch_core.learn.data import Batch, Packed, as_tensor, batches, held_out_set, pretraining_set
 from orch_core.learn.randomness import epoch_indices
 from orch_core.packs.gather import Settings, Spec
 from orch_core.packs.pack import Wishes, pack
 from orch_core.packs.read import open_packs, read_images, select
-from orch_core.sources import ALL, inspect_source
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "images"
 MODALITIES = {"blood": "microscopy", "breast": "ultrasound", "pneumonia": "x-ray"}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_core.errors import GridError, OrchError
-from orch_core.load import did_you_mean, load_yaml, parse_yaml
+from orch_core.yaml import did_you_mean, load_yaml, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_syntax_error_has_its_place():
     ],
 )  # fmt: skip
 def test_what_is_no_grid_for_any_memory_is_refused(text: str, says: str, line: int, monkeypatch):
-    monkeypatch.setattr("orch_core.load.MOST_VALUES", 2000)
+    monkeypatch.setattr("orch_core.yaml.MOST_VALUES", 2000)
     with pytest.raises(GridError, match=says) as caught:
         parse_yaml(text, "grid.yaml")
     assert caught.value.problems[0].line == line

@@ -16,8 +16,8 @@ from PIL import Image
 from orch_core.errors import OrchError
 from orch_core.learn.data import as_tensor
 from orch_core.packs.census import census
+from orch_core.packs.decode import BadImage, decode, shrink, to_uint8
 from orch_core.packs.facts import pack_facts
-from orch_core.packs.pixels import BadImage, decode, shrink, to_uint8
 from orch_core.packs.read import open_packs
 
 

@@ -15,10 +15,10 @@ from packed import encoded, everything, packed, picture, spec, tree, write_folde
 from PIL import Image
 
 from orch_core.errors import OrchError
-from orch_core.images import hash_order, image_keys, inspect_npz, pretraining_order, read_split
+from orch_core.images.npz import hash_order, image_keys, inspect_npz, pretraining_order, read_split
 from orch_core.packs.census import census, thumbnails
+from orch_core.packs.decode import decode, look
 from orch_core.packs.facts import pack_facts, problems, read_task
-from orch_core.packs.pixels import decode, look
 from orch_core.packs.read import ALL, open_packs, read_images, select
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "images"
@@ -80,7 +80,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from orch_core.packs import gather, pack, write
-from orch_core.record import os as record_os
+from orch_core.study.record import os as record_os
 left = int(sys.argv[3])
 replace = os.replace
 def dying(one, other):

@@ -19,7 +19,7 @@ from orch_core.learn.encoders import build_encoder
 from orch_core.learn.health import collapse, health
 from orch_core.learn.objectives import build_objective
 from orch_core.learn.readout import accuracies
-from orch_core.recipe import RECIPES
+from orch_core.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")

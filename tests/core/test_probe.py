@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from orch_core.errors import OrchError
-from orch_core.images import read_split
+from orch_core.images.npz import read_split
 from orch_core.learn import pretrain, probe
 from orch_core.learn import probing as probing_module
 from orch_core.learn.logistic import STRENGTHS, fit_path, problem

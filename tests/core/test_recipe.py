@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from learn_cells import TRAINED, make_cell
 
 from orch_core.errors import OrchError
-from orch_core.recipe import RECIPES, constants, recipe_of
+from orch_core.recipes import RECIPES, constants, recipe_of
 from orch_core.recipes.mae import kept
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch_core.images import hash_order, image_keys
+from orch_core.images.npz import hash_order, image_keys
+from orch_core.images.subset import apportion, hash_ranks, held_out_split, is_in, stratified_order
 from orch_core.packs.arrange import for_pretraining, pack_bounds
-from orch_core.subset import apportion, hash_ranks, held_out_split, is_in, stratified_order
 
 weights = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=2), st.floats(0.01, 1e6), min_size=1, max_size=6

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from orch_core.errors import OrchError
-from orch_core.record import Reason, write_atomic
+from orch_core.study.record import Reason, write_atomic
 
 
 class Stopped(Exception):

@@ -16,10 +16,10 @@ import time
 import types
 from pathlib import Path
 
-from orch.launching import attempts, cluster, freeze, journal
+from orch.launching import attempts, freeze, journal, submit
 from orch_core.cell import Cell, Job, Model, Probe
 from orch_core.errors import OrchError
-from orch_core.study import Study, create_study
+from orch_core.study.folder import Study, create_study
 
 STEPS = 20
 FAKE_LEARN = Path(__file__).with_name("fake_learn.py").read_text(encoding="utf-8")
@@ -248,8 +248,8 @@ def main() -> int:
             models=tuple(filter(None, arguments.models.split(","))),
             batch=arguments.batch,
         )
-        settings = cluster.Settings(**{"parallel": 2, **json.loads(arguments.settings)})
-        summary = cluster.launch(study, todo, settings, wait=not arguments.no_wait)
+        settings = submit.Settings(**{"parallel": 2, **json.loads(arguments.settings)})
+        summary = submit.launch(study, todo, settings, wait=not arguments.no_wait)
     except OrchError as error:
         print(error, file=sys.stderr)
         return 2

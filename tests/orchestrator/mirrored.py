@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 
 from orch.tracking import track
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 
 def client(uri: str):

@@ -16,8 +16,8 @@ from orch.planning.budget import Limits, assess, limits_of, open_reservations, r
 from orch.planning.command import Wishes, planned
 from orch.planning.plan import Plan, make_plan, read_plan
 from orch_core.errors import OrchError
-from orch_core.record import Record
-from orch_core.study import Study, publish
+from orch_core.study.folder import Study, publish
+from orch_core.study.record import Record
 
 GRID = """\
 study: costs

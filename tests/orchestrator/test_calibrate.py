@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from orch.planning import calibration, measure
+from orch.planning import calibration, speed
 from orch.planning.calibration import Calibration, ProbeLoad, ProbeRate, Rate
 from orch.planning.plan import draft
 from orch_core.cell import Cell, Model
@@ -71,7 +71,7 @@ def test_rates_are_recovered_from_the_seconds_they_give():
         batch = 16 * patch
         one = replace(cell(width, patch, batch * steps), batch=batch)
         cost = price(one)
-        run = measure.Measured(cell=one, cost=cost, looks=5, seconds=1.0)
+        run = speed.Measured(cell=one, cost=cost, looks=5, seconds=1.0)
         loads = np.array(
             [
                 1,
@@ -84,14 +84,14 @@ def test_rates_are_recovered_from_the_seconds_they_give():
             ]
         )
         runs.append(replace(run, seconds=float(np.array(astuple(RATES)) @ loads)))
-    assert astuple(measure.fit_rate(runs)) == pytest.approx(astuple(RATES), rel=1e-6)
+    assert astuple(speed.fit_rate(runs)) == pytest.approx(astuple(RATES), rel=1e-6)
 
 
 @given(st.integers(0, 10_000), st.integers(4, 9), st.integers(1, 4))
 def test_non_negative_least_squares_is_scipys(seed: int, rows: int, columns: int):
     generator = np.random.default_rng(seed)
     matrix, target = generator.normal(size=(rows, columns)), generator.normal(size=rows)
-    found = measure.non_negative(matrix, target)
+    found = speed.non_negative(matrix, target)
     assert found == pytest.approx(list(nnls(matrix, target)[0]), abs=1e-6)
 
 
@@ -156,12 +156,12 @@ def test_a_grids_cells_are_spread_over_their_work():
 
 def test_real_short_runs_give_rates_that_reproduce_them(tmp_path: Path):
     pytest.importorskip("torch")
-    images = measure._stand_in(tmp_path / "images.npz", classes=4, train=64)
+    images = speed._stand_in(tmp_path / "images.npz", classes=4, train=64)
     tiny = replace(cell(32, 14, 64), batch=8, data=(images,), images=64)
-    _, clock = measure._this_device()
-    runs = measure._runs(tiny, tmp_path, clock)
-    rate = measure.fit_rate(runs)
-    assert [run.cell.steps for run in runs] == list(measure.STEPS)
+    _, clock = speed._this_device()
+    runs = speed._runs(tiny, tmp_path, clock)
+    rate = speed.fit_rate(runs)
+    assert [run.cell.steps for run in runs] == list(speed.STEPS)
     assert all(value >= 0 for value in astuple(rate))
     for run in runs:  # two runs and five coefficients: reproduced exactly unless one would be negative
-        assert measure._predicted(rate, run) == pytest.approx(run.seconds, rel=0.5)
+        assert speed._predicted(rate, run) == pytest.approx(run.seconds, rel=0.5)

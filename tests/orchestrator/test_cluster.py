@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import cluster, fleets, journal, slurm
+from orch.launching import journal, slurm, submit, workers
 from orch.launching.settings import Settings
 from orch.launching.status import stand
 from orch_core.errors import OrchError
-from orch_core.study import create_study, open_study
+from orch_core.study.folder import create_study, open_study
 
 SCONTROL = """
 case "$*" in
@@ -164,7 +164,7 @@ def test_waiting_asks_slurm_once_in_a_while_however_many_cells(launching, played
     token = journal.new_token()
     journal.begin(study, token, entries, {})
     (played / "queue" / str(os.getpid())).write_text(f"7_0|RUNNING|None|orch-{token}-default|gpu1\n")
-    fleet = fleets.slurm_fleet(
+    fleet = workers.slurm_fleet(
         study,
         token,
         Settings(cluster="slurm", parallel=1),
@@ -187,7 +187,7 @@ def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_
         parallel=2,
         options={"partition": "main", "gpus-per-node": 1, "constraint": "a100", "time": "2:00:00"},
     )
-    (script,) = cluster.preview(study, launching.jobs(3, seconds=1800.0), how)
+    (script,) = submit.preview(study, launching.jobs(3, seconds=1800.0), how)
     assert (script.cells, script.workers, script.gpu_hours) == (3, 2, 1.5)
     directives = [line for line in script.text.splitlines() if line.startswith("#SBATCH")]
     for expected in (
@@ -211,14 +211,14 @@ def test_without_slurm_it_says_so(launching, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     study = create_study(tmp_path / "study", "s")
     with pytest.raises(OrchError, match="no Slurm on this machine"):
-        cluster.launch(study, launching.jobs(1), Settings(cluster="slurm"))
+        submit.launch(study, launching.jobs(1), Settings(cluster="slurm"))
     assert not (study.root / "launches").exists()
 
 
 def test_a_time_above_the_partitions_limit_is_refused(launching, played, tmp_path):
     study = create_study(tmp_path / "study", "s")
     with pytest.raises(OrchError, match="above the partition's limit of 2880 minutes"):
-        cluster.launch(study, launching.jobs(1), Settings(cluster="slurm", options={"time": "3-0"}))
+        submit.launch(study, launching.jobs(1), Settings(cluster="slurm", options={"time": "3-0"}))
 
 
 @given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
@@ -260,6 +260,6 @@ def test_time_limits_grow_with_timeouts_and_stay_within_what_slurm_allows(timeou
 def test_every_class_gets_workers_and_none_more_than_cells(classes, parallel):
     groups = Counter({name: count for name, (count, _) in classes.items()})
     seconds = {name: total for name, (_, total) in classes.items()}
-    shares = fleets.shares_of(Settings(parallel=parallel), groups, seconds)
+    shares = workers.shares_of(Settings(parallel=parallel), groups, seconds)
     assert all(1 <= shares[name] <= count for name, count in groups.items())
     assert sum(shares.values()) <= parallel + len(groups)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from orch.planning.command import Wishes, planned
 from orch.planning.diff import LABELS, diff
-from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import make_plan, open_plan
-from orch_core.check import read_grid
 from orch_core.errors import OrchError
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
 
 GRID = """\
 study: changes

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orch import doctor
-from orch_core.study import create_study
+from orch_core.study.folder import create_study
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from orch.cli import main
-from orch.frontier import budget
+from orch.compute_optimal import budget
 
 N = np.geomspace(1e6, 1e9, 8)
 LOSS = 1.8 + 500 / N**0.34

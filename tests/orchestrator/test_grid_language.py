@@ -8,15 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import draft, summary
 from orch.planning.pricing import resources, with_classes, with_micro_batches
-from orch_core.check import read_grid
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError, OrchError
-from orch_core.expression import AXES
-from orch_core.grid import Grid
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
+from orch_core.grid.expression import AXES
+from orch_core.grid.language import Grid
 
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
 REFERENCE = Path(__file__).parent.parent.parent / "experiments" / "biovfm-21m.yaml"

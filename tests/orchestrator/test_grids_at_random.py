@@ -9,11 +9,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import draft
-from orch_core.check import read_grid
 from orch_core.errors import GridError, OrchError
-from orch_core.load import load_yaml
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
+from orch_core.yaml import load_yaml
 
 GOOD: dict[str, Any] = {
     "study": "random",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch.launching import freeze, journal
-from orch_core.study import create_study
+from orch_core.study.folder import create_study
 
 
 def test_a_manifest_gives_back_the_jobs(launching, tmp_path):

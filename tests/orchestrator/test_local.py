@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from orch.launching import attempts, journal, waiting
-from orch.launching.fleets import Fleet
 from orch.launching.process import Stop
-from orch_core.study import create_study, open_study
+from orch.launching.workers import Fleet
+from orch_core.study.folder import create_study, open_study
 
 
 def test_two_workers_share_the_cells_and_a_second_launch_has_nothing_to_do(launching, start, tmp_path):

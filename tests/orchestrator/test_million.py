@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 from orch.planning.diff import diff
-from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import make_plan, read_plan, summary
-from orch_core.check import read_grid
 from orch_core.cost import price
-from orch_core.record import Record
-from orch_core.study import publish
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
+from orch_core.study.folder import publish
+from orch_core.study.record import Record
 
 GRID = """\
 study: many

@@ -10,14 +10,14 @@ from click.testing import CliRunner
 
 from orch.cli import main
 from orch.console import emit
-from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import find_study, make_plan, read_plan, summary
-from orch_core.check import read_grid
 from orch_core.cost import price
 from orch_core.errors import OrchError
-from orch_core.images import pretraining_order
-from orch_core.record import Record
-from orch_core.study import publish
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
+from orch_core.images.npz import pretraining_order
+from orch_core.study.folder import publish
+from orch_core.study.record import Record
 
 GRID = """\
 study: small

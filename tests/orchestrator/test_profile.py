@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from orch.launching import profile
-from orch.launching.command import Wishes, settings_of
+from orch.launching import cluster_profile
+from orch.launching.launch import Wishes, settings_of
 from orch_core.errors import GridError
-from orch_core.grid import Cluster, SizeClass
+from orch_core.grid.language import Cluster, SizeClass
 
 
 @pytest.fixture
@@ -58,5 +58,5 @@ def test_without_a_file_and_on_ones_own_machine_nothing_changes(write):
 def test_a_mistake_in_it_is_shown_at_its_place(write, text, place):
     write(text)
     with pytest.raises(GridError) as caught:
-        profile.of_user()
+        cluster_profile.of_user()
     assert f"cluster.yaml{place}" in str(caught.value)

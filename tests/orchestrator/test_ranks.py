@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import attempts, causes, command, packing, ranks, worker
+from orch.launching import attempts, causes, launch, ranks, side_by_side, worker
 from orch.launching.attempts import End
 from orch.launching.journal import Entry
 from orch.launching.process import Stop
 from orch_core import provenance
-from orch_core.study import create_study
+from orch_core.study.folder import create_study
 
 
 def test_slurms_words_say_how_many_processes_train_a_cell():
@@ -30,9 +30,11 @@ def test_slurms_words_say_how_many_processes_train_a_cell():
 
 
 def test_gpus_are_dealt_out_to_cells_side_by_side():
-    seen = [packing.share_of(k, {"CUDA_VISIBLE_DEVICES": "4,5,7"})["CUDA_VISIBLE_DEVICES"] for k in range(5)]
+    seen = [
+        side_by_side.share_of(k, {"CUDA_VISIBLE_DEVICES": "4,5,7"})["CUDA_VISIBLE_DEVICES"] for k in range(5)
+    ]
     assert seen == ["4", "5", "7", "4", "5"]
-    assert packing.share_of(0, {"CUDA_VISIBLE_DEVICES": ""}) == {}
+    assert side_by_side.share_of(0, {"CUDA_VISIBLE_DEVICES": ""}) == {}
 
 
 @given(st.permutations(["network", "out_of_memory", "network", "code_error", "killed"]))
@@ -111,11 +113,11 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
 def test_a_cell_takes_no_more_gpus_than_there_are_here(monkeypatch, wanted, here, gpus):
     monkeypatch.setattr(provenance, "gpus", lambda: ["a GPU"] * here)
     plan = SimpleNamespace(classes={"default": {"gpus_per_node": wanted}})
-    assert command.settings_of(plan, command.Wishes()).gpus == gpus
+    assert launch.settings_of(plan, launch.Wishes()).gpus == gpus
 
 
 def test_side_by_side_the_last_reason_counts_and_a_crash_is_none(tmp_path):
-    assert packing.side_by_side((str(tmp_path), "no such launch", "", "10"), 2, Stop()) == "signal"
-    ends = list(packing.ENDS.values())
+    assert side_by_side.side_by_side((str(tmp_path), "no such launch", "", "10"), 2, Stop()) == "signal"
+    ends = list(side_by_side.ENDS.values())
     assert ends.index("finished") < ends.index("deadline")  # one that must come back brings the job back
-    assert not {0, 1, 2} & packing.ENDS.keys()  # what Python itself exits with
+    assert not {0, 1, 2} & side_by_side.ENDS.keys()  # what Python itself exits with

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from orch.launching import cluster, control, journal, show, steering
+from orch.launching import journal, operations, progress, steering, submit
 from orch.launching.status import AXES, eta_seconds, status, survey
 from orch_core.errors import OrchError
-from orch_core.study import create_study
+from orch_core.study.folder import create_study
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def mixed(launching, fake_learn, tmp_path):
         "bug@1": launching.jobs(1, "bug@1"),
     }
     launched = [job for some in jobs.values() for job in some]
-    summary = cluster.launch(study, launched, cluster.Settings(cluster="debug"))
+    summary = submit.launch(study, launched, submit.Settings(cluster="debug"))
     return study, [*launched, *launching.jobs(2, "later@1", seconds=3600.0)], summary
 
 
@@ -70,7 +70,7 @@ def test_an_unknown_axis_names_the_known_ones(mixed):
 
 
 def test_the_table_shows_rows_total_and_causes(mixed):
-    text = show.status_table(status(mixed[0], mixed[1], axis="algorithm"))
+    text = progress.status_table(status(mixed[0], mixed[1], axis="algorithm"))
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[:6]] == [
         "algorithm",
@@ -96,14 +96,14 @@ def test_eta_scales_the_plan_by_how_the_finished_cells_went(launching, mixed):
 def test_why_gives_config_attempts_and_the_log(mixed):
     study, jobs, summary = mixed
     bug = next(job for job in jobs if job.cell.recipe == "bug@1")
-    answer = control.why(study, control.find_cell(study, bug.cell.name))
+    answer = operations.why(study, operations.find_cell(study, bug.cell.name))
     assert answer.id == bug.cell.id
     assert answer.config["recipe"] == "bug@1"
     assert answer.reason == "code_error: ValueError: a bug in bug-s0"
     assert [(one.number, one.end.cause) for one in answer.attempts] == [(1, "code_error")]
     assert answer.log_tail == ""  # debug mode leaves the output on the terminal
-    assert (study.root / summary.failures[0].log) == control.log_path(study, bug.cell.id)
-    good = control.why(study, control.find_cell(study, jobs[0].cell.id[:8]))
+    assert (study.root / summary.failures[0].log) == operations.log_path(study, bug.cell.id)
+    good = operations.why(study, operations.find_cell(study, jobs[0].cell.id[:8]))
     assert good.status == "done"
     assert set(good.probes) == {"a", "b"}
     json.dumps(good.to_json())
@@ -111,20 +111,20 @@ def test_why_gives_config_attempts_and_the_log(mixed):
 
 def test_a_cell_that_is_not_there_gets_a_suggestion(mixed):
     with pytest.raises(OrchError, match="bug-s0"):
-        control.find_cell(mixed[0], "bug-s1")
+        operations.find_cell(mixed[0], "bug-s1")
 
 
 def test_failed_jobs_are_those_to_retry(mixed):
     study, jobs, _ = mixed
-    assert [job.cell.recipe for job in control.failed_jobs(study, jobs)] == ["bug@1"]
-    assert control.failed_jobs(study, jobs, "killed") == []
+    assert [job.cell.recipe for job in operations.failed_jobs(study, jobs)] == ["bug@1"]
+    assert operations.failed_jobs(study, jobs, "killed") == []
 
 
 def test_cells_dropped_from_the_plan_are_offered_for_cancelling(mixed, launching):
     study, jobs, _ = mixed
     kept = [job for job in jobs if job.cell.recipe != "bug@1"]
-    assert control.dropped(study, kept) == [job.cell.id for job in jobs if job.cell.recipe == "bug@1"]
-    assert control.dropped(study, jobs) == []
+    assert operations.dropped(study, kept) == [job.cell.id for job in jobs if job.cell.recipe == "bug@1"]
+    assert operations.dropped(study, jobs) == []
 
 
 def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, start, tmp_path):
@@ -133,7 +133,7 @@ def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, s
     launch = start(*arguments)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and create_study(tmp_path, "stand-in"))
     launching.until(lambda: launching.steps_seen(study, jobs) > 5)
-    assert control.cancel(study).workers == 2
+    assert operations.cancel(study).workers == 2
     summary = launching.finish(launch)
     assert (summary["stopped"], summary["remaining"]) == ("cancelled", 4)
     assert launching.workers(tmp_path) == []
@@ -146,15 +146,15 @@ def test_single_cells_are_cancelled_while_the_others_go_on(launching, start, tmp
     launch = start(tmp_path, "--cells", 3, "--pause", 0.1)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and create_study(tmp_path, "stand-in"))
     running = launching.until(lambda: [job for job in jobs if launching.audit(study, job)])
-    control.cancel(study, [running[0].cell.id])
+    operations.cancel(study, [running[0].cell.id])
     summary = launching.finish(launch, 1)
     assert (summary["done"], summary["failed"]) == (2, 1)
     assert study.record(running[0].cell.id) is None
     again = launching.finish(start(tmp_path, "--cells", 3, "--pause", 0.1))
     assert (again["done"], again["remaining"]) == (0, 0)  # a new launch leaves it cancelled
     assert study.record(running[0].cell.id) is None
-    assert control.failed_jobs(study, jobs) == []
-    (cell,) = control.failed_jobs(study, jobs, "cancelled")
+    assert operations.failed_jobs(study, jobs) == []
+    (cell,) = operations.failed_jobs(study, jobs, "cancelled")
     assert cell == running[0]
     journal.revive_cells(study.root, [cell.cell.id])
     launching.finish(start(tmp_path, "--cells", 3, "--pause", 0.1))

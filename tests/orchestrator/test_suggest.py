@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch.planning.advise import SEEDS, advise, write_grid
-from orch.planning.enumerate import cell_of
 from orch.planning.plan import Plan, draft, make_plan, read_plan
 from orch.planning.suggest import suggest_for
-from orch_analysis import adaptive, design
+from orch_analysis.design import expected as design
+from orch_analysis.design import next_cells
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
-from orch_core.record import Record
-from orch_core.study import Study, publish
+from orch_core.grid.cells import cell_of
+from orch_core.study.folder import Study, publish
+from orch_core.study.record import Record
 
 GRID = """\
 study: next
@@ -166,7 +167,7 @@ def test_a_choice_never_passes_its_budget_and_its_variances_are_those_of_the_des
     prices = generator.uniform(0.5, 2, 16)
     repeats = generator.integers(0, 3, 16)
     done = {name: values[:7] for name, values in grid.items()}
-    choice = adaptive.choose(
+    choice = next_cells.choose(
         truth, done, grid, prices, TARGET, budget=share * prices.sum(), repeats=repeats, check=check
     )
     assert prices[list(choice.chosen)].sum() <= share * prices.sum() + 1e-9
@@ -186,7 +187,7 @@ def test_the_first_choice_is_the_best_of_all_by_exhaustion():
     }
     truth = design.Truth(law=LAW, params=TRUE, noise=0.01, source="test")
     prices = grid["params"] * grid["samples"]
-    choice = adaptive.choose(truth, grid, grid, prices, TARGET, budget=prices.max())
+    choice = next_cells.choose(truth, grid, grid, prices, TARGET, budget=prices.max())
     gains = []
     for index in range(25):
         more = {name: np.append(values, values[index]) for name, values in grid.items()}
@@ -213,8 +214,8 @@ def test_what_is_chosen_pays_the_longest_trunk_of_each_run_once(candidates, budg
         "samples": 10 ** generator.uniform(4, 7, group.size),
     }
     truth = design.Truth(law=LAW, params=TRUE, noise=0.01, source="")
-    trunks = adaptive.Trunks(group=group, price=trunk, runs=runs)
-    choice = adaptive.choose(
+    trunks = next_cells.Trunks(group=group, price=trunk, runs=runs)
+    choice = next_cells.choose(
         truth, x, x, trunk + rest, TARGET, budget=budget, repeats=SEEDS - runs, check=0.2, trunks=trunks
     )  # fmt: skip
     assert sum(choice.paid) <= budget * (1 + 1e-9)

@@ -12,8 +12,8 @@ from scipy import stats
 
 from orch.planning.command import Wishes, planned, read_target
 from orch.planning.plan import Plan, draft
-from orch.planning.tell import tell
-from orch_analysis import design
+from orch.planning.precision import tell
+from orch_analysis.design import expected
 from orch_core.errors import OrchError
 
 GRID = """\
@@ -63,7 +63,7 @@ def test_the_slope_of_a_task_is_as_wide_as_a_regression_says(tmp_path: Path):
         [np.ones(rows.height), *(np.log(rows[name].to_numpy()) for name in ("params_encoder", "images"))]
     ).T
     inverse = np.linalg.inv(x.T @ x)
-    noise = design.auc_standard_error(0.9, 78, 78) / 0.1  # half of 156 images positive
+    noise = expected.auc_standard_error(0.9, 78, 78) / 0.1  # half of 156 images positive
     t = stats.t.ppf(0.975, rows.height - 3)
     for half, variance in zip(told.slopes["few"], np.diag(inverse)[1:], strict=True):
         assert half == pytest.approx(t * noise * np.sqrt(variance), rel=1e-3)

@@ -17,7 +17,7 @@ from mirrored import client, content, runs_of
 
 from orch.tracking import mirror, track
 from orch_core.errors import OrchError
-from orch_core.study import Study, create_study
+from orch_core.study.folder import Study, create_study
 
 
 def test_a_cell_is_one_run_with_all_its_numbers(study: Study, write: SimpleNamespace) -> None:

@@ -20,7 +20,7 @@ from mirrored import content, runs_of
 
 from orch.tracking import track
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 Make = Callable[..., Study]
 
@@ -82,7 +82,7 @@ from pathlib import Path
 from mlflow.store.db import utils
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from orch.tracking import track
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 def killing(owner, name, limit, calls=[]):
     original = getattr(owner, name)

@@ -20,7 +20,7 @@ from mirrored import client, runs_of
 
 from orch.tracking import track
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 Make = Callable[..., Study]
 

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orch.planning.budget import Limits, assess
-from orch.planning.enumerate import cell_of, enumerate_cells
 from orch.planning.plan import make_plan, summary
 from orch.planning.pricing import hours_left
-from orch_core.check import read_grid
 from orch_core.errors import GridError
-from orch_core.recipe import constants, trunk
-from orch_core.recipes import branch_step
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
+from orch_core.recipes import constants, trunk
+from orch_core.recipes.base import branch_step
 
 GRID = """\
 study: trunks

@@ -18,11 +18,11 @@ import pytest
 from orch.tracking import track
 from orch.tracking.ui import ui
 from orch_core.errors import OrchError
-from orch_core.study import Study, create_study
+from orch_core.study.folder import Study, create_study
 
 Make = Callable[..., Study]
 SERVE = (
-    "import sys; from pathlib import Path; from orch.tracking.ui import ui; from orch_core.study import Study;"
+    "import sys; from pathlib import Path; from orch.tracking.ui import ui; from orch_core.study.folder import Study;"
     "ui(Study(Path(sys.argv[1])), int(sys.argv[2]), tell=lambda address: print(address, flush=True))"
 )
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -15,7 +15,7 @@ from orch.launching.attempts import End
 from orch.launching.process import Stop
 from orch_core.cell import Cell, Job
 from orch_core.errors import OrchError
-from orch_core.study import create_study
+from orch_core.study.folder import create_study
 
 
 @pytest.fixture

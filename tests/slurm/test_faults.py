@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orch.launching import attempts, journal, slurm
-from orch_core.study import open_study
+from orch_core.study.folder import open_study
 
 KILLS = int(os.environ.get("ORCH_KILLS", "10"))
 OUTAGE = int(os.environ.get("ORCH_OUTAGE", "0"))  # seconds without a controller; 0: as short as shows it

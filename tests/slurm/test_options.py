@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orch.launching import cluster, control, journal, slurm
+from orch.launching import journal, operations, slurm, submit
 from orch.launching.settings import Settings
 from orch.launching.status import status
 from orch_core.errors import OrchError
-from orch_core.study import create_study, open_study
+from orch_core.study.folder import create_study, open_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 def test_a_bad_option_is_said_before_anything_is_submitted(launching, tmp_path, options, words):
     study = create_study(tmp_path, "s")
     with pytest.raises(OrchError) as caught:
-        cluster.launch(study, launching.jobs(1), Settings(cluster="slurm", options=options))
+        submit.launch(study, launching.jobs(1), Settings(cluster="slurm", options=options))
     assert words in caught.value.message
     assert caught.value.hint
     assert not (tmp_path / "launches").exists()
@@ -44,7 +44,7 @@ def test_a_study_in_one_machines_memory_is_refused(launching):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         study = create_study(Path(folder), "s")
         with pytest.raises(OrchError, match="memory of this machine"):
-            cluster.launch(study, launching.jobs(1), Settings(cluster="slurm"))
+            submit.launch(study, launching.jobs(1), Settings(cluster="slurm"))
 
 
 def test_gpus_and_options_reach_the_workers(launching, start, tmp_path):
@@ -61,7 +61,7 @@ def test_cancel_means_cancelled_and_a_new_launch_goes_on(launching, start, tmp_p
     launch = start(*arguments)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
     launching.until(lambda: launching.steps_seen(study, jobs) > 6)
-    assert control.cancel(study).note == "2 Slurm workers cancelled"
+    assert operations.cancel(study).note == "2 Slurm workers cancelled"
     assert launching.finish(launch)["stopped"] == "cancelled"
     launching.until(lambda: not slurm.queue())
     time.sleep(3)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from orch.launching import attempts, journal
-from orch_core.study import open_study
+from orch_core.study.folder import open_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 FOUR_NODES = json.dumps(

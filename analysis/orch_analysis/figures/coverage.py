@@ -11,8 +11,8 @@ import seaborn as sns
 from matplotlib.colors import LogNorm
 
 from orch_analysis.figures import style
-from orch_analysis.results import CONTROLS
-from orch_analysis.tables import count
+from orch_analysis.tables.export import count
+from orch_analysis.tables.study_tables import CONTROLS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
 """Reports: one self-contained page, with its figures, tables and laws beside it."""
 
-from orch_analysis.report.points import report_points
-from orch_analysis.report.study import fit_study
+from orch_analysis.report.points_report import report_points
+from orch_analysis.report.study_report import fit_study
 
 __all__ = ["fit_study", "report_points"]

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis import correlate, factors, frontier, results, slopes, tables
-from orch_analysis.fit import Fit
-from orch_analysis.frontier import Frontier
-from orch_analysis.report import words
-from orch_analysis.results import CONTROLS, Results
-from orch_analysis.slopes import Slope
+from orch_analysis.fitting.fit import Fit
+from orch_analysis.frontier import approaches
+from orch_analysis.frontier.approaches import Frontier
+from orch_analysis.report import sentences
+from orch_analysis.tables import export, study_tables
+from orch_analysis.tables.study_tables import CONTROLS, Results
+from orch_analysis.tasks import correlation, factors, slopes
+from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 FACTORS = (
     "n_train",
@@ -54,25 +56,25 @@ class Findings:
 
 def findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Findings:
     """Tables, slopes, factors and correlations of a study; raises OrchError where no cell is finished."""
-    found = results.read_results(study)
+    found = study_tables.read_results(study)
     if found.pretraining.is_empty():
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
-        why = tables.listed([f"{count} {cause}" for cause, count in causes])
+        why = export.listed([f"{count} {cause}" for cause, count in causes])
         message = f"{study.root} has no finished cell{f' ({why})' if why else ''}"
         raise OrchError(
             message, hint="`orch launch` runs what is planned; `orch status` says what failed and why"
         )
     scored = slopes.with_controls(found.probes)
-    mixes = words.main_mixes(found.pretraining)
+    mixes = sentences.main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
-    curves = results.read_curves(study, found.pretraining)
+    curves = study_tables.read_curves(study, found.pretraining)
     described = factors.task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
     grouped = _grouped(described, scored, mixes)
     return Findings(
         study=study,
         results=found,
         curves=curves,
-        cells=results.grid_cells(study, found),
+        cells=study_tables.grid_cells(study, found),
         scored=scored,
         best=best_cells(scored, mixes),
         mixed=mix_rows(scored),
@@ -101,7 +103,7 @@ def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dic
         )
         if part["params_encoder"].n_unique() >= slopes.LEVELS:
             columns = (part[name].to_numpy() for name in ("params_encoder", "flops_spent", "heldout_loss"))
-            found[algorithm] = frontier.envelope(part["cell"].to_list(), *columns, seed=seed)
+            found[algorithm] = approaches.envelope(part["cell"].to_list(), *columns, seed=seed)
     return found
 
 
@@ -153,7 +155,7 @@ def _correlations(
     rows: Sequence[Slope], grouped: pl.DataFrame, mixes: Mapping[str, str], value: str, seed: int
 ) -> pl.DataFrame:
     table = _main(slopes.slope_table(rows), mixes, value)
-    return correlate.correlate_all(table, grouped, telling(grouped, FACTORS), seed=seed)
+    return correlation.correlate_all(table, grouped, telling(grouped, FACTORS), seed=seed)
 
 
 def _main(table: pl.DataFrame, mixes: Mapping[str, str], value: str) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orch_analysis.figures import Picture
-from orch_analysis.tables import Table
+from orch_analysis.tables.export import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

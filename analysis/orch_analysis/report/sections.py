@@ -9,12 +9,12 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis import results, tables
-from orch_analysis.report import displays, words
+from orch_analysis.report import report_tables, sentences
 from orch_analysis.report.findings import Findings
 from orch_analysis.report.page import Block, Page, Section, Text
-from orch_analysis.report.pictures import Drawn
-from orch_analysis.results import CONTROLS, Results
+from orch_analysis.report.report_figures import Drawn
+from orch_analysis.tables import export, study_tables
+from orch_analysis.tables.study_tables import CONTROLS, Results
 
 Files = Mapping[str, tuple[str, ...]]
 
@@ -23,16 +23,16 @@ def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
     """The whole report of a study."""
     net = [row for row in found.probes if row.value == "error_ratio"]
     answers = [
-        *words.loss_answers(found.loss, found.mixes),
-        *words.gain_answers(found.best),
-        *words.net_answers(found.probes, found.mixes),
-        *words.factor_answer(found.correlations["auc"]),
-        *words.missing_answer(found.results.ledger),
+        *sentences.loss_answers(found.loss, found.mixes),
+        *sentences.gain_answers(found.best),
+        *sentences.net_answers(found.probes, found.mixes),
+        *sentences.factor_answer(found.correlations["auc"]),
+        *sentences.missing_answer(found.results.ledger),
     ]
     return Page(
         title=f"Does scaling pay? The study “{found.study.name}”",
         kicker="Scaling-law report",
-        lead=words.lead(found.loss, net, found.mixes),
+        lead=sentences.lead(found.loss, net, found.mixes),
         facts=_facts(found),
         answers=answers,
         sections=[
@@ -48,7 +48,7 @@ def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
 
 
 def _caveats(found: Findings) -> list[str]:
-    return words.caveats(found.results.pretraining, found.best, len(found.loss) + len(found.probes))
+    return sentences.caveats(found.results.pretraining, found.best, len(found.loss) + len(found.probes))
 
 
 def _facts(found: Findings) -> list[tuple[str, str]]:
@@ -58,11 +58,11 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
         (f"{runs.height} of {found.cells.height}", "cells finished"),
         (
             f"{found.results.probes.height:,}",
-            f"probes of {tables.plural(found.results.probes['task'].n_unique(), 'task')}",
+            f"probes of {export.plural(found.results.probes['task'].n_unique(), 'task')}",
         ),
         (str(left_out), "results left out"),
         (
-            tables.significant(hours) if hours >= 1 else f"{60 * hours:.0f} min",
+            export.significant(hours) if hours >= 1 else f"{60 * hours:.0f} min",
             "device-hours" if hours >= 1 else "device time",
         ),
         (f"{runs.filter(~pl.col('algorithm').is_in(CONTROLS))['model'].n_unique()}", "encoder sizes"),
@@ -79,10 +79,10 @@ def _pretraining(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         Text(paragraphs=text),
         *drawn["loss"],
-        displays.loss_laws(found.loss, files["slopes"]),
-        displays.joint_laws(found.joint, files["joint"]),
+        report_tables.loss_laws(found.loss, files["slopes"]),
+        report_tables.joint_laws(found.joint, files["joint"]),
         *drawn["curves"],
-        displays.frontiers(found.frontiers),
+        report_tables.frontiers(found.frontiers),
     ]
     return Section(id="pretraining", title="Pretraining loss", blocks=blocks)
 
@@ -99,7 +99,7 @@ def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
         *drawn["scores"],
         *drawn["gain"],
         *drawn["mixes"],
-        displays.scores(found.best, files["scores"]),
+        report_tables.scores(found.best, files["scores"]),
     ]
     return Section(id="tasks", title="Tasks against their floors", blocks=blocks)
 
@@ -107,19 +107,19 @@ def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
 def _scaling(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         *drawn["forest"],
-        displays.task_laws(found.probes, found.mixes, files["slopes"]),
-        displays.slopes([*found.loss, *found.probes], files["slopes"]),
+        report_tables.task_laws(found.probes, found.mixes, files["slopes"]),
+        report_tables.slopes([*found.loss, *found.probes], files["slopes"]),
     ]
     return Section(id="slopes", title="How tasks scale", blocks=blocks)
 
 
 def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
-        Text(items=tuple(words.factor_notes(found.correlations["auc"]))),
+        Text(items=tuple(sentences.factor_notes(found.correlations["auc"]))),
         *drawn["factors"],
-        displays.factors(found.factors, files["factors"]),
-        displays.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
-        displays.correlations(
+        report_tables.factors(found.factors, files["factors"]),
+        report_tables.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
+        report_tables.correlations(
             found.correlations["error_ratio"], files["correlations"], name="table-correlations-net",
             value="the error relative to the control", folded=True,
         ),
@@ -130,10 +130,10 @@ def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
 def _grid(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         *drawn["coverage"],
-        displays.sizes(found.results.pretraining, files["pretraining"]),
+        report_tables.sizes(found.results.pretraining, files["pretraining"]),
     ]
     if found.results.ledger.height:
-        blocks.append(displays.ledger(found.results.ledger, files["ledger"]))
+        blocks.append(report_tables.ledger(found.results.ledger, files["ledger"]))
     else:
         blocks.append(
             Text(paragraphs=("Nothing was left out: every planned cell and probe has its record.",))
@@ -143,7 +143,7 @@ def _grid(found: Findings, drawn: Drawn, files: Files) -> Section:
 
 def _provenance(found: Findings) -> Section:
     root = found.study.root
-    plan = results.read_plan(root)
+    plan = study_tables.read_plan(root)
     grid = root / "grid.yaml"
     items = [
         f"Data: {found.results.pretraining.height + found.results.probes.height:,} records, blake2b {found.results.digest}."
@@ -171,7 +171,7 @@ def _part(name: str, counts: Mapping[str, int]) -> str:
             if isinstance(value, dict)
             else str(value)
         )
-        shown.append(f"{said} ({tables.plural(count, 'record')})")
+        shown.append(f"{said} ({export.plural(count, 'record')})")
     more = f"; and {len(counts) - 4} more" if len(counts) > 4 else ""
     return f"{name.capitalize()}: {'; '.join(shown)}{more}."
 

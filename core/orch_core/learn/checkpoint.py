@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from orch_core.errors import OrchError
 from orch_core.learn import distributed
-from orch_core.record import write_atomic
+from orch_core.study.record import write_atomic
 
 DIGEST = 16
 KEPT = 2

@@ -23,7 +23,7 @@ from orch_core.cell import Cell
 from orch_core.cost import encoder_shape
 from orch_core.errors import OrchError
 from orch_core.learn.randomness import generator
-from orch_core.recipe import constants, recipe_of
+from orch_core.recipes import constants, recipe_of
 
 
 def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:

@@ -18,7 +18,6 @@ from orch_core.cost import price
 from orch_core.errors import OrchError
 from orch_core.learn import distributed, sharding
 from orch_core.learn.checkpoint import KEPT, load_checkpoint, save_checkpoint, save_tensors, training_state
-from orch_core.learn.curve import append_row, cut_after, read_rows, write_rows
 from orch_core.learn.data import Batch, Packed, batches, held_out_set, pretraining_set, workers_here
 from orch_core.learn.encoders import build_encoder
 from orch_core.learn.health import collapse
@@ -29,8 +28,9 @@ from orch_core.learn.readout import read_out, spread
 from orch_core.learn.result import Result
 from orch_core.learn.schedule import schedule_of
 from orch_core.learn.step import Economies, Step, build_step, rows_here
-from orch_core.recipe import constants, recipe_of, trunk
-from orch_core.record import Reason
+from orch_core.recipes import constants, recipe_of, trunk
+from orch_core.study.curves import append_row, cut_after, read_rows, write_rows
+from orch_core.study.record import Reason
 
 CHECKPOINT_SECONDS = 60.0
 ROW_SECONDS = 5.0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orch_core.cell import Cell, Probe
 from orch_core.errors import OrchError
-from orch_core.images import SPLITS, hash_order, image_keys, read_split
+from orch_core.images.npz import SPLITS, hash_order, image_keys, read_split
 from orch_core.learn.augment import plain_view
 from orch_core.learn.data import as_tensor, chunks_of
 from orch_core.learn.encoders import encode, load_encoder, patchify
@@ -24,7 +24,7 @@ from orch_core.learn.logistic import STRENGTHS, Solutions, fit_path, problem
 from orch_core.learn.metrics import auc, bootstrap, correct, delong_se, indicator
 from orch_core.learn.randomness import generator
 from orch_core.learn.result import Result
-from orch_core.recipe import constants, recipe_of
+from orch_core.recipes import constants, recipe_of
 
 CHUNK = 256
 GROUP = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orch_core.record import Reason, Status
+from orch_core.study.record import Reason, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from orch_core.learn.objectives import Objective, Progress
-from orch_core.recipes import Constants, branch_step, warmup_steps
+from orch_core.recipes.base import Constants, branch_step, warmup_steps
 
 
 def cosine(progress: float, start: float, end: float) -> float:

@@ -9,7 +9,7 @@ A pack folder holds
 - `index.parquet`: a row an image, in the same order: hash, rank, split, source, modality, group, shape, labels
 - `names.parquet`: where every image came from; `left-out.csv`: what could not be used, and why
 
-Rows stand in this order: the train split for pretraining, in the order of `orch_core.subset.stratified_order`, so that
+Rows stand in this order: the train split for pretraining, in the order of `orch_core.images.subset.stratified_order`, so that
 a data size is a prefix; then training images that are also in val or test, or whose group is; then val; then test.
 
 Modules: `pixels` (decode, and why an image is bad), `layout` (the files), `gather` (sources to sorted runs), `sources` and

@@ -11,10 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.identity import digest
-from orch_core.images import SPLITS
-from orch_core.packs.gather import group_key
-from orch_core.packs.layout import Modality, Subset
-from orch_core.subset import (
+from orch_core.images.npz import SPLITS
+from orch_core.images.subset import (
     Ranks,
     Rows,
     hash_ranks,
@@ -24,6 +22,8 @@ from orch_core.subset import (
     shared_with,
     stratified_order,
 )
+from orch_core.packs.gather import group_key
+from orch_core.packs.layout import Modality, Subset
 
 LEVELS = (0.001, 0.01, 0.1, 1.0)
 """Data sizes, as shares of the images for pretraining, at which a pack ends: they are whole files."""

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from orch_core.images import SPLITS, Images, npz_splits, stream_images
+from orch_core.images.npz import SPLITS, Images, npz_splits, stream_images
 from orch_core.packs.gather import SCHEMA, Settings, Spec, described
+from orch_core.packs.inputs import find_units, read_items
 from orch_core.packs.layout import INDEX, LEFT_OUT, NAMES, is_pack_folder, read_manifest
 from orch_core.packs.read import open_packs, read_images
-from orch_core.packs.sources import find_units, read_items
 
 SHOWN = 8
 """Thumbnails of each source and modality."""

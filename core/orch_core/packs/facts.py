@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from orch_core.errors import OrchError
-from orch_core.images import SPLITS, Images, Labels, NpzFacts, fingerprint
+from orch_core.images.npz import SPLITS, Images, Labels, NpzFacts, fingerprint
 from orch_core.packs.layout import INDEX, Manifest, Modality, read_manifest
 from orch_core.packs.read import ALL, modality_code, open_packs, read_images, select
 

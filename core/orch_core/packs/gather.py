@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 
 from orch_core.identity import digest
-from orch_core.images import Images
-from orch_core.packs.pixels import FORMATS, BadImage, decode, encode_jpeg, look, shrink
-from orch_core.subset import hash_ranks
+from orch_core.images.npz import Images
+from orch_core.images.subset import hash_ranks
+from orch_core.packs.decode import FORMATS, BadImage, decode, encode_jpeg, look, shrink
 
 RUN_BYTES = 128 * 2**20
 RUN_ROWS = 50_000

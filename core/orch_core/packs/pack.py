@@ -22,7 +22,7 @@ import polars as pl
 
 from orch_core.errors import OrchError
 from orch_core.identity import digest
-from orch_core.images import fingerprint
+from orch_core.images.npz import fingerprint
 from orch_core.packs.arrange import (
     arrange,
     content_hashes,
@@ -34,6 +34,7 @@ from orch_core.packs.arrange import (
     subsets,
 )
 from orch_core.packs.gather import EMPTY, SCHEMA, Settings, Spec, Unit, gather, unit_key
+from orch_core.packs.inputs import find_units, read_items
 from orch_core.packs.layout import (
     INDEX,
     LEFT_OUT,
@@ -46,9 +47,8 @@ from orch_core.packs.layout import (
     Source,
     read_manifest,
 )
-from orch_core.packs.sources import find_units, read_items
 from orch_core.packs.write import PACK_BYTES, Draft, write_frame, write_orders, write_pack, write_table
-from orch_core.record import dumps, write_atomic
+from orch_core.study.record import dumps, write_atomic
 
 SCAN = ".gathered"
 Tell = Callable[[str, int, int], None]

@@ -15,8 +15,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
-from orch_core.images import SPLITS, Images
+from orch_core.images.npz import SPLITS, Images
+from orch_core.images.subset import Rows, stratified_order
 from orch_core.packs.arrange import ranks_at, strata_of
+from orch_core.packs.decode import FORMATS, BadImage, decode_stored
 from orch_core.packs.layout import (
     HEADER,
     INDEX,
@@ -29,8 +31,6 @@ from orch_core.packs.layout import (
     header,
     read_manifest,
 )
-from orch_core.packs.pixels import FORMATS, BadImage, decode_stored
-from orch_core.subset import Rows, stratified_order
 
 MOST_OPEN = 256
 """Packs that a process keeps open at once, far below the usual limit of 1,024 files."""

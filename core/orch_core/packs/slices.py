@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orch_core.errors import OrchError
-from orch_core.images import Images
+from orch_core.images.npz import Images
+from orch_core.packs.decode import PERCENTILES, to_uint8
 from orch_core.packs.gather import EMPTY, Item
-from orch_core.packs.pixels import PERCENTILES, to_uint8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

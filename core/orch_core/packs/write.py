@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
-from orch_core.images import fingerprint
+from orch_core.images.npz import fingerprint
 from orch_core.packs.arrange import CHUNK
 from orch_core.packs.layout import HEADER, ORDERS, ROW, TABLE, Pack, header
 

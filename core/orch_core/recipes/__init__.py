@@ -1,125 +1,86 @@
-"""What a recipe is, and one module for each.
-
-A module of this folder holds one recipe as `RECIPE`. Adding one is adding its module here and, if it trains, one of the same name in `orch_core.learn.objectives`.
-"""
+"""Recipes by name: an algorithm's hyperparameters as functions of the cell, each with its source."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import difflib
+import importlib
+import pkgutil
 
 from orch_core.cell import Cell
-from orch_core.vit import Activations, Flops, Shape
+from orch_core.errors import OrchError
+from orch_core.identity import digest
+from orch_core.recipes.base import Constant, Recipe, Value
 
-OURS = "ours, extrapolated: "  # opens the source of a constant that no paper gives at the sizes here
-Value = bool | int | float | str
-Constants = Mapping[str, Value]
-NOTHING = Flops()
+__all__ = ["RECIPES", "Constant", "Recipe", "Value", "constants", "recipe_named", "recipe_of"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constant:
-    """A hyperparameter: a number, or a rule that gives it for a cell, and where it comes from.
+def _found() -> dict[str, Recipe]:
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"orch_core.recipes.{name}") for name in names]
+    return {module.RECIPE.id: module.RECIPE for module in modules if hasattr(module, "RECIPE")}
 
-    low, high: what an override may be, both included.
+
+RECIPES: dict[str, Recipe] = _found()
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called `mae@1`; raises OrchError with the nearest names for an unknown one."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        message = f"no recipe is called `{name}`"
+        raise OrchError(message, hint=_candidates(name, list(RECIPES))) from None
+
+
+def recipe_of(cell: Cell) -> Recipe:
+    """The recipe of a cell; raises OrchError for an unknown one."""
+    return recipe_named(cell.recipe)
+
+
+def constants(cell: Cell) -> dict[str, Value]:
+    """Every constant of the cell's recipe, the cell's overrides applied.
+
+    Raises OrchError for an override that the recipe does not have, of another type, or out of its range.
     """
-
-    value: Value | Callable[[Cell], Value]
-    source: str
-    low: float = -math.inf
-    high: float = math.inf
-
-    def of(self, cell: Cell) -> Value:
-        """The constant's value for a cell."""
-        return self.value(cell) if callable(self.value) else self.value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What training takes for one image, beside the encoder's parameters.
-
-    params_head:   trained and thrown away before probing (decoder, projector, predictor)
-    params_frozen: copies that are carried but not trained (momentum encoder and its head)
-    flops:         all views, teacher included
-    tokens:        tokens that pass through the trained encoder
-    views:         activations of the trained encoder, view by view
-    head_bytes:    activations of everything behind the encoder, the loss included, at their peak
-    coupled:       the loss of an image depends on the others of its batch, so that only the encoder runs on a few at a time
-    """
-
-    params_head: int = 0
-    params_frozen: int = 0
-    flops: Flops = NOTHING
-    tokens: int = 0
-    views: tuple[Activations, ...] = ()
-    head_bytes: int = 0
-    coupled: bool = False
+    recipe = recipe_of(cell)
+    values = {name: constant.of(cell) for name, constant in recipe.constants.items()}
+    for name, value in cell.overrides:
+        if name not in values:
+            message = f"{recipe.id} has no constant `{name}`"
+            raise OrchError(message, hint=_candidates(name, list(values)))
+        values[name] = _checked(recipe, name, value, values[name])
+    return values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """An algorithm with its hyperparameters, named and versioned: `name@version`.
-
-    uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on nothing.
-    learned_positions: position embedding trained with the encoder, else fixed sin-cos.
-    layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant `layer_scale`.
-    work: what one training image takes, from the cell, its encoder's shape and its constants.
-    """
-
-    name: str
-    version: int
-    summary: str
-    constants: Mapping[str, Constant]
-    uses_model: bool = True
-    uses_data: bool = True
-    learned_positions: bool = False
-    layer_scale: bool = False
-    work: Callable[[Cell, Shape, Constants], Work] = lambda _cell, _shape, _constants: Work()
-
-    @property
-    def id(self) -> str:
-        """`mae@1`."""
-        return f"{self.name}@{self.version}"
+def trunk(cell: Cell) -> str:
+    """Identity of what runs of other lengths share with this cell's up to their cool-downs; empty where they share nothing."""
+    if not recipe_of(cell).uses_data:
+        return ""
+    values = constants(cell)
+    if not (values["cooldown"] and values["warmup_samples"]):
+        return ""
+    return digest({**cell.identity(), "samples_seen": 0, "overrides": {**values, "cooldown": 0}})
 
 
-SCHEDULE: Mapping[str, Constant] = {
-    "cooldown": Constant(
-        value=0.0,
-        low=0,
-        high=1,
-        source="none: the papers' cosine over the whole run; a share of the run, 0.2 in Hägele et al. 2024 (2405.18392)",
-    ),
-    "warmup_samples": Constant(
-        value=0,
-        low=0,
-        source="none: the papers' share `warmup`; samples of warm-up, whatever the run's length",
-    ),
-}
-"""Constants of every recipe that trains. With both, runs that differ in length alone do the same up to their cool-downs."""
+def _checked(recipe: Recipe, name: str, value: Value, default: Value) -> Value:
+    constant = recipe.constants[name]
+    wanted = type(default)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted is float and number:
+        value = float(value)
+    if type(value) is not wanted:
+        message = f"{recipe.id}: `{name}` is {value!r}, expected {wanted.__name__}"
+        raise OrchError(message, hint=f"its value here is {default!r}")
+    if number and not constant.low <= float(value) <= constant.high:
+        message = f"{recipe.id}: `{name}` is {value!r}, allowed are {constant.low:g} to {constant.high:g}"
+        raise OrchError(message, hint=f"its value here is {default!r}")
+    return value
 
 
-def warmup_steps(steps: int, batch: int, constants: Constants) -> int:
-    """Steps of warm-up of a run, at least one."""
-    samples = int(constants["warmup_samples"])
-    return max(1, round(samples / batch) if samples else round(float(constants["warmup"]) * steps))
-
-
-def branch_step(steps: int, constants: Constants) -> int:
-    """Steps before the cool-down; all of them without one."""
-    return steps - round(float(constants["cooldown"]) * steps)
-
-
-def width_of(cell: Cell) -> int:
-    """The encoder's width, 0 without one."""
-    return cell.model.width if cell.model else 0
-
-
-def scaled_rate(cell: Cell, rate: float, *, batch: int, width: int) -> float:
-    """A paper's learning rate at its batch and width, carried to the cell's.
-
-    Square root of the batch (Malladi et al. 2022, for Adam), width to the power -0.75 below the paper's width: ours,
-    between muP's -1 (Yang et al. 2022, hidden layers under Adam) and none, measured at width 64 only.
-    """
-    narrow = min(1.0, width_of(cell) / width) or 1.0
-    return rate * math.sqrt(cell.batch / batch) / math.pow(narrow, 0.75)
+def _candidates(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return (
+        f"did you mean {' or '.join(f'`{candidate}`' for candidate in near)}?"
+        if near
+        else f"known: {', '.join(known)}"
+    )

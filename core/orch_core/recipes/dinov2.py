@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, width_of
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, width_of
 from orch_core.vit import (
     Activations,
     Flops,

@@ -12,7 +12,7 @@ import math
 
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
-from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import Shape, activations, block, block_params, encoder, encoder_params, linear
 
 

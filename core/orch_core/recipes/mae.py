@@ -7,7 +7,7 @@ at another scale the rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
 from orch_core.vit import Flops, Shape, activations, block, block_params, encoder, linear
 
 

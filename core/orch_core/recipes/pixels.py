@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orch_core.recipes import Constant, Recipe
+from orch_core.recipes.base import Constant, Recipe
 
 RECIPE = Recipe(
     name="pixels",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from orch_core.recipes import Recipe
+from orch_core.recipes.base import Recipe
 
 RECIPE = Recipe(name="random", version=1, summary="untrained encoder (floor)", constants={}, uses_data=False)

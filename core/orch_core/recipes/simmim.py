@@ -7,7 +7,7 @@ rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
 from orch_core.vit import Shape, encoder, linear, whole_image
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from orch_core.errors import GridError, OrchError, Problem
-from orch_core.load import Document, did_you_mean, load_yaml
 from orch_core.packs.gather import Spec
 from orch_core.packs.read import ALL
+from orch_core.yaml import Document, did_you_mean, load_yaml
 
 KEYS = ("path", "modality", "group", "window")
 

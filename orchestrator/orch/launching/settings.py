@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from orch.launching.slurm import Value
 from orch.launching.status import Standing
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 ATTEMPTS = 3  # of a cell in one launch, in a row and without progress, before it counts as failed
 SLURM_WORKERS = 32

@@ -16,7 +16,7 @@ from orch.launching.journal import Entry
 from orch.launching.worker import is_stopped
 from orch_core.cell import Job
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 State = Literal["done", "diverged", "running", "pending", "failed"]
 

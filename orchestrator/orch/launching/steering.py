@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from orch.console import duration, quantity
-from orch.launching import cluster, control, journal
-from orch.launching.command import Where, Wishes, settings_of
+from orch.launching import journal, operations, submit
+from orch.launching.launch import Where, Wishes, settings_of
 from orch.launching.settings import Summary
 from orch.launching.status import Status, status
-from orch.planning.enumerate import holds
 from orch.planning.plan import Plan, find_study, read_plan
 from orch_core.errors import OrchError
-from orch_core.expression import axes_of
-from orch_core.study import Study
+from orch_core.grid.cells import holds
+from orch_core.grid.expression import axes_of
+from orch_core.study.folder import Study
 
 WATCH_SECONDS = 5.0  # between two looks
 OPERATORS = ("==", "!=", "<", ">", " in ", "not ")
@@ -39,35 +39,35 @@ def statuses(target: Path | None, axis: str, *, watch: bool) -> Iterator[Status]
         time.sleep(max(WATCH_SECONDS, 10 * (time.monotonic() - began)))
 
 
-def cancelled(target: Path | None, words: tuple[str, ...], *, dropped: bool) -> control.Cancelled:
+def cancelled(target: Path | None, words: tuple[str, ...], *, dropped: bool) -> operations.Cancelled:
     """Cancel a study, or cells by name, id or expression; raises OrchError where a word means no cell."""
     study = find_study(target)
     plan = read_plan(study)
     cells = [cell for word in words for cell in _meant(study, plan, word)]
     if dropped:
-        cells += control.dropped(study, list(plan.jobs()))
+        cells += operations.dropped(study, list(plan.jobs()))
         if not cells:
-            return control.Cancelled(
+            return operations.Cancelled(
                 launches=0, cells=0, workers=0, note="no cell runs that the plan does not hold"
             )
-    return control.cancel(study, cells)
+    return operations.cancel(study, cells)
 
 
 def retried(target: Path | None, cause: str, where: Where) -> Summary:
     """Launch the failed cells again; raises OrchError where there is none of the cause."""
     study = find_study(target)
     plan = read_plan(study)
-    failed = control.failed_jobs(study, list(plan.jobs()), cause)
+    failed = operations.failed_jobs(study, list(plan.jobs()), cause)
     if not failed:
         message = f"no cell of {study.name} has failed{f' with cause {cause!r}' if cause else ''}"
         raise OrchError(message, hint="`orch status` shows where the study stands")
     journal.revive_cells(study.root, [job.cell.id for job in failed])
-    return cluster.launch(study, failed, settings_of(plan, Wishes(cluster=where)))
+    return submit.launch(study, failed, settings_of(plan, Wishes(cluster=where)))
 
 
 def _meant(study: Study, plan: Plan, word: str) -> list[str]:
     if not any(operator in word for operator in OPERATORS):
-        return [control.find_cell(study, word)]
+        return [operations.find_cell(study, word)]
     axes_of(word)
     found: list[str] = plan.frame.filter(holds(word))["id"].to_list()
     if not found:
@@ -76,7 +76,7 @@ def _meant(study: Study, plan: Plan, word: str) -> list[str]:
     return found
 
 
-def why_page(why: control.Why) -> str:
+def why_page(why: operations.Why) -> str:
     """Everything behind one cell, for the terminal."""
     model = why.config.get("model") or {}
     lines = [f"{why.name}  {why.id}", f"{why.status}{': ' + why.reason if why.reason else ''}", ""]

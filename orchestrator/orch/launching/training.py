@@ -18,8 +18,8 @@ from orch.launching.journal import Entry
 from orch.launching.process import Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
-from orch_core.record import Reason, Record, dumps, publish_once, write_atomic
-from orch_core.study import Study, publish
+from orch_core.study.folder import Study, publish
+from orch_core.study.record import Reason, Record, dumps, publish_once, write_atomic
 
 if TYPE_CHECKING:
     from orch_core.learn import Economies, Result

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orch.launching import causes, journal
-from orch.launching.fleets import Fleet
 from orch.launching.journal import Entry
 from orch.launching.process import Stop
 from orch.launching.status import Standing, stand
 from orch.launching.worker import record_death
+from orch.launching.workers import Fleet
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 BUDGET_SECONDS = 60.0  # between two looks at what the whole study has spent
 POLL_SECONDS, POLL_SECONDS_MOST = 0.5, 30.0

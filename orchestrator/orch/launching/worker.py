@@ -16,13 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orch.launching import attempts, journal, packing, ranks, slurm
+from orch.launching import attempts, journal, ranks, side_by_side, slurm
 from orch.launching.attempts import Attempt
 from orch.launching.journal import Entry
 from orch.launching.process import Stop, signals_to, warning_seconds
 from orch.launching.training import Walk, attempt_cell, failed_record
-from orch_core.record import dumps, publish_once
-from orch_core.study import Study
+from orch_core.study.folder import Study
+from orch_core.study.record import dumps, publish_once
 
 SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
 
@@ -38,7 +38,7 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
     with signals_to(stop):
         if cells > 1:
             stop.deadline = _deadline(launch, job, minutes)
-            why = packing.side_by_side((root, token, group, str(minutes)), cells, stop)
+            why = side_by_side.side_by_side((root, token, group, str(minutes)), cells, stop)
         else:
             why = work(study, token, name, group, minutes, stop)
         if why == "deadline" and not journal.is_cancelled(study, token):

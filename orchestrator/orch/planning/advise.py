@@ -15,14 +15,15 @@ import yaml
 from orch.console import duration, quantity
 from orch.planning.pilot import points_of, truth_of
 from orch.planning.plan import Plan, read_plan
-from orch.planning.tell import Group, data_axis
-from orch.planning.trunks import with_branches
-from orch_analysis import adaptive, design
-from orch_analysis.design import Truth
-from orch_analysis.law import Array
+from orch.planning.precision import Group, data_axis
+from orch_analysis.design import expected as design
+from orch_analysis.design import next_cells
+from orch_analysis.design.expected import Truth
+from orch_analysis.laws.law import Array
 from orch_core.errors import OrchError
-from orch_core.load import load_yaml
-from orch_core.study import Study
+from orch_core.grid.trunks import with_branches
+from orch_core.study.folder import Study
+from orch_core.yaml import load_yaml
 
 SEEDS = 3  # cells at most at one size and data size
 CHECK = 0.1  # share of the budget for testing the law's form
@@ -107,7 +108,7 @@ def _advise(
     prices = candidates["hours"].to_numpy().astype(float)
     truth = truth_of(points, axis) if points is not None and points.height > LEAST - 1 else None
     if points is None or truth is None:
-        order = adaptive.pilot(x, prices, least=LEAST)
+        order = next_cells.pilot(x, prices, least=LEAST)
         chosen = _within([index for index in order if candidates["runs"][index] == 0], prices, budget)
         picks = _picks(candidates, chosen, [float(prices[index]) for index in chosen], [], None, group)
         return Advice(
@@ -119,7 +120,7 @@ def _advise(
         "samples": points[axis].to_numpy().astype(float),
     }
     repeats = np.maximum(SEEDS - candidates["runs"].to_numpy(), 0)
-    choice = adaptive.choose(
+    choice = next_cells.choose(
         truth,
         done,
         x,
@@ -181,12 +182,12 @@ def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> p
     return joined.with_columns(pl.col("runs").fill_null(0).cast(pl.Int64))
 
 
-def _trunks(candidates: pl.DataFrame) -> adaptive.Trunks | None:
+def _trunks(candidates: pl.DataFrame) -> next_cells.Trunks | None:
     """What candidates share that differ in length alone; None where nothing does."""
     if not (candidates["trunk"] > 0).any():
         return None
     group = candidates.select(pl.struct("model", "images").rank("dense")).to_series().to_numpy() - 1
-    return adaptive.Trunks(
+    return next_cells.Trunks(
         group=group.astype(int),
         price=candidates["trunk"].to_numpy().astype(float),
         runs=candidates["runs"].to_numpy().astype(int),

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from orch.console import quantity, say
-from orch.planning.enumerate import cell_of, enumerate_cells
-from orch.planning.measure import measure, spread
+from orch.planning.speed import measure, spread
 from orch_core.cell import Cell
-from orch_core.check import read_grid
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
 
 
 def calibrate_for(grid: Path | None) -> tuple[dict[str, Any], str]:

@@ -13,11 +13,11 @@ import polars as pl
 from orch.planning.budget import assess, describe, limits_of
 from orch.planning.diff import Diff, diff
 from orch.planning.plan import Plan, draft, find_study, open_plan, read_plan, summary, write
-from orch.planning.tell import Group, tell
-from orch.planning.text import render, render_diff
-from orch_analysis.design import Truth
+from orch.planning.plan_text import render, render_diff
+from orch.planning.precision import Group, tell
+from orch_analysis.design.expected import Truth
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 NAMED = 10  # cells beyond the budget that the terminal names
 

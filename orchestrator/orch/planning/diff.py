@@ -37,7 +37,7 @@ class Diff:
 
 
 def diff(old: pl.DataFrame, new: pl.DataFrame) -> Diff:
-    """Compare two frames of plans (see `orch.planning.enumerate`) by id."""
+    """Compare two frames of plans (see `orch_core.grid.cells`) by id."""
     if new["id"].equals(old["id"]):
         return Diff(
             create=new.clear(), keep=new, drop=old.clear(), changed=_changed(old.clear(), new.clear())

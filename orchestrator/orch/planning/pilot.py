@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
-from orch.planning.tell import Group, data_axis
-from orch_analysis import design
-from orch_analysis.design import Truth
-from orch_analysis.fit import fit
-from orch_analysis.fitted import Fit, Outcome
+from orch.planning.precision import Group, data_axis
+from orch_analysis.design import expected
+from orch_analysis.design.expected import Truth
+from orch_analysis.fitting.estimates import Fit, Outcome
+from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
-from orch_analysis.results import read_results
+from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 LAW = LAWS["chinchilla"]
 LEAST_NOISE = 1e-4  # sd of a log loss below which a pilot of few cells is too good to be believed
@@ -38,7 +38,7 @@ def truth_of(points: pl.DataFrame, axis: str) -> Truth | None:
     if found.outcome is not Outcome.OK or not all(value > 0 for value in found.estimates.values()):
         return None
     cells = points.select(pl.struct("params_encoder", "images", "samples_seen").rank("dense")).to_series()
-    seeds = design.pooled_noise(points["heldout_loss"].to_numpy(), cells.to_numpy())
+    seeds = expected.pooled_noise(points["heldout_loss"].to_numpy(), cells.to_numpy())
     noise = seeds if seeds is not None else found.sd
     where = "seeds" if seeds is not None else "residuals"
     return Truth(

@@ -19,8 +19,6 @@ import polars as pl
 
 from orch.planning import calibration
 from orch.planning.calibration import ProbeLoad
-from orch.planning.enumerate import cell_of, enumerate_cells, halves_of
-from orch.planning.holdings import with_state
 from orch.planning.pricing import (
     FLOPS_PAID,
     device_named,
@@ -33,13 +31,15 @@ from orch.planning.pricing import (
     with_micro_batches,
 )
 from orch_core.cell import Job, Probe, probe_from_json
-from orch_core.check import CheckedGrid, read_grid
 from orch_core.device import Device
 from orch_core.errors import OrchError
+from orch_core.grid.cells import cell_of, enumerate_cells, halves_of
+from orch_core.grid.check import CheckedGrid, read_grid
 from orch_core.identity import digest
-from orch_core.images import NpzFacts
-from orch_core.record import dumps, write_atomic
-from orch_core.study import Study, create_study, open_study
+from orch_core.images.npz import NpzFacts
+from orch_core.study.folder import Study, create_study, open_study
+from orch_core.study.holdings import with_state
+from orch_core.study.record import dumps, write_atomic
 
 SCHEMA_VERSION = 1
 POINTER = ".orch"  # in the working directory: the study planned there last
@@ -48,7 +48,7 @@ METADATA = "orch"  # key of the document in the Parquet's metadata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Cells (one row each, see `orch.planning.enumerate`), the probes that every cell gets, and their cost.
+    """Cells (one row each, see `orch_core.grid.cells`), the probes that every cell gets, and their cost.
 
     The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, `hours_low`, `hours_mid`,
     `hours_high` and `hours_probes` of devices, `size_class`, `devices`, how many train it together, and `micro_batch` and

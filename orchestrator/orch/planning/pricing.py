@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 
 from orch.planning.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
-from orch.planning.enumerate import cell_of, holds
 from orch_core.cost import memory_bytes, micro_batch
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
-from orch_core.grid import Cluster
-from orch_core.load import did_you_mean
+from orch_core.grid.cells import cell_of, holds
+from orch_core.grid.language import Cluster
+from orch_core.yaml import did_you_mean
 
 USABLE = (
     0.9  # of a device's memory: the rest goes to its context, the allocator's slack and the data in flight

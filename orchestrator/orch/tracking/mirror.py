@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orch_core.record import Record, record_from_json
-from orch_core.study import Study
+from orch_core.study.folder import Study
+from orch_core.study.record import Record, record_from_json
 
 FORMAT = 1  # enters every digest: a change of what is mirrored rewrites the runs
 CURVE_POINTS = 100  # per metric and run: more costs time and shows nothing more; the file has them all

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 
 def description(study: Study, runs: Sequence[Mapping[str, str]]) -> str:

@@ -25,7 +25,7 @@ import filelock
 
 from orch.tracking import mirror, pages
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 if TYPE_CHECKING:
     import polars as pl

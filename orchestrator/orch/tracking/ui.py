@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from orch_core.errors import OrchError
-from orch_core.study import Study
+from orch_core.study.folder import Study
 
 HOST = "127.0.0.1"
 START_SECONDS = 300.0  # MLflow 3.17 needs 5 s idle and a minute at load 10

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from orch_core.cell import Cell, Portion
 from orch_core.errors import OrchError
-from orch_core.images import hash_order, image_keys, pretraining_order, read_split
+from orch_core.images.npz import hash_order, image_keys, pretraining_order, read_split
 from orch_core.learn.data.batch import Batch, as_tensor, joined
 from orch_core.learn.data.packed import Packed, PackedPart
 from orch_core.learn.randomness import generator

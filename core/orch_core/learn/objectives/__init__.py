@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orch_core.cell import Cell
 from orch_core.learn.data import Batch
 from orch_core.learn.randomness import Rows
-from orch_core.recipe import constants
+from orch_core.recipes import constants
 
 Inputs = tuple[Tensor, ...]
 

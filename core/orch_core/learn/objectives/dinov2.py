@@ -20,7 +20,7 @@ from orch_core.learn.masks import block_masks
 from orch_core.learn.objectives import Inputs, Objective, Progress, Rate
 from orch_core.learn.randomness import Rows
 from orch_core.learn.schedule import cosine, linear_warmup
-from orch_core.recipes import Constants
+from orch_core.recipes.base import Constants
 from orch_core.recipes.dinov2 import GLOBALS, head_sizes, masked_counts
 
 

@@ -19,7 +19,7 @@ from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.objectives import Inputs, Objective, Progress
 from orch_core.learn.randomness import Rows
 from orch_core.learn.schedule import cosine
-from orch_core.recipes import Constants
+from orch_core.recipes.base import Constants
 from orch_core.recipes.moco_v3 import sizes
 
 

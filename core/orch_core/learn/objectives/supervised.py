@@ -13,7 +13,7 @@ from orch_core.learn.data import Batch
 from orch_core.learn.encoders import build_encoder, encode, initialise, patchify
 from orch_core.learn.objectives import Inputs, Objective
 from orch_core.learn.randomness import Rows
-from orch_core.recipes import Constants
+from orch_core.recipes.base import Constants
 
 
 class Supervised(nn.Module):

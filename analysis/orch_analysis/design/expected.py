@@ -1,0 +1,249 @@
+"""What a grid can tell before it has run: expected intervals of a law's parameters and predictions.
+
+With independent errors of known size around a law, the least any unbiased estimate can vary is the inverse of the
+Fisher information J'J / sd^2, J being the law's derivatives in its link (Atkinson, Donev & Tobias 2007, Optimum
+Experimental Designs, ch. 17). Least squares reaches it as errors shrink. Plain numpy: `orch plan` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from orch_analysis.laws import LAWS
+from orch_analysis.laws.law import Array, Law, Values
+
+SPAN = 10.0  # below this ratio of largest to smallest a variable says little about its exponent
+CONFOUNDED = 0.95  # correlation of logs from which two variables cannot be told apart in practice
+BLIND = 1e-9  # singular values below this share of the largest are rounding
+UNKNOWN = 50.0  # a half width beyond it (of an exponent, or a logarithm) is no knowledge at all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """The law that a study is planned under: parameter values, and `noise`, the sd of one cell in the law's link."""
+
+    law: Law
+    params: Mapping[str, float]
+    noise: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An expected interval around the value assumed; infinite where the design cannot tell."""
+
+    value: float
+    lo: float
+    hi: float
+
+    @property
+    def half(self) -> float:
+        """Half its width."""
+        return (self.hi - self.lo) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What `n` cells at `scales` distinct points will tell under a law, and what they cannot.
+
+    parameters: by name; prediction: the law's value at the target, None without a target.
+    """
+
+    law: str
+    n: int
+    scales: int
+    parameters: Mapping[str, Interval]
+    prediction: Interval | None
+    warnings: tuple[str, ...]
+
+
+def expected(
+    truth: Truth, x: Values, *, target: Mapping[str, float] | None = None, level: float = 0.95
+) -> Expected:
+    """Expected intervals of every parameter, and of the prediction at `target`, from cells at `x` (arrays of one length).
+
+    The error's size is estimated too, so intervals use Student's t with n - p degrees of freedom. Parameters that
+    may be any positive number are judged in logs, exponents as they are, as the fits do.
+    """
+    n, free = int(next(iter(x.values())).size), truth.law.free
+    scales = int(np.unique(np.stack(list(x.values()), axis=1), axis=0).shape[0])
+    warnings = list(oddities(x))
+    if scales < len(free) or n <= len(free):
+        warnings.append(
+            f"{n} cells at {scales} scales for {len(free)} parameters: the law cannot be fitted whole"
+        )
+    factor = covariance_factor(truth, x)
+    t = student(level, max(n - len(free), 1))
+    parameters = {}
+    for index, name in enumerate(free):
+        spread = float(np.linalg.norm(factor[index]))
+        parameters[name] = _interval(
+            truth.params[name], t * spread, logs=_in_logs(truth.law, name), known=n > len(free)
+        )
+    scales_of_terms = {term.coefficient for term in truth.law.terms if term.powers}
+    weak = [name for name in free if name not in scales_of_terms and not _tells(parameters[name])]
+    if weak:
+        warnings.append(
+            f"cannot tell {', '.join(weak)}: the expected interval is wider than the value itself"
+        )
+    prediction = None
+    if target is not None:
+        point = {name: np.array([float(target[name])]) for name in truth.law.x}
+        spread = float(np.linalg.norm(jacobian(truth, point) @ factor))
+        value = float(truth.law.value(point, truth.params)[0])
+        prediction = _interval(value, t * spread, logs=truth.law.link == "log", known=n > len(free))
+    return Expected(
+        law=truth.law.name,
+        n=n,
+        scales=scales,
+        parameters=parameters,
+        prediction=prediction,
+        warnings=tuple(warnings),
+    )
+
+
+def _interval(value: float, half: float, *, logs: bool, known: bool) -> Interval:
+    if not known or half > UNKNOWN:
+        return Interval(value=value, lo=0.0 if logs else -np.inf, hi=np.inf)
+    if logs:
+        ratio = float(np.exp(half))
+        return Interval(value=value, lo=value / ratio, hi=value * ratio)
+    return Interval(value=value, lo=value - half, hi=value + half)
+
+
+def _tells(interval: Interval) -> bool:
+    return interval.half <= abs(interval.value)
+
+
+def _in_logs(law: Law, name: str) -> bool:
+    return not np.isfinite(law.bound(name)[1]) and law.bound(name)[0] == 0.0
+
+
+def jacobian(truth: Truth, x: Values) -> Array:
+    """Derivatives of the law in its link, one row per point, one column per free parameter.
+
+    Parameters that may be any positive number count in logs. Central differences of relative step 1e-5: the error is
+    of order 1e-10.
+    """
+    law, step = truth.law, 1e-5
+    columns = []
+    for name in law.free:
+        value = truth.params[name]
+        width = step * max(abs(value), 1e-12)
+        up, down = (_linked(law, x, {**truth.params, name: value + side * width}) for side in (1, -1))
+        slope = (up - down) / (2 * width)
+        columns.append(slope * value if _in_logs(law, name) else slope)
+    return np.stack(columns, axis=1)
+
+
+def _linked(law: Law, x: Values, params: Mapping[str, float]) -> Array:
+    value = law.value(x, params)
+    if law.link == "log":
+        return np.asarray(np.log(value))
+    return np.asarray(np.log1p(-value)) if law.link == "log_error" else value
+
+
+def covariance_factor(truth: Truth, x: Values) -> Array:
+    """A matrix F with F F' the covariance of the estimates; huge in directions about which the cells say nothing."""
+    matrix = jacobian(truth, x) / truth.noise
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale == 0] = 1.0
+    values = np.zeros(len(scale))
+    triangle = np.linalg.qr(matrix / scale, mode="r")  # as singular, and small however many cells
+    _, found, directions = np.linalg.svd(triangle)
+    values[: len(found)] = found
+    return np.asarray(directions.T / np.maximum(values, BLIND * values.max()) / scale[:, None])
+
+
+def oddities(x: Values) -> tuple[str, ...]:
+    """What in the spread of the cells keeps an exponent from being told, in words."""
+    words = []
+    logs = {name: np.log(values) for name, values in x.items()}
+    for name, values in logs.items():
+        ratio = float(np.exp(np.ptp(values)))
+        if ratio == 1.0:
+            words.append(f"one {name} only: its exponent cannot be estimated")
+        elif np.unique(values).size == 2:
+            words.append(f"two values of {name}: an exponent, but no check of the law's form")
+        elif ratio < SPAN:
+            words.append(f"{name} spans only {ratio:.2g}x: its exponent will be vague")
+    names = [name for name, values in logs.items() if np.ptp(values) > 0]
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            r = float(np.corrcoef(logs[first], logs[second])[0, 1])
+            if abs(r) > CONFOUNDED:
+                words.append(
+                    f"{first} and {second} move together (r = {r:.2f}): their exponents are confounded"
+                )
+    return tuple(words)
+
+
+def assumed(x: Values, *, noise: float = 0.01) -> Truth:
+    """Chinchilla's law with published exponents, placed in the grid's middle, for studies without a pilot.
+
+    Exponents .348 and .366 are those of Besiroglu et al. 2024 (arXiv:2404.10102, table 1). At the geometric middle
+    of the grid the loss is 1: half of it irreducible, a quarter each due to size and data. 1% noise is about the sd
+    of losses over seeds (Porian et al. 2024, arXiv:2406.19146, use 0.5% to 10%).
+    """
+    alpha, beta = 0.348, 0.366
+    centre = {name: float(np.log(values).mean()) for name, values in x.items()}
+    params = {
+        "E": 0.5,
+        "A": 0.25 * float(np.exp(alpha * centre["params"])),
+        "B": 0.25 * float(np.exp(beta * centre["samples"])),
+        "alpha": alpha,
+        "beta": beta,
+    }
+    source = "exponents .348, .366 (arXiv:2404.10102); half of the loss irreducible in the grid's middle"
+    return Truth(law=LAWS["chinchilla"], params=params, noise=noise, source=source)
+
+
+def slope_half_width(x: Array, noise: float, *, level: float = 0.95) -> float:
+    """Expected half width of the slope of a log-log line: t sd / sqrt(sum (log x - mean)^2); infinite below 3 points.
+
+    `noise` is the sd of the log of the value. Exact for normal errors, whatever the slope (Draper & Smith 1998, ch. 1).
+    """
+    logs = np.log(x)
+    spread = float(((logs - logs.mean()) ** 2).sum())
+    if logs.size < 3 or spread == 0.0:
+        return float("inf")
+    return student(level, logs.size - 2) * noise / float(np.sqrt(spread))
+
+
+def auc_standard_error(auc: float, positives: float, negatives: float) -> float:
+    """Standard error of an AUC from the counts of its test set (Hanley & McNeil 1982, Radiology 143:29-36, eq. 2)."""
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return float(np.sqrt(variance / (positives * negatives)))
+
+
+def pooled_noise(values: Array, groups: Array) -> float | None:
+    """Sd of the log of `values` among replicates (equal `groups`, seeds of one cell), pooled; None without replicates."""
+    logs, excess, dof = np.log(values), 0.0, 0
+    for group in np.unique(groups):
+        members = logs[groups == group]
+        excess += float(((members - members.mean()) ** 2).sum())
+        dof += members.size - 1
+    return float(np.sqrt(excess / dof)) if dof else None
+
+
+def student(level: float, dof: int) -> float:
+    """Two-sided quantile of Student's t: exact for 1 and 2 degrees of freedom, else within 1% (0.1% from 5 on).
+
+    Cornish-Fisher expansion of Abramowitz & Stegun 1964, 26.7.5.
+    """
+    p = 0.5 + level / 2
+    if dof == 1:
+        return float(np.tan(np.pi * (p - 0.5)))
+    if dof == 2:
+        return float((2 * p - 1) * np.sqrt(2 / (4 * p * (1 - p))))
+    z = NormalDist().inv_cdf(p)
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return z + g1 / dof + g2 / dof**2 + g3 / dof**3 + g4 / dof**4

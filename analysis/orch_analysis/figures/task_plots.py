@@ -1,0 +1,282 @@
+"""Pictures of the tasks: scores against size with their floors, gains over the control, slopes as a forest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from orch_analysis.figures import style
+from orch_analysis.tasks.slopes import Slope
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = ("o", "s", "D", "^", "v", "P")  # a marker per mix
+COLUMNS = 4
+
+
+def score_figure(table: pl.DataFrame) -> Figure:
+    """AUC against encoder parameters, a panel per task: every series at its largest data size, with 95% intervals.
+
+    table: rows of `with_controls`. The untrained control of each size is grey, the raw-pixel probe a dotted line;
+    smaller data sizes are thin lines without intervals.
+    """
+    tasks = table["task"].unique().sort().to_list()
+    figure, axes = panels(len(tasks))
+    trained = table.filter(~pl.col("algorithm").is_in(["random", "pixels"]))
+    series = _series(trained)
+    for ax, task in zip(axes, tasks, strict=False):
+        rows = table.filter(pl.col("task") == task)
+        _floor(ax, rows)
+        _series_of(ax, rows.filter(pl.col("algorithm") == "random"), "auc", style.GREY, "o", 0.0, dashed=True)
+        for (algorithm, mix), (marker, shift) in series.items():
+            part = rows.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
+            _data_sizes(ax, part, algorithm)
+            _series_of(ax, _largest(part), "auc", style.colour(algorithm), marker, shift)
+        size_ticks(ax, rows)
+        ax.set_title(task)
+    floors = [label for label in ("random", "pixels") if (table["algorithm"] == label).any()]
+    label(axes, len(tasks), "test AUC")
+    _legend(figure, series, floors)
+    return figure
+
+
+def gain_figure(table: pl.DataFrame) -> Figure:
+    """Gain of AUC over the untrained control of the same size, a panel per task, with 95% intervals."""
+    rows = table.filter(pl.col("gain").is_not_null(), ~pl.col("algorithm").is_in(["random", "pixels"]))
+    tasks = rows["task"].unique().sort().to_list()
+    figure, axes = panels(len(tasks))
+    series = _series(rows)
+    for ax, task in zip(axes, tasks, strict=False):
+        ax.axhline(0, color=style.GREY, linewidth=1, zorder=1)
+        for (algorithm, mix), (marker, shift) in series.items():
+            part = rows.filter(pl.col("task") == task, pl.col("algorithm") == algorithm, pl.col("mix") == mix)
+            _series_of(ax, _largest(part), "gain", style.colour(algorithm), marker, shift)
+        size_ticks(ax, rows)
+        ax.set_title(task)
+    label(axes, len(tasks), "gain in AUC over control")
+    _legend(figure, series, [])
+    return figure
+
+
+def mix_figure(rows: pl.DataFrame) -> Figure:
+    """AUC with 95% intervals per mix, a panel per task, algorithms side by side; grey: the untrained encoder.
+
+    rows: one per algorithm, task and mix, with auc, auc_lo, auc_hi and control.
+    """
+    tasks = rows["task"].unique().sort().to_list()
+    mixes = rows["mix"].unique().sort().to_list()
+    algorithms = rows["algorithm"].unique().sort().to_list()
+    shifts = dict(zip(algorithms, _spread(len(algorithms), 0.12), strict=True))
+    figure, axes = panels(len(tasks))
+    for ax, task in zip(axes, tasks, strict=False):
+        here = rows.filter(pl.col("task") == task)
+        for row in here.iter_rows(named=True):
+            x, shade = mixes.index(row["mix"]) + shifts[row["algorithm"]], style.colour(row["algorithm"])
+            ax.plot((x, x), (row["auc_lo"], row["auc_hi"]), color=shade, linewidth=1.1)
+            ax.scatter([x], [row["auc"]], s=20, color=shade, edgecolor="white", linewidth=0.5, zorder=3)
+        if here["control"].count():
+            ax.axhline(
+                here["control"].drop_nulls()[0], color=style.GREY, linewidth=1, linestyle="--", zorder=1
+            )
+        long = sum(map(len, mixes)) + 2 * len(mixes) > 20
+        ax.set_xticks(range(len(mixes)), mixes, rotation=60 if long else 0, ha="right" if long else "center")
+        if long:
+            ax.tick_params(axis="x", pad=1)
+        ax.set_xlim(-0.5, len(mixes) - 0.5)
+        ax.set_title(task)
+    label(axes, len(tasks), "test AUC", "")
+    handles = [
+        Line2D([], [], color=style.colour(name), marker="o", markersize=4, label=name) for name in algorithms
+    ]
+    handles.append(Line2D([], [], color=style.GREY, linestyle="--", label="random control"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
+    """Slopes with 95% intervals, a panel per title, tasks sorted by the size of their mean slope in the first; filled: not zero."""
+    first = next(iter(panels.values()))
+    tasks = _sorted_tasks(first)
+    series = sorted({(row.algorithm, row.mix) for rows in panels.values() for row in rows})
+    shifts = dict(zip(series, _spread(len(series), 0.28), strict=True))
+    marks = _marks(series)
+    figure, axes = style.canvas(
+        1,
+        len(panels),
+        height=0.9 + 0.32 * len(tasks) * max(1, len(series) / 2.5),
+        sharey=True,
+        width=min(style.WIDTH, 1.4 + 2.4 * len(panels)),
+    )
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        ax.axvline(0, color=style.GREY, linewidth=1, zorder=1)
+        for row in rows:
+            if row.slope is None or row.interval is None or row.task not in tasks:
+                continue
+            y, colour = tasks.index(row.task) + shifts[row.algorithm, row.mix], style.colour(row.algorithm)
+            ax.plot(row.interval, (y, y), color=colour, linewidth=1.3, solid_capstyle="butt")
+            face = colour if row.differs else "white"
+            ax.scatter(
+                [row.slope],
+                [y],
+                s=22,
+                marker=marks[row.mix],
+                color=face,
+                edgecolor=colour,
+                linewidth=1.1,
+                zorder=3,
+            )
+        _clip(ax, rows)
+        ax.set_title(title)
+        ax.set_xlabel("slope")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(tasks)), tasks)
+    axes[0].set_ylim(len(tasks) - 0.5, -0.5)
+    style.finish(axes)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=style.colour(algorithm),
+            marker=marks[mix],
+            markersize=4,
+            label=_name(algorithm, mix),
+        )
+        for algorithm, mix in series
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    return figure
+
+
+def _clip(ax: Axes, rows: Sequence[Slope]) -> None:
+    """Keep one very wide interval from flattening all others: show at most twice the half-width that four in five keep within."""
+    found = [(row.slope, row.interval) for row in rows if row.slope is not None and row.interval is not None]
+    if not found:
+        return
+    half = float(np.quantile([hi - lo for _, (lo, hi) in found], 0.8)) / 2
+    slopes = [slope for slope, _ in found]
+    low = max(min(lo for _, (lo, _) in found), min(slopes) - 2 * half)
+    high = min(max(hi for _, (_, hi) in found), max(slopes) + 2 * half)
+    pad = 0.04 * (high - low)
+    ax.set_xlim(min(low, 0) - pad, max(high, 0) + pad)
+
+
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Axes for `count` panels in at most four columns."""
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure, axes = style.canvas(rows, columns, height=2.0)
+    style.finish(axes[:count])
+    style.hide(axes[count:])
+    return figure, axes
+
+
+def _series(table: pl.DataFrame) -> dict[tuple[str, str], tuple[str, float]]:
+    """Marker (by mix) and horizontal shift of every algorithm and mix."""
+    keys = table.select("algorithm", "mix").unique().sort("algorithm", "mix").rows()
+    marks = _marks(keys)
+    shifts = _spread(len(keys), 0.035)
+    return {key: (marks[key[1]], shift) for key, shift in zip(keys, shifts, strict=True)}
+
+
+def _marks(series: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """A marker per mix, the same in every figure; controls have no mix and get the first."""
+    mixes = sorted({mix for _, mix in series if mix})
+    return {"": MARKERS[0], **dict(zip(mixes, MARKERS * 4, strict=False))}
+
+
+def _spread(count: int, half: float) -> list[float]:
+    return np.linspace(-half, half, count).tolist() if count > 1 else [0.0] * count
+
+
+def _largest(part: pl.DataFrame) -> pl.DataFrame:
+    return part.filter(pl.col("images") == part["images"].max()) if part.height else part
+
+
+def _series_of(
+    ax: Axes, part: pl.DataFrame, value: str, colour: str, marker: str, shift: float, *, dashed: bool = False
+) -> None:
+    """Mean over seeds against encoder parameters with the mean of the test set's intervals."""
+    rows = part.filter(pl.col("params_encoder") > 0, pl.col(value).is_not_null())
+    if rows.is_empty():
+        return
+    ends = [pl.col(f"{value}_lo").mean().alias("lo"), pl.col(f"{value}_hi").mean().alias("hi")]
+    means = rows.group_by("params_encoder").agg(pl.col(value).mean(), *ends).sort("params_encoder")
+    x = means["params_encoder"].to_numpy() * np.exp(shift * 2)
+    y, low, high = (means[name].to_numpy() for name in (value, "lo", "hi"))
+    ax.errorbar(
+        x, y, yerr=(y - low, high - y), color=colour, marker=marker, markersize=3.8, markeredgecolor="white",
+        markeredgewidth=0.5, linewidth=1.3, elinewidth=1.0, linestyle="--" if dashed else "-", zorder=3,
+    )  # fmt: skip
+
+
+def _data_sizes(ax: Axes, part: pl.DataFrame, algorithm: str) -> None:
+    sizes = part["images"].unique().sort().to_list()[:-1]
+    for size, tone in zip(sizes, style.shades(algorithm, len(sizes) + 1), strict=False):
+        rows = part.filter(pl.col("images") == size).group_by("params_encoder").agg(pl.col("auc").mean())
+        rows = rows.sort("params_encoder")
+        ax.plot(rows["params_encoder"], rows["auc"], color=tone, linewidth=0.7, zorder=2)
+
+
+def _floor(ax: Axes, rows: pl.DataFrame) -> None:
+    pixels = rows.filter(pl.col("algorithm") == "pixels")
+    if pixels.height:
+        ax.axhline(float(pixels["auc"].mean()), color=style.INK, linewidth=1, linestyle=":", zorder=1)  # type: ignore[arg-type]
+
+
+def size_ticks(ax: Axes, rows: pl.DataFrame, axis: str = "params_encoder") -> None:
+    """A logarithmic x axis over the rows' sizes, with ticks that fit a narrow panel."""
+    sizes = rows.filter(pl.col(axis) > 0)[axis]
+    style.size_axis(ax, sizes, gap=0.27)
+    if len(sizes):
+        style.limits(ax, sizes.to_list())
+
+
+def label(axes: Sequence[Axes], count: int, y: str, x: str = "encoder parameters") -> None:
+    """Axis labels on the outer panels only."""
+    columns = min(COLUMNS, count)
+    for index, ax in enumerate(axes[:count]):
+        if index % columns == 0:
+            ax.set_ylabel(y)
+        if index + columns >= count:
+            ax.set_xlabel(x)
+
+
+def _legend(
+    figure: Figure, series: Mapping[tuple[str, str], tuple[str, float]], floors: Sequence[str]
+) -> None:
+    handles = [
+        Line2D(
+            [], [], color=style.colour(algorithm), marker=marker, markersize=4, label=_name(algorithm, mix)
+        )
+        for (algorithm, mix), (marker, _) in series.items()
+    ]
+    if "random" in floors:
+        handles.append(
+            Line2D([], [], color=style.GREY, linestyle="--", marker="o", markersize=4, label="random control")
+        )
+    if "pixels" in floors:
+        handles.append(Line2D([], [], color=style.INK, linestyle=":", label="raw pixels"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+
+
+def _name(algorithm: str, mix: str) -> str:
+    return " · ".join(
+        part for part in ("random control" if algorithm == "random" else algorithm, mix) if part
+    )
+
+
+def _sorted_tasks(rows: Sequence[Slope]) -> list[str]:
+    slopes: dict[str, list[float]] = {}
+    for row in rows:
+        slopes.setdefault(row.task, []).extend([row.slope] if row.slope is not None else [])
+    return sorted(
+        slopes, key=lambda task: (-abs(float(np.mean(slopes[task]))) if slopes[task] else 0.0, task)
+    )

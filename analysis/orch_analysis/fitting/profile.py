@@ -1,0 +1,155 @@
+"""Which parameters the data determine, in words: profiles of the objective (Venzon & Moolgavkar 1988).
+
+A parameter is held at values ever farther from its estimate and all others are fitted again. The range of values
+whose best objective stays within 0.2% of the optimum is what a reader could have been told just as well. A parameter
+is called identified when its likelihood profile closes on both sides, inside its bounds, and within a factor of 20.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orch_analysis.fitting.estimates import Identifiability
+from orch_analysis.fitting.newton import ROUGH, minimise, stages
+from orch_analysis.fitting.problem import Problem
+from orch_analysis.laws.law import Array
+
+FEW = 3  # parameters up to which a curved law is profiled from every minimum known and finely
+NEARLY = 0.002  # objectives this close, relative to the optimum, are as good for any practical purpose
+ENOUGH = 2e-5  # tolerance of a profile point, a hundredth of what it is compared to
+WIDE = 20.0  # a 95% range wider than this factor determines no positive parameter
+REACH = np.array(
+    [0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.75, 1.0, 1.3, 1.6, 1.9, 2.3, 3.0, 4.0, 6.0, 10.0, 20.0]
+)
+SIDES = np.array([-1.0, 1.0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valley:
+    """An optimum to look around: its coordinates (p,), objective, other minima (m, p), weights and delta."""
+
+    problem: Problem
+    theta: Array
+    objective: float
+    minima: Array
+    weights: Array
+    delta: float
+
+    def rises(self, reach: Array) -> Array:
+        """Relative rise (points, p, 2) of the best objective with each parameter held `reach` away on both sides."""
+        p, m = self.theta.size, len(self.minima)
+        moved = self.theta[:, None] + SIDES * self._scale()[:, None] * reach
+        held_at = np.clip(moved, self.problem.lower[:, None], self.problem.upper[:, None])
+        starts = np.broadcast_to(self.minima, (*reach.shape, m, p)).copy()
+        held = np.zeros(starts.shape, dtype=bool)
+        for k in range(p):
+            starts[:, k, :, :, k] = held_at[:, k, :, None]
+            held[:, k, :, :, k] = True
+        reached = self._minimise(starts.reshape(-1, p), held.reshape(-1, p))
+        return np.asarray(reached.reshape(*reach.shape, m).min(axis=-1) / max(self.objective, 1e-300) - 1.0)
+
+    def ends(self, rises: Array, levels: Array, limit: float, *, refine: int) -> Array:
+        """Outermost coordinates (p, 2) whose rise is below `limit`, infinite where it never exceeds it.
+
+        `levels` are the objectives of the minima, which count where they lie farther out.
+        """
+        p = self.theta.size
+        below = np.concatenate([np.ones((1, p, 2), dtype=bool), rises <= limit])
+        reach = np.concatenate([[0.0], REACH, [np.inf]])
+        last = below.shape[0] - 1 - below[::-1].argmax(axis=0)
+        inside = np.maximum(reach[last], self._known(levels, limit))
+        outside = reach[np.searchsorted(reach, inside, side="right")]
+        for _ in range(refine):
+            middle = np.where(np.isinf(outside), inside, 0.5 * (inside + outside))
+            above = self.rises(middle[None])[0] > limit
+            inside = np.where(above, inside, middle)
+            outside = np.where(above & ~np.isinf(outside), middle, outside)
+        middle = np.where(np.isinf(outside), np.inf, 0.5 * (inside + outside))
+        return np.asarray(self.theta[:, None] + SIDES * self._scale()[:, None] * middle)
+
+    def levels(self) -> Array:
+        """Objectives (m,) of the minima, as a profile would find them."""
+        return self._minimise(self.minima, np.zeros(self.minima.shape, dtype=bool))
+
+    def _known(self, levels: Array, limit: float) -> Array:
+        """How far (p, 2) the other minima lie that are below `limit` themselves."""
+        near = self.minima[levels <= (1.0 + limit) * self.objective]
+        away = (near - self.theta)[:, :, None] * SIDES / self._scale()[:, None]
+        return np.asarray(np.max(away, axis=0, initial=0.0))
+
+    def _minimise(self, starts: Array, held: NDArray[np.bool_]) -> Array:
+        """Objectives reached from `starts`, least squares first: far from the data Huber's loss has no curvature."""
+        rows, target, weights = (
+            np.zeros(len(starts), dtype=np.intp),
+            self.problem.target[None],
+            self.weights[None],
+        )
+        reached = np.zeros(len(starts))
+        own = stages(self.problem, self.theta[None], target, self.delta)
+        costly = self.problem.terms is None and self.theta.size > FEW
+        plan = [(float("inf"), ROUGH if costly else ENOUGH, False), *own]
+        for delta, tolerance, exact in plan:
+            if exact and self.problem.terms is None and len(own) == 2:
+                break  # without wider deltas Gauss-Newton steps are good enough for a profile
+            starts, reached = minimise(
+                self.problem,
+                starts,
+                target,
+                weights,
+                delta,
+                rows=rows,
+                held=held,
+                tolerance=max(tolerance, ENOUGH),
+                exact=exact,
+                brief=costly,
+            )
+        return reached
+
+    def _scale(self) -> Array:
+        return np.where(self.problem.logs, 1.0, np.maximum(np.abs(self.theta), 0.05))
+
+
+def profile(valley: Valley) -> dict[str, Identifiability]:
+    """Identifiability of each free parameter around an optimum."""
+    p = valley.theta.size
+    costly = valley.problem.terms is None and p > FEW
+    if costly:
+        valley = replace(valley, minima=valley.theta[None])
+    rises = valley.rises(np.broadcast_to(REACH[:, None, None], (REACH.size, p, 2)))
+    likely = 3.841 / max(
+        valley.problem.y.size - p, 1
+    )  # 95% point of chi2 with one degree of freedom over n - p
+    levels = valley.levels()
+    wide = valley.ends(rises, levels, likely, refine=0)
+    near = valley.ends(rises, levels, NEARLY, refine=0 if costly else 5)
+    return {
+        name: _judge(valley.problem, k, name, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
+        for k, name in enumerate(valley.problem.law.free)
+    }
+
+
+def _judge(
+    problem: Problem, k: int, name: str, near: tuple[float, float], wide: tuple[float, float]
+) -> Identifiability:
+    def value(coordinate: float) -> float:
+        coordinate = float(np.clip(coordinate, problem.lower[k], problem.upper[k]))
+        return float(np.exp(coordinate)) if problem.logs[k] else coordinate
+
+    low, high = value(near[0]), value(near[1])
+    closed = wide[0] > problem.lower[k] and wide[1] < problem.upper[k]
+    narrow = wide[1] - wide[0] <= np.log(WIDE) if problem.logs[k] else True
+    if closed and narrow:
+        words = f"{name} is determined: within 0.2% of the optimum in [{low:.4g}, {high:.4g}]"
+        return Identifiability(identified=True, range=(low, high), words=words)
+    shown = f"[{_open(low)}, {_open(high)}]"
+    words = f"{name} is not determined: it can be anything in {shown} within 0.2% of the optimum"
+    return Identifiability(identified=False, range=(low, high), words=words)
+
+
+def _open(value: float) -> str:
+    if value == 0.0 or value < 1e-250:
+        return "0"
+    return "infinity" if value > 1e250 else f"{value:.3g}"

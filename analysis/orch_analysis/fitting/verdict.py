@@ -1,0 +1,64 @@
+"""What a converged fit is worth: parameters on a bound, not determined, or outside their own intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from orch_analysis.fitting.estimates import Identifiability, Outcome
+from orch_analysis.fitting.problem import Problem, predict
+from orch_analysis.laws.law import Array
+
+NOTHING = 1e-6  # a term that changes the law by less, in its link, is not there
+
+
+def verdict(problem: Problem, theta: Array, known: Mapping[str, Identifiability]) -> tuple[Outcome, str]:
+    """The outcome of a converged fit: a parameter on its bound, or one that the data do not determine, says so."""
+    law, n = problem.law, problem.y.size
+    bound = [name for k, name in enumerate(law.free) if _at_bound(problem, theta, k)]
+    open_ = [item.words for item in known.values() if not item.identified]
+    if bound:
+        names = " and ".join(bound)
+        message = f"{names} ended on the bound: the points do not show it; use a law without it or add larger scales"
+        return Outcome.AT_BOUND, "; ".join([message, *open_])
+    if open_:
+        remedy = "add points at other scales, or use a law with fewer parameters"
+        return Outcome.NOT_IDENTIFIED, f"{'; '.join(open_)}; {remedy}"
+    return Outcome.OK, f"{n} points, all {len(law.free)} parameters determined" if known else f"{n} points"
+
+
+def _at_bound(problem: Problem, theta: Array, k: int) -> bool:
+    """On a finite bound, or a positive linear coefficient that has vanished: without it nothing changes."""
+    law, name = problem.law, problem.law.free[k]
+    if not problem.logs[k]:
+        lower, upper = law.bound(name)
+        edge = 1e-6 * max(1.0, abs(float(theta[k])))
+        return bool(theta[k] <= lower + edge or theta[k] >= upper - edge)
+    if name not in law.linear:
+        return False
+    without = theta.copy()
+    without[k] = problem.lower[k]
+    change = predict(problem, np.stack([theta, without]))
+    return bool(np.max(np.abs(change[0] - change[1])) < NOTHING)
+
+
+def strays(
+    problem: Problem,
+    theta: Array,
+    estimates: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+) -> tuple[str, ...]:
+    """A warning of estimates that their own draws do not come back to; on a bound they have nowhere to go."""
+    outside = [
+        name
+        for k, name in enumerate(problem.law.free)
+        if name in intervals and not _at_bound(problem, theta, k)
+        for value, (lo, hi) in [(estimates[name], intervals[name])]
+        if max(lo - value, value - hi) > 1e-3 * abs(value)
+    ]
+    return (
+        (f"{' and '.join(outside)} outside the interval: refits end elsewhere, trust neither",)
+        if outside
+        else ()
+    )

@@ -1,0 +1,1 @@
+"""Compute-optimal model and data size."""

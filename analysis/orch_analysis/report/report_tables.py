@@ -1,0 +1,371 @@
+"""Frames as tables for the page: numbers with their intervals in one cell, in an order that reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from orch_analysis.fitting.fit import Fit
+from orch_analysis.frontier.approaches import Frontier
+from orch_analysis.tables.export import Table, count, interval, number, p_value, plural, power, significant
+from orch_analysis.tasks.correlation import worth
+from orch_analysis.tasks.factors import LABELS, WORDS
+from orch_analysis.tasks.slopes import AXES, VALUES, Slope
+
+SHOWN = 60  # rows of a table on the page; the files hold all
+NOTHING = 1e-6  # an estimate on its bound of zero
+RULE = "Slopes are d log(value) / d log(axis) with 95% t intervals."
+
+
+def slopes(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
+    """Every slope in a row of its own, folded; bold where zero is outside its interval."""
+    body = [
+        (row.task or "pretraining", row.algorithm, row.mix, VALUES[row.value], AXES[row.axis], _given(row), _slope(row),
+         str(row.fit.n), str(len(row.fit.dropped)))
+        for row in rows[:SHOWN]
+    ]  # fmt: skip
+    return Table(
+        name="table-slopes", title=f"All {plural(len(rows), 'law')}.", files=files, folded=True, rows=tuple(body), words=6,
+        note=f"{RULE}{_rest(len(rows))}",
+        head=("task", "algorithm", "mix", "value", "along", "at fixed", "slope [95%]", "n", "left out"),
+        strong=frozenset(index for index, row in enumerate(rows[:SHOWN]) if row.differs),
+    )  # fmt: skip
+
+
+def loss_laws(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
+    """The held-out loss's slopes, a row per algorithm and mix, a column per axis."""
+    groups = sorted({(row.algorithm, row.mix) for row in rows})
+    axes = [axis for axis in AXES if any(row.axis == axis for row in rows)]
+    body = [
+        (*group, *(_cell(rows, n=True, axis=axis, algorithm=group[0], mix=group[1]) for axis in axes))
+        for group in groups
+    ]
+    given = sorted({f"{AXES[row.axis]} at fixed {_given(row)}" for row in rows if row.held})
+    return Table(
+        name="table-loss", title="Laws of the held-out loss.", files=files, rows=tuple(body), words=2,
+        note=f"{RULE}{' Slopes in ' + '; '.join(given) + '.' if given else ''}",
+        head=("algorithm", "mix", *(f"in {AXES[axis]}" for axis in axes)),
+    )  # fmt: skip
+
+
+def joint_laws(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
+    """The joint law of size and data, with what the points do not determine."""
+    body = [
+        (
+            row.group["algorithm"],
+            row.group["mix"],
+            *(_brief(row, name) for name in ("E", "alpha", "beta")),
+            str(row.n),
+            "all of it" if row.outcome == "ok" else row.message,
+        )
+        for row in rows
+    ]
+    data = AXES[str(rows[0].x["samples"])] if rows else ""
+    return Table(
+        name="table-joint", title="A joint law of size and data.", files=files, rows=tuple(body), words=2, trailing=True,
+        note=f"loss = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022), N encoder parameters, D {data}; Huber loss on "
+        "log residuals, 95% bootstrap intervals.",
+        head=("algorithm", "mix", "E [95%]", "alpha [95%]", "beta [95%]", "n", "what the points determine"),
+    )  # fmt: skip
+
+
+def frontiers(found: Mapping[str, Frontier]) -> Table:
+    """Exponents of the compute-optimal size and data, or why there are none."""
+    body = []
+    for algorithm, one in found.items():
+        known = one.outcome == "ok"
+        exponents = (
+            (interval(one.a, *one.a_interval), interval(one.b, *one.b_interval)) if known else ("–", "–")
+        )
+        span = f"{power(one.low)} to {power(one.high)}" if known else "–"
+        body.append(
+            (algorithm, *exponents, span, ("; ".join(one.warnings) or "ok") if known else one.message)
+        )
+    return Table(
+        name="table-frontier", title="Compute-optimal size.", rows=tuple(body), words=1, trailing=True,
+        note="Exponents of the best encoder size N* and of the samples seen D* in training FLOPs, from the lower envelope of "
+        "the training curves (approach 1 of Hoffmann et al. 2022); intervals resample runs.",
+        head=("algorithm", "N* exponent [95%]", "D* exponent [95%]", "FLOPs", "outcome"),
+    )  # fmt: skip
+
+
+def task_laws(rows: Sequence[Slope], mixes: Mapping[str, str], files: tuple[str, ...]) -> Table:
+    """Slopes in encoder size, a row per task and algorithm: of AUC, of the error, and net of the control."""
+    size = [row for row in rows if row.axis == "params_encoder"]
+    pairs = sorted({(row.task, row.algorithm) for row in size if mixes.get(row.algorithm) == row.mix})
+    body, strong = [], set()
+    for index, (task, algorithm) in enumerate(pairs):
+        key = {"task": task, "algorithm": algorithm, "mix": mixes[algorithm]}
+        cells = [_cell(size, n=False, value=value, **key) for value in ("auc", "error", "error_ratio")]
+        control = _cell(size, value="error", task=task, algorithm="random", mix="")
+        net = [row for row in size if _matches(row, value="error_ratio", **key)]
+        points = max(row.fit.n for row in size if _matches(row, **key))
+        body.append((task, algorithm, cells[0], cells[1], control, cells[2], str(points)))
+        if any(row.differs and (row.slope or 0) < 0 for row in net):
+            strong.add(index)
+    shown = ", ".join(f"{name} on {mix}" for name, mix in mixes.items())
+    return Table(
+        name="table-tasks", title="Laws in encoder size.", files=files, rows=tuple(body), words=2,
+        note=f"{RULE} Mixes: {shown}. Bold: the error falls with size by more than the untrained control's does.",
+        head=("task", "algorithm", "AUC", "error, 1 − AUC", "error of the control", "error over the control's", "n"),
+        strong=frozenset(strong),
+    )  # fmt: skip
+
+
+def _matches(row: Slope, **wanted: str) -> bool:
+    return all(getattr(row, key) == value for key, value in wanted.items())
+
+
+def _cell(rows: Sequence[Slope], *, n: bool = False, **wanted: str) -> str:
+    found = [row for row in rows if _matches(row, **wanted)]
+    return f"{_slope(found[0])}{f', n={found[0].fit.n}' if n else ''}" if found else "–"
+
+
+def _slope(row: Slope) -> str:
+    low, high = row.interval or (None, None)
+    return (
+        interval(row.slope, low, high, signed=True)
+        if row.fit.estimates
+        else row.fit.outcome.replace("_", " ")
+    )
+
+
+def _given(row: Slope) -> str:
+    return " and ".join(AXES.get(held, held.replace("_", " ")) for held in row.held)
+
+
+def scores(best: pl.DataFrame, files: tuple[str, ...]) -> Table:
+    """AUC of every algorithm's largest cell beside its floors; bold: above the control by more than the interval."""
+    rows = [
+        (
+            row["task"],
+            row["algorithm"],
+            interval(row["auc"], row["auc_lo"], row["auc_hi"]),
+            number(row["control"]),
+            interval(row["gain"], row["gain_lo"], row["gain_hi"], signed=True),
+            number(row["pixels"]),
+            interval(row["gain_pixels"], row["gain_pixels_lo"], row["gain_pixels_hi"], signed=True),
+            significant(row["n_test"]),
+        )
+        for row in best.iter_rows(named=True)
+    ]
+    cells = best.select("algorithm", "model", "mix", "images").unique(maintain_order=True).sort("algorithm")
+    which = "; ".join(
+        f"{a}: {model} on {count(images)} images of {mix}" for a, model, mix, images in cells.iter_rows()
+    )
+    return Table(
+        name="table-scores", title="Scores against their floors.", files=files, rows=tuple(rows), words=2,
+        note=f"The largest encoder on most images ({which}). Test AUC with 95% bootstrap intervals. Control: the untrained "
+        "encoder of the same size; bold: above it by more than the interval.",
+        head=("task", "algorithm", "AUC [95%]", "control", "gain [95%]", "pixels", "gain over pixels [95%]", "n test"),
+        strong=frozenset(i for i, low in enumerate(best["gain_lo"]) if low is not None and low > 0),
+    )  # fmt: skip
+
+
+def correlations(
+    table: pl.DataFrame, files: tuple[str, ...], *, name: str, value: str, folded: bool = False
+) -> Table:
+    """Correlations with intervals, raw and corrected p, and their range when a task is left out."""
+    rows = [
+        (
+            row["group"],
+            LABELS.get(row["factor"], row["factor"]),
+            str(row["n"]),
+            _r(row, "pearson"),
+            _r(row, "spearman"),
+            f"{p_value(row['p'])} ({p_value(row['p_permutation'])})",
+            f"{p_value(row['p_holm'])} / {p_value(row['p_bh'])}",
+            _left_out(row),
+        )
+        for row in table.iter_rows(named=True)
+    ]
+    tests, most = table["p"].count(), int(table["n"].max() or 0)  # type: ignore[arg-type]
+    note = (
+        f"Slopes of {value} in model size against task factors, over {plural(most, 'task')}; Pearson with Fisher's and "
+        f"Spearman with Bonett and Wright's 95% interval; p of Pearson by t and by permutation, and corrected over "
+        f"{plural(tests, 'test')} (Holm; Benjamini-Hochberg). Over {most} tasks only |r| > {number(worth(most), 2)} "
+        "can be told from zero. Last column: range of Pearson's r when one task is left out, and which moves it most."
+    )
+    return Table(
+        name=name, title=f"Correlations of the slopes of {value} with task factors.", note=note, files=files, folded=folded,
+        head=("slopes of", "factor", "n", "Pearson [95%]", "Spearman [95%]", "p (permuted)", "Holm / BH", "leave one out"),
+        rows=tuple(rows), words=2,
+        strong=frozenset(i for i, p in enumerate(table["p_holm"]) if p is not None and p < 0.05),
+    )  # fmt: skip
+
+
+def _left_out(row: Mapping[str, float | str | None]) -> str:
+    low, high = row["loo_lo"], row["loo_hi"]
+    if not isinstance(low, float) or not isinstance(high, float):
+        return str(row["note"] or "–")
+    return f"{_bare(number(low, 2))} to {_bare(number(high, 2))} ({row['loo_without']})"
+
+
+def _r(row: Mapping[str, Any], name: str) -> str:
+    return _bare(interval(row[name], row[f"{name}_lo"], row[f"{name}_hi"], 2, signed=True))
+
+
+def _bare(text: str) -> str:
+    """Numbers below one without their leading zero, as correlations are written."""
+    return text.replace("0.", ".")
+
+
+def factors(table: pl.DataFrame, files: tuple[str, ...]) -> Table:
+    """A row per factor that some task has, with its definition, and a column per task."""
+    tasks = table.unique("task", keep="first", maintain_order=True).sort("task")
+    names = [name for name in LABELS if name in tasks.columns and tasks[name].count()]
+    notes = sorted({note for note in tasks["notes"] if note}) if "notes" in tasks.columns else []
+    rows = [(LABELS[name], WORDS[name], *(significant(value) for value in tasks[name])) for name in names]
+    return Table(
+        name="table-factors", title="Factors of the tasks.", note=" ".join(f"{note}." for note in notes),
+        head=("factor", "what it is", *tasks["task"]), rows=tuple(rows), words=2, files=files,
+    )  # fmt: skip
+
+
+def ledger(table: pl.DataFrame, files: tuple[str, ...]) -> Table:
+    """What gave nothing, by cause."""
+    rows = [
+        (row["cause"], row["name"], row["task"] or "pretraining", row["message"], row["log"])
+        for row in table.sort("cause", "name", "task").head(SHOWN).iter_rows(named=True)
+    ]
+    return Table(
+        name="table-ledger", title=f"Left out: {plural(table.height, 'result')}.", files=files, words=5,
+        note=f"None of these enters a fit or a figure.{_rest(table.height)}",
+        head=("cause", "cell", "part", "message", "log"), rows=tuple(rows),
+    )  # fmt: skip
+
+
+def sizes(runs: pl.DataFrame, files: tuple[str, ...]) -> Table:
+    """What the encoders are: parameters by part, and training FLOPs, per algorithm and model."""
+    keys = ["algorithm", "model"]
+    parts = ["params_encoder", "params_head", "params_total"]
+    rows = (
+        runs.filter(pl.col("params_encoder") > 0)
+        .group_by(keys)
+        .agg(
+            *(pl.col(name).first() for name in parts),
+            pl.col("flops_train").max(),
+            pl.len(),
+            pl.col("seconds").sum(),
+        )
+        .sort("algorithm", "params_encoder")
+    )
+    body = [
+        (row["algorithm"], row["model"], *(significant(row[name]) for name in parts),
+         power(row["flops_train"]) if row["flops_train"] else "–", str(row["len"]), significant((row["seconds"] or 0) / 60))
+        for row in rows.iter_rows(named=True)
+    ]  # fmt: skip
+    return Table(
+        name="table-sizes", title="Sizes.", files=files, rows=tuple(body), words=2,
+        note="The x axis of every law is the encoder that is probed; heads and decoders are thrown away before.",
+        head=("algorithm", "model", "encoder params", "head params", "total params", "training FLOPs (most)", "cells", "minutes"),
+    )  # fmt: skip
+
+
+def _rest(rows: int) -> str:
+    return f" The first {SHOWN} of {rows} rows; the files hold all." if rows > SHOWN else ""
+
+
+def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
+    """Every law of a table of points: its parameters with intervals, n, rows left out, outcome; bold: slope not zero."""
+    groups = list(dict.fromkeys(key for row in rows for key in row.group))
+    params = list(dict.fromkeys(name for row in rows for name in row.law.params))
+    body = []
+    for row in rows[:SHOWN]:
+        estimates = (_estimate(row, name) for name in params)
+        body.append(
+            (
+                *(row.group.get(key, "") for key in groups),
+                *estimates,
+                str(row.n),
+                str(len(row.dropped)),
+                row.outcome,
+            )
+        )
+    strong = [
+        i
+        for i, row in enumerate(rows[:SHOWN])
+        if (ends := row.intervals.get("slope")) and not ends[0] <= 0 <= ends[1]
+    ]
+    return Table(
+        name="table-fits", title="Fitted laws.", files=files, rows=tuple(body), words=len(groups),
+        note=f"{rows[0].law.formula}; {rows[0].level:.0%} intervals ({rows[0].interval}).{_rest(len(rows))}",
+        head=(*groups, *params, "n", "left out", "outcome"), strong=frozenset(strong),
+    )  # fmt: skip
+
+
+def _estimate(row: Fit, name: str) -> str:
+    value, (low, high) = row.estimates.get(name), row.intervals.get(name, (None, None))
+    if value is None:
+        return "–"
+    if name == "slope" or (0.001 <= abs(value) < 1):
+        return interval(value, low, high, 4, signed=name == "slope")
+    return f"{significant(value)} [{significant(low)}, {significant(high)}]"
+
+
+def _brief(row: Fit, name: str) -> str:
+    value, ends = row.estimates.get(name), row.intervals.get(name)
+    if value is None:
+        return "–"
+    words = [significant(one if abs(one) > NOTHING else 0.0) for one in (value, *(ends or ()))]
+    return f"{words[0]} [{words[1]}, {words[2]}]" if ends else words[0]
+
+
+def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Table:
+    """The slopes of the same groups along two axes, side by side; bold: zero outside on the second only."""
+    (first, rows), (second, others) = axes.items()
+    body = [
+        (row.task, row.algorithm, digits(row), _share(row), digits(other), _share(other), str(row.fit.n))
+        for row, other in zip(rows, others, strict=True)
+    ]
+    changed = [
+        i
+        for i, (row, other) in enumerate(zip(rows, others, strict=True))
+        if other.differs and not row.differs
+    ]
+    return Table(
+        name="table-axes", title="Two x axes.", files=files, rows=tuple(body), words=2,
+        note=f"Slopes with 95% t intervals. Zero is outside in {sum(row.differs for row in rows)} of {len(rows)} along {first} "
+        f"and in {sum(row.differs for row in others)} along {second}; bold: along {second} only.",
+        head=("task", "algorithm", f"slope in {first}", "R²", f"slope in {second}", "R²", "n"),
+        strong=frozenset(changed),
+    )  # fmt: skip
+
+
+def digits(row: Slope) -> str:
+    """The slope with its interval to four decimals, as the published slopes are given."""
+    low, high = row.interval or (None, None)
+    return interval(row.slope, low, high, 4, signed=True)
+
+
+def _share(row: Slope) -> str:
+    """R squared of the line in logs: 1 - residual over total sum of squares, from slope, spread and residuals."""
+    line = row.fit.line
+    if line is None or row.slope is None:
+        return "–"
+    explained = row.slope**2 * line.spread
+    residual = sum(value**2 for value in row.fit.residuals)
+    return number(explained / (explained + residual), 2)
+
+
+def fit_table(fits: Sequence[Fit]) -> pl.DataFrame:
+    """One row per fit and parameter: group, law, estimate, interval, n, rows left out, outcome."""
+    rows = [
+        {
+            **{f"group_{key}": value for key, value in fit.group.items()},
+            "law": fit.law.name,
+            "parameter": name,
+            "estimate": fit.estimates.get(name),
+            "lo": fit.intervals.get(name, (None, None))[0],
+            "hi": fit.intervals.get(name, (None, None))[1],
+            "n": fit.n,
+            "left_out": len(fit.dropped),
+            "outcome": str(fit.outcome),
+        }
+        for fit in fits
+        for name in fit.law.params
+    ]
+    types = {"estimate": pl.Float64, "lo": pl.Float64, "hi": pl.Float64}
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)

@@ -1,0 +1,1 @@
+"""What a fit leaves on disk: laws.json and the provenance card."""

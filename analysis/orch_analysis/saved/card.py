@@ -1,0 +1,205 @@
+"""The provenance card of a fit: everything that must be known to judge it, and to repeat it bit for bit.
+
+Its four parts are the groups of the checklist of Li, Kudugunta & Zettlemoyer 2025, "(Mis)Fitting: A Survey of Scaling
+Laws" (arXiv:2502.18969): form, training setup, data collection, fitting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import polars as pl
+
+from orch_analysis import laws
+from orch_analysis.fitting.estimates import Fit, Outcome
+from orch_analysis.fitting.fit import STARTS, fit
+from orch_analysis.fitting.usable import COMPUTE, below
+from orch_analysis.laws.law import Law
+from orch_analysis.tables.points_file import Points
+from orch_core.errors import OrchError
+
+MISSING = "(missing)"
+PACKAGES = ("orch-scaling", "numpy", "scipy", "polars")
+OPTIMISER = {
+    "t": "closed form",
+    "else": "grid of the non-linear parameters with closed-form linear ones, then trust-region Newton steps",
+}
+INTERVALS = {
+    "none": "none",
+    "t": "Student's t: residuals redrawn around the fit, or the closed form of a line",
+    "percentile": "percentiles of refits to resampled rows or clusters",
+    "bca": "bias-corrected and accelerated bootstrap (Efron 1987)",
+    "parametric": "percentiles of refits to values redrawn from their standard errors",
+}
+
+
+def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a fit as JSON values.
+
+    `provenance` tells what the fit cannot know: `source` and `sha256` of the table, and if there are any `filters`
+    (how rows were chosen), `counting` (how a variable was counted, by name), `setup` (training recipe, seeds,
+    checkpoints) and `command`. What is not told is said to be not stated.
+    """
+    law, counting = fitted.law, dict(provenance.get("counting", {}))
+    return {
+        "form": {
+            "law": law.name,
+            "formula": law.formula,
+            "parameters": {name: law.units.get(name, "1") for name in law.free},
+            "fixed": dict(law.fixed),
+            "source": law.source,
+            "file": law.file or None,
+        },
+        "setup": provenance.get("setup", "not stated"),
+        "data": {
+            "source": provenance.get("source", "not stated"),
+            "sha256": provenance.get("sha256", "not stated"),
+            "group": dict(fitted.group),
+            "value": fitted.value,
+            "variables": {
+                name: {
+                    "column": column,
+                    "counted": counting.get(name, _counted(column)),
+                    "range": list(fitted.ranges.get(name, ())),
+                }
+                for name, column in fitted.x.items()
+            },
+            "filters": provenance.get("filters", "none"),
+            "points": fitted.n,
+            "left_out": dict(Counter(item.reason for item in fitted.dropped)),
+        },
+        "fitting": {
+            "loss": fitted.loss,
+            "residuals": fitted.link,
+            "delta": fitted.delta,
+            "requested": {"bootstrap": fitted.bootstrap, "level": fitted.level, **fitted.settings},
+            "optimiser": OPTIMISER["t" if fitted.line else "else"],
+            "starts": 0 if fitted.line or fitted.certificate is None else STARTS,
+            "agreement": fitted.certificate,
+            "seed": fitted.seed,
+            "interval": INTERVALS[fitted.interval],
+            "objective": fitted.objective,
+            "outcome": str(fitted.outcome),
+            "predicts_beyond": f"the band is that of this law; beyond {_largest(fitted)} it is an extrapolation",
+        },
+        "command": provenance.get("command", "not stated"),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def refit(card: Mapping[str, Any], points: Points) -> Fit:
+    """Repeat the fit of a card on its table; the same table and versions give the same bits.
+
+    Raises OrchError when the table is not the one of the card.
+    """
+    data, fitting = card["data"], card["fitting"]
+    if points.sha256 != data["sha256"]:
+        msg = f"{points.source} is not the table of the card: sha256 {points.sha256[:12]} instead of {data['sha256'][:12]}"
+        raise OrchError(msg, hint="fit again from the original table")
+    requested = fitting["requested"]
+    table = select(points, data["group"])
+    if "ceiling" in requested:
+        table = below(table, requested["metric"], requested["ceiling"])
+    return fit(
+        law_of(card["form"], tuple(data["variables"])),
+        table,
+        value=data["value"],
+        x={name: item["column"] for name, item in data["variables"].items()},
+        loss=fitting["loss"],
+        delta=requested["delta"],
+        weights=requested["weights"],
+        stderr=requested["stderr"],
+        bootstrap=requested["bootstrap"],
+        cluster=requested["cluster"],
+        interval=requested["interval"],
+        level=requested["level"],
+        seed=fitting["seed"],
+        group=data["group"],
+    )
+
+
+def law_of(form: Mapping[str, Any], variables: tuple[str, ...]) -> Law:
+    """The law that a card or a laws.json entry names, with its fixed parameters and variables."""
+    if form["law"] == "constant":
+        from orch_analysis.forecast import auto
+
+        return auto.constant(variables)
+    law = laws.load(form["file"]) if form.get("file") else laws.get(form["law"])
+    if len(law.x) == 1 == len(variables):
+        law = law.along(variables[0])
+    return law.fix(**form["fixed"]) if form["fixed"] else law
+
+
+def select(points: Points, group: Mapping[str, str]) -> pl.DataFrame:
+    """The rows of one group, in order; `(missing)` stands for an empty field."""
+    frame = points.frame
+    for name, value in group.items():
+        frame = frame.filter(pl.col(name).cast(pl.String).fill_null(MISSING) == value)
+    return frame
+
+
+def markdown(card: Mapping[str, Any], fitted: Fit) -> str:
+    """The card as a page: estimates first, then the four parts of the checklist."""
+    where = ", ".join(f"{name} = {value}" for name, value in fitted.group.items())
+    lines = [
+        f"# {card['form']['law']}{' for ' + where if where else ''}",
+        "",
+        f"`{card['form']['formula']}`",
+        "",
+    ]
+    lines += [f"Outcome: **{fitted.outcome}**. {fitted.message}.", ""]
+    if fitted.estimates:
+        lines += [f"| parameter | estimate | {fitted.level:.0%} interval |", "|---|---|---|"]
+        for name, value in fitted.estimates.items():
+            lo, hi = fitted.intervals.get(name, (math.nan, math.nan))
+            shown = (
+                f"{lo:.6g} to {hi:.6g}"
+                if name in fitted.intervals
+                else "fixed"
+                if name in fitted.law.fixed
+                else "-"
+            )
+            lines.append(f"| {name} | {value:.8g} | {shown} |")
+        lines.append("")
+    lines += [f"- {item.words}" for item in fitted.identifiability.values()]
+    lines += [f"- warning: {warning}" for warning in fitted.warnings]
+    for title in ("form", "setup", "data", "fitting", "versions"):
+        lines += ["", f"## {title.capitalize()}", ""]
+        part = card[title]
+        lines += (
+            [f"- {key}: {_text(value)}" for key, value in part.items()]
+            if isinstance(part, Mapping)
+            else [str(part)]
+        )
+    return "\n".join([*lines, "", f"Command: `{card['command']}`", ""])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return " to ".join(_text(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _counted(column: str | float) -> str:
+    if column == COMPUTE:
+        return "6 FLOPs per parameter and sample"
+    return f"column {column}, as given" if isinstance(column, str) else f"{column:g} for every row"
+
+
+def _largest(fitted: Fit) -> str:
+    if fitted.outcome == Outcome.NO_DATA:
+        return "nothing"
+    return ", ".join(f"{name} = {hi:.4g}" for name, (_, hi) in fitted.ranges.items())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

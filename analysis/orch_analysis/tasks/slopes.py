@@ -1,0 +1,311 @@
+"""Power laws of a study: how loss and downstream metrics move with size, data and compute, against the controls.
+
+Every slope is d log(value) / d log(axis). A grid varies several quantities at once, so a slope along one axis is taken
+at fixed values of the others: log(value) = log A + slope log(axis) + sum_k b_k log(other_k), by least squares with
+exact t intervals. The others that enter are named in `held`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from orch_analysis.fitting import fit as fitting
+from orch_analysis.tables.study_tables import CONTROLS, Results
+
+AXES: Mapping[str, str] = {
+    "params_encoder": "encoder parameters",
+    "images": "pretraining images",
+    "samples_seen": "samples seen",
+    "flops_train": "training FLOPs",
+}
+HELD: Mapping[str, tuple[str, ...]] = {
+    "params_encoder": ("images", "samples_seen"),
+    "images": ("params_encoder", "samples_seen"),
+    "samples_seen": ("params_encoder", "images"),
+    "flops_train": (),
+}
+LEVELS = 3  # distinct values of an axis below which a slope is not a law
+VALUES: Mapping[str, str] = {
+    "heldout_loss": "held-out pretraining loss",
+    "auc": "AUC",
+    "error": "1 - AUC",
+    "error_ratio": "1 - AUC over the control's",
+}
+Z95 = 1.959964
+Draws = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slope:
+    """One fitted slope with its group, axis and what was held fixed."""
+
+    algorithm: str
+    mix: str
+    task: str
+    value: str
+    axis: str
+    held: tuple[str, ...]
+    fit: fitting.Fit
+
+    @property
+    def slope(self) -> float | None:
+        """The exponent; None where the fit gave none."""
+        return self.fit.estimates.get("slope")
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95% interval; None where the fit gave none."""
+        return self.fit.intervals.get("slope")
+
+    @property
+    def differs(self) -> bool:
+        """True where the interval excludes zero."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def pretraining_slopes(results: Results) -> list[Slope]:
+    """Held-out loss against every axis, per algorithm and mix."""
+    runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS))
+    return _slopes(runs, ("heldout_loss",), AXES, ("algorithm", "mix"))
+
+
+def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> list[fitting.Fit]:
+    """The held-out loss as E + A/N^alpha + B/D^beta per algorithm and mix, where sizes and data both have 3 values.
+
+    N is encoder parameters; D is samples seen where those vary, else the number of pretraining images.
+    """
+    runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS), pl.col("heldout_loss") > 0)
+    found = []
+    for (algorithm, mix), part in runs.sort("algorithm", "mix").group_by(
+        "algorithm", "mix", maintain_order=True
+    ):
+        names = ("images",) if tied(part) else ("samples_seen", "images")
+        data = [name for name in names if part[name].n_unique() >= LEVELS]
+        if not data or part["params_encoder"].n_unique() < LEVELS:
+            continue
+        found.append(
+            fitting.fit(
+                "chinchilla", part, value="heldout_loss", x={"params": "params_encoder", "samples": data[0]},
+                bootstrap=bootstrap, seed=seed,
+                group={"algorithm": str(algorithm), "mix": str(mix or "")},
+            )
+        )  # fmt: skip
+    return found
+
+
+def probe_slopes(results: Results) -> list[Slope]:
+    """AUC, error and error over the random control's against every axis, per algorithm, mix and task.
+
+    The control itself has slopes in encoder parameters only: its AUC and error improve with size without training.
+    """
+    table = with_controls(results.probes)
+    trained = table.filter(~pl.col("algorithm").is_in(CONTROLS))
+    control = table.filter(pl.col("algorithm") == "random")
+    found = _slopes(trained, ("auc", "error", "error_ratio"), AXES, ("algorithm", "mix", "task"))
+    return found + _slopes(control, ("auc", "error"), ("params_encoder",), ("algorithm", "mix", "task"))
+
+
+def with_controls(probes: pl.DataFrame) -> pl.DataFrame:
+    """Add to every probe what it is measured against.
+
+    error = 1 - auc; control, control_se: mean AUC and standard error of the untrained encoders of the same shape on
+    the task; pixels, pixels_se: the raw-pixel probe; gain = auc - control with gain_lo, gain_hi (95%), the same for
+    gain_pixels; error_ratio = (1 - auc) / (1 - control). A gain's interval is the paired bootstrap's, over resamples of
+    the test images that both probes share; where the resampled AUCs are not there, standard errors are added in
+    quadrature, which is wider.
+    """
+    key = ["model", "resolution", "patch", "task"]
+    table = probes.with_columns(error=1 - pl.col("auc"), se=_standard_error())
+    control = _floor(table, "random", key, "control")
+    pixels = _floor(table, "pixels", ["resolution", "task"], "pixels")
+    joined = table.join(control, on=key, how="left").join(pixels, on=["resolution", "task"], how="left")
+    measured = joined.with_columns(
+        *_gain("gain", "control"),
+        *_gain("gain_pixels", "pixels"),
+        error_ratio=(1 - pl.col("auc")) / (1 - pl.col("control")),
+    )
+    draws = {path: _draws(path) for path in measured["draws"].unique()}
+    paired = _paired(measured, "gain", "control_draws", draws)
+    return _paired(paired, "gain_pixels", "pixels_draws", draws).drop("control_draws", "pixels_draws")
+
+
+def _draws(path: str | None) -> Draws | None:
+    try:
+        return np.load(path).astype(np.float64) if path else None
+    except (OSError, ValueError):
+        return None
+
+
+def _paired(
+    table: pl.DataFrame, name: str, floor: str, draws: Mapping[str | None, Draws | None]
+) -> pl.DataFrame:
+    """Put the paired bootstrap's interval of a gain where both probes kept their resampled AUCs."""
+    ends: list[tuple[float, float]] = []
+    rows = table.select("draws", floor, f"{name}_lo", f"{name}_hi").iter_rows()
+    for own_path, floor_paths, *interval in rows:
+        own, floors = draws.get(own_path), [draws.get(path) for path in floor_paths or ()]
+        kept = [one for one in floors if one is not None]
+        if own is not None and kept and len(kept) == len(floors):
+            interval = np.percentile(own - np.mean(kept, axis=0), (2.5, 97.5)).tolist()  # noqa: PLW2901
+        ends.append((interval[0], interval[1]))
+    return table.with_columns(
+        pl.Series(f"{name}_{side}", [end[index] for end in ends], dtype=pl.Float64)
+        for index, side in enumerate(("lo", "hi"))
+    )
+
+
+def _standard_error() -> pl.Expr:
+    return pl.coalesce(pl.col("auc_se"), (pl.col("auc_hi") - pl.col("auc_lo")) / (2 * Z95))
+
+
+def _floor(table: pl.DataFrame, algorithm: str, key: Sequence[str], name: str) -> pl.DataFrame:
+    """Mean over seeds; the standard error is that of the test set, which more seeds do not shrink."""
+    rows = table.filter(pl.col("algorithm") == algorithm)
+    return rows.group_by(key, maintain_order=True).agg(
+        pl.col("auc").mean().alias(name),
+        pl.col("se").mean().alias(f"{name}_se"),
+        pl.col("draws").alias(f"{name}_draws"),
+    )
+
+
+def _gain(name: str, floor: str) -> list[pl.Expr]:
+    gain = pl.col("auc") - pl.col(floor)
+    half = Z95 * (pl.col("se") ** 2 + pl.col(f"{floor}_se") ** 2).sqrt()
+    return [gain.alias(name), (gain - half).alias(f"{name}_lo"), (gain + half).alias(f"{name}_hi")]
+
+
+def _slopes(
+    table: pl.DataFrame, values: Sequence[str], axes: Iterable[str], by: Sequence[str]
+) -> list[Slope]:
+    found = []
+    for group in table.select(by).unique(maintain_order=True).sort(by).iter_rows(named=True):
+        part = table.filter(*(pl.col(key).eq_missing(value) for key, value in group.items()))
+        words = {key: str(value or "") for key, value in group.items()}
+        for value in values:
+            for axis in axes:
+                found += _slope(part, value, axis, words)
+    return found
+
+
+def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) -> list[Slope]:
+    others = [
+        name for name in HELD[axis] if (part[name].fill_null(0) > 0).any()
+    ]  # untrained controls have none
+    sound = pl.all_horizontal((pl.col(name).fill_null(0) > 0) for name in (value, axis, *others))
+    usable = part.filter(sound)
+    if usable[axis].n_unique() < LEVELS or (axis == "samples_seen" and tied(usable)):
+        return []
+    held = held_fixed(usable, axis, others)
+    fit = partial_fit(part, sound, value=value, axis=axis, held=held, group=group)
+    labels = {key: group.get(key, "") for key in ("algorithm", "mix", "task")}
+    return [Slope(**labels, value=value, axis=axis, held=held, fit=fit)]
+
+
+def tied(table: pl.DataFrame) -> bool:
+    """True where the number of images decides the samples seen: the two are then one axis, `images`."""
+    return table.select("images", "samples_seen").unique().height == table["images"].n_unique()
+
+
+def held_fixed(table: pl.DataFrame, axis: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Those of `others` that can be told apart from `axis` in this table, leaving a degree of freedom for noise.
+
+    Each is added when its logarithm is not a linear function of those already there (rank of the design).
+    """
+    columns = [np.log(table[axis].to_numpy())]
+    held: list[str] = []
+    for name in others:
+        design = np.column_stack([*columns, np.log(table[name].to_numpy())])
+        spread = np.linalg.svd(design - design.mean(axis=0), compute_uv=False)
+        if spread[-1] > 1e-3 * spread[0] and table.height > design.shape[1] + 1:
+            columns.append(design[:, -1])
+            held.append(name)
+    return tuple(held)
+
+
+def partial_fit(
+    table: pl.DataFrame,
+    sound: pl.Expr,
+    *,
+    value: str,
+    axis: str,
+    held: Sequence[str],
+    group: Mapping[str, str],
+) -> fitting.Fit:
+    """The power law along `axis` at the geometric mean of the `held` quantities.
+
+    By the theorem of Frisch, Waugh and Lovell the line through values adjusted for the others, with the joint
+    regression's coefficients, has the joint regression's slope and residuals; its degrees of freedom and the spread
+    of the axis given the others are put in place of the plain line's, which makes intervals and bands the joint ones.
+    """
+    if not held:
+        return fitting.fit("power", table, value=value, x={axis: axis}, group=group)
+    rows = table.filter(sound)
+    others = np.log(rows.select(held).to_numpy())
+    others -= others.mean(axis=0)
+    logs = np.log(rows[axis].to_numpy())
+    design = np.column_stack([np.ones(rows.height), logs - logs.mean(), others])
+    coefficients = np.linalg.lstsq(design, np.log(rows[value].to_numpy()))[0]
+    adjusted = rows[value].to_numpy() * np.exp(-others @ coefficients[2:])
+    left_out = table.filter(~sound)
+    frame = pl.concat([rows.with_columns(pl.Series(value, adjusted)), left_out])
+    fit = fitting.fit("power", frame, value=value, x={axis: axis}, group=group)
+    if fit.line is None:
+        return fit
+    spread = 1 / float(np.linalg.inv(design.T @ design)[1, 1])
+    return _with_freedom(fit, spread, rows.height - design.shape[1], held)
+
+
+def _with_freedom(fit: fitting.Fit, spread: float, dof: int, held: Sequence[str]) -> fitting.Fit:
+    from scipy.special import stdtrit
+
+    line = fit.line
+    if line is None:
+        return fit
+    sd = line.sd * float(np.sqrt(line.dof / dof))
+    quantile = float(stdtrit(dof, 0.5 + fit.level / 2)) * sd
+    half = {
+        "slope": quantile / np.sqrt(spread),
+        "A": quantile * np.sqrt(1 / line.weight + line.center**2 / spread),
+    }
+    slope, level = fit.estimates["slope"], fit.estimates["A"]
+    return replace(
+        fit,
+        intervals={
+            "A": (level * float(np.exp(-half["A"])), level * float(np.exp(half["A"]))),
+            "slope": (slope - float(half["slope"]), slope + float(half["slope"])),
+        },
+        sd=sd,
+        line=replace(line, spread=spread, sd=sd, dof=dof),
+        settings={**fit.settings, "held": list(held)},
+        message=f"{fit.n} points, least squares in logs at fixed {' and '.join(held)}, t intervals",
+    )
+
+
+def slope_table(slopes: Sequence[Slope]) -> pl.DataFrame:
+    """One row per slope: group, axis, what was held fixed, slope, 95% interval, n, outcome."""
+    rows = [
+        {
+            "algorithm": row.algorithm,
+            "mix": row.mix,
+            "task": row.task,
+            "value": row.value,
+            "axis": row.axis,
+            "held": " ".join(row.held),
+            "slope": row.slope,
+            "lo": row.interval and row.interval[0],
+            "hi": row.interval and row.interval[1],
+            "differs": row.differs,
+            "n": row.fit.n,
+            "outcome": str(row.fit.outcome),
+        }
+        for row in slopes
+    ]
+    words = dict.fromkeys(("algorithm", "mix", "task", "value", "axis", "held"), pl.String)
+    numbers = dict.fromkeys(("slope", "lo", "hi"), pl.Float64)
+    rest = {"differs": pl.Boolean, "n": pl.Int64, "outcome": pl.String}
+    return pl.DataFrame(rows, schema={**words, **numbers, **rest})

@@ -1,0 +1,332 @@
+"""From a YAML file to a checked grid: every mistake at once, each with its line and column."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from orch_core.cell import Cell, Override
+from orch_core.errors import GridError, OrchError, Problem
+from orch_core.grid.expression import ExpressionError, axes_of
+from orch_core.grid.feasible import infeasible
+from orch_core.grid.language import WHOLE_MIX, Family, Grid, whole
+from orch_core.identity import digest
+from orch_core.images.npz import NpzFacts
+from orch_core.images.source import ALL, check_task, inspect_source
+from orch_core.models import known_models, named_model
+from orch_core.recipes import RECIPES, constants
+from orch_core.yaml import Document, Loc, did_you_mean, load_yaml
+
+Facts = Mapping[str, NpzFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedGrid:
+    """A grid without mistakes, and what its files hold.
+
+    sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
+    probed: names of the tasks that every encoder is probed on.
+    document: the file with the place of every value, for mistakes that only enumerating finds.
+    """
+
+    path: Path
+    document: Document
+    grid: Grid
+    sources: Facts
+    tasks: Facts
+    absent: frozenset[str]
+    probed: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The grid as it was read."""
+        return "\n".join(self.document.lines) + "\n"
+
+    def file(self, name: str) -> Path:
+        """Where the file of a source or task lies."""
+        entry = self.grid.tasks.get(name) or self.grid.sources[name]
+        return (self.path.parent / entry.path).resolve()
+
+
+def read_grid(path: Path) -> CheckedGrid:
+    """Read and check a grid; raises GridError with every mistake, in the order of lines."""
+    document = load_yaml(path)
+    if not isinstance(document.data, dict):
+        raise GridError((document.problem((), "a grid is a mapping that starts with `study: NAME`"),))
+    problems = list(document.duplicates)
+    grid = None
+    try:
+        grid = Grid.model_validate(document.data)
+    except ValidationError as error:
+        details = [dict(detail) for detail in error.errors()]
+        problems += [
+            _validation_problem(document, detail) for detail in details if not _misspelt(detail, details)
+        ]
+    problems += _references(document)
+    sources, tasks, absent, bad_files = _files(document, path.parent)
+    problems += bad_files
+    probed: tuple[str, ...] = ()
+    if grid and not problems:
+        problems += infeasible(document, grid)
+        probed = tuple(grid.probes.tasks or _labelled(grid, path.parent, absent))
+        if not probed:
+            message = "no source has labels to probe: name a downstream task under `tasks`"
+            problems.append(document.problem(("sources",), message, at_key=True))
+    if problems or grid is None:
+        unique = {(problem.line, problem.column, problem.message): problem for problem in problems}
+        raise GridError(tuple(unique[key] for key in sorted(unique)))
+    return CheckedGrid(
+        path=path.resolve(),
+        document=document,
+        grid=grid,
+        sources=sources,
+        tasks=tasks,
+        absent=absent,
+        probed=probed,
+    )
+
+
+_NOT_IN_FILE = (
+    "[key]",
+    "a shape",
+    "a family",
+    "a name",
+)  # parts of pydantic's places that are its own: keys, tags of unions
+
+
+def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
+    loc: Loc = tuple(part for part in error["loc"] if part not in _NOT_IN_FILE)
+    if error["type"] == "extra_forbidden":
+        hint = did_you_mean(str(loc[-1]), _fields(loc[:-1]))
+        return document.problem(loc, f"unknown key {loc[-1]!r}{hint}", at_key=True)
+    if error["type"] == "missing":
+        return document.problem(loc[:-1], f"`{loc[-1]}` is missing", at_key=bool(loc[:-1]))
+    message = str(error["msg"])
+    if error["type"] != "grid":
+        shown = (
+            repr(error["input"])
+            if not isinstance(error["input"], dict | list)
+            else "a " + _kind(error["input"])
+        )
+        message = f"{message[0].lower()}{message[1:]}: got {shown}"
+    where = ".".join(str(part) for part in loc if isinstance(part, str) and "[" not in part)
+    return document.problem(loc, f"{where}: {message}" if where else message)
+
+
+def _misspelt(missing: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
+    """Whether a key is missing only because it stands there with a typo, which is reported already."""
+    if missing["type"] != "missing":
+        return False
+    *parent, name = missing["loc"]
+    unknown = [
+        error["loc"][-1]
+        for error in errors
+        if error["type"] == "extra_forbidden" and [*error["loc"][:-1]] == parent
+    ]
+    return any(did_you_mean(str(key), [str(name)]).endswith("?") for key in unknown)
+
+
+def _kind(value: object) -> str:
+    return "mapping" if isinstance(value, dict) else "list"
+
+
+def _fields(loc: Loc) -> list[str]:
+    """Names of the keys that the section at `loc` takes."""
+    section: Any = Grid
+    for part in loc:
+        fields = getattr(section, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else None
+        section = next(_sections(annotation), section) if annotation else section
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _references(document: Document) -> list[Problem]:
+    """Names that must be defined elsewhere: algorithms, sources, mixes, tasks, recipe constants, axes."""
+    data = document.data
+    sources = _names(data.get("sources"))
+    mixes = _names(data.get("mixes", {WHOLE_MIX: sources}))
+    tasks = _names(data.get("tasks"))
+    checks: list[tuple[Loc, list[str], str]] = [(("probes", "tasks"), [*tasks, *sources], "task")]
+    axes_at: list[Loc] = [("axes",)]
+    axes_at += [(name, at) for name in ("include", "isoflop") for at in range(len(_list(data.get(name))))]
+    known_mixes = mixes + [f"leave_one_out({mix})" for mix in mixes]
+    for loc in axes_at:
+        checks += [((*loc, "algorithm"), list(RECIPES), "algorithm"), ((*loc, "mix"), known_mixes, "mix")]
+    checks += [(("mixes", mix), sources, "source") for mix in mixes]
+    models = [*_model_names(data.get("axes")), *known_models()]
+    checks += [((*loc, "model"), models, "model") for loc in axes_at[1:]]
+    problems = [problem for loc, known, what in checks for problem in _unknown(document, loc, known, what)]
+    problems += [
+        document.problem(("tasks", name), f"{name!r} is a source too: rename one", at_key=True)
+        for name in tasks
+        if name in sources
+    ]
+    if WHOLE_MIX not in mixes and isinstance(data.get("axes"), dict) and "mix" not in data["axes"]:
+        problems.append(document.problem(("axes",), "`mix` is missing", at_key=True))
+    return problems + _overrides(document) + _expressions(document)
+
+
+def _labelled(grid: Grid, base: Path, absent: frozenset[str]) -> Iterator[str]:
+    """Every task, and every source on this machine that can be one."""
+    yield from grid.tasks
+    for path, name in {source.path: name for name, source in grid.sources.items()}.items():
+        if name not in absent:
+            try:
+                check_task(base / path)
+            except OrchError:
+                continue
+            yield name
+
+
+def _model_names(axes: object) -> list[str]:
+    names: list[str] = []
+    for model in _list(axes.get("model")) if isinstance(axes, dict) else []:
+        if not isinstance(model, dict):
+            names.append(str(model))
+        elif "family" in model:
+            with contextlib.suppress(ValidationError):
+                names += [shape.name for shape in Family.model_validate(model).shapes()]
+        else:
+            names.append(str(model.get("name")))
+    return names
+
+
+def _unknown(document: Document, loc: Loc, known: list[str], what: str) -> Iterator[Problem]:
+    value = document.data
+    for part in loc:
+        if isinstance(value, dict):
+            value = value.get(part)
+        else:
+            value = value[part] if isinstance(value, list) and isinstance(part, int) else None
+    in_keys = isinstance(value, dict) and what == "source"
+    for index, name in enumerate(value if in_keys else _list(value)):
+        if isinstance(name, str) and name not in known:
+            place = (*loc, name) if in_keys else (*loc, index)
+            yield document.problem(
+                place, f"unknown {what} {name!r}{did_you_mean(name, known)}", at_key=in_keys
+            )
+
+
+def _overrides(document: Document) -> list[Problem]:
+    problems: list[Problem] = []
+    overrides = document.data.get("overrides")
+    for recipe, changes in overrides.items() if isinstance(overrides, dict) else ():
+        if recipe not in RECIPES:
+            message = f"unknown algorithm {recipe!r}{did_you_mean(recipe, RECIPES)}"
+            problems.append(document.problem(("overrides", recipe), message, at_key=True))
+            continue
+        for name, value in changes.items() if isinstance(changes, dict) else ():
+            if value == []:
+                message = f"{name}: give a value, or a list of at least one"
+                problems.append(document.problem(("overrides", recipe, name), message))
+            try:
+                for each in value if isinstance(value, list) else [value]:
+                    constants(_plain_cell(recipe, (name, each)))
+            except OrchError as error:
+                message = f"{error.message}; {error.hint}"
+                problems.append(document.problem(("overrides", recipe, name), message, at_key=True))
+    return problems
+
+
+def _plain_cell(recipe: str, override: Override) -> Cell:
+    """A cell of no interest but for the one recipe constant that it overrides."""
+    return Cell(
+        model=named_model("ViT-Ti"),
+        recipe=recipe,
+        overrides=(override,),
+        resolution=224,
+        patch=16,
+        channels=3,
+        samples_seen=1024,
+        batch=1024,
+    )
+
+
+def _expressions(document: Document) -> list[Problem]:
+    cluster = document.data.get("cluster")
+    classes = _list(cluster.get("classes")) if isinstance(cluster, dict) else []
+    places: list[tuple[Loc, object]] = [
+        (("exclude", index), text) for index, text in enumerate(_list(document.data.get("exclude")))
+    ]
+    places += [
+        (("cluster", "classes", index, "when"), entry.get("when"))
+        for index, entry in enumerate(classes)
+        if isinstance(entry, dict)
+    ]
+    problems: list[Problem] = []
+    for loc, text in places:
+        if isinstance(text, str):
+            try:
+                axes_of(text)
+            except ExpressionError as error:
+                problems.append(document.problem_within(loc, text, error.offset, error.message))
+    return problems
+
+
+def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str], list[Problem]]:
+    """Facts of every source and task file, and what is wrong with them."""
+    found: dict[str, dict[str, NpzFacts]] = {"sources": {}, "tasks": {}}
+    absent: set[str] = set()
+    problems: list[Problem] = []
+    probes = document.data.get("probes")
+    probed = _list(probes.get("tasks")) if isinstance(probes, dict) else []
+    for section, facts in found.items():
+        entries = document.data.get(section)
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+                continue
+            declared = _declared(name, entry)
+            if declared and not (base / entry["path"]).exists():
+                facts[name] = declared
+                absent.add(name)
+                continue
+            try:
+                facts[name] = inspect_source(base / entry["path"], str(entry.get("modality", ALL)))
+                if section == "tasks" or name in probed:
+                    check_task(base / entry["path"])
+            except OrchError as error:
+                message = f"{error.message}; {error.hint}"
+                problems.append(document.problem((section, name, "path"), message))
+    return found["sources"], found["tasks"], frozenset(absent), problems
+
+
+def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:
+    """Facts as the grid declares them, or None where it declares nothing."""
+    entry = {key: whole(value) for key, value in entry.items()}
+    if isinstance(entry.get("images"), int):
+        counts = {"train": entry["images"]}
+    elif all(isinstance(entry.get(key), int) for key in ("train", "val", "test", "classes")):
+        counts = {split: entry[split] for split in ("train", "val", "test")}
+    else:
+        return None
+    return NpzFacts(
+        fingerprint=digest({"declared": [name, counts]}),
+        counts=counts,
+        height=0,
+        width=0,
+        channels=0,
+        labels=entry.get("classes", 1) if entry.get("kind") == "multi-label" else 1,
+        classes=entry.get("classes", 0),
+        duplicates={},
+        pretraining=counts["train"],
+    )
+
+
+def _names(section: object) -> list[str]:
+    return list(section) if isinstance(section, dict) else []
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None or isinstance(value, dict) else [value]

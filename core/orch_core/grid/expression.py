@@ -1,0 +1,224 @@
+"""Expressions over the axes, as `exclude` writes them: `mix == "ct" and images >= 10_000`.
+
+They are parsed with Python's grammar and checked node by node, never evaluated as Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from orch_core.errors import OrchError
+from orch_core.yaml import did_you_mean
+
+AXES = (
+    "model", "width", "depth", "heads", "params", "algorithm", "recipe", "images", "mix", "seed",
+    "resolution", "patch", "samples_seen", "epochs", "steps", "flops",
+)  # fmt: skip
+TEXTS = ("model", "algorithm", "recipe", "mix")  # the axes that are texts; the others are numbers
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class ExpressionError(OrchError):
+    """A mistake in an expression, `offset` characters from its start."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+def axes_of(text: str) -> set[str]:
+    """Names of the axes in an expression; raises ExpressionError for an unknown axis, and for anything but a comparison."""
+    kinds = _Kinds(text)
+    try:
+        kinds.require(_parsed(text), "truth", "the whole")
+    except RecursionError as error:
+        message = "not an expression: it is nested too deeply"
+        raise ExpressionError(message, 0) from error
+    return kinds.used
+
+
+def evaluate(text: str, axes: Mapping[str, Any], *, is_in: Callable[[Any, list[Any]], Any]) -> Any:
+    """The value of an expression over `axes`: plain values, or columns that overload the operators.
+
+    `is_in(value, items)` says how membership is asked. Raises ExpressionError as `axes_of` does.
+    """
+    axes_of(text)
+    return _Translator(text, axes, is_in).visit(_parsed(text))
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        message = f"not an expression: {error.msg} in {text!r}"
+        at = error.offset - 1 if error.offset and error.lineno == 1 else len(text.strip())
+        raise ExpressionError(message, _indent(text) + min(at, len(text.strip()))) from error
+    except (MemoryError, ValueError) as error:  # nested too deeply for the parser, or a null character
+        message = f"not an expression: {str(error) or 'it is nested too deeply'}"
+        raise ExpressionError(message, 0) from error
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+class _Visitor(ast.NodeVisitor):
+    """Goes through an expression; what it has no method for is not allowed."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def generic_visit(self, node: ast.AST) -> Any:
+        part = self._part(node)
+        message = f"{part!r} is not allowed here: compare axes with values, join with and, or, not"
+        raise ExpressionError(message, self._offset(node))
+
+    def _part(self, node: ast.AST) -> str:
+        part = ast.get_source_segment(self.text.strip(), node) if isinstance(node, ast.expr) else None
+        return part or self.text
+
+    def _offset(self, node: ast.AST) -> int:
+        """Characters before the node; ast counts bytes."""
+        if getattr(node, "lineno", 0) != 1:
+            return 0
+        line = self.text.strip().encode()
+        return _indent(self.text) + len(line[: getattr(node, "col_offset", 0)].decode(errors="ignore"))
+
+
+class _Kinds(_Visitor):
+    """What each part is: a number, a text or a truth. Refuses what no cell has, and what cannot be compared."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.used: set[str] = set()
+
+    def require(self, node: ast.expr, kind: str, where: str) -> None:
+        found = self.visit(node)
+        if found != kind:
+            example = {"truth": "a comparison, such as seed == 0"}.get(kind, f"a {kind}")
+            message = f"{self._part(node)!r} is a {found}, where {where} must be {example}"
+            raise ExpressionError(message, self._offset(node))
+
+    def visit_Name(self, node: ast.Name) -> str:
+        if node.id not in AXES:
+            message = f"unknown axis {node.id!r} in {self.text!r}{did_you_mean(node.id, AXES)}"
+            raise ExpressionError(message, self._offset(node))
+        self.used.add(node.id)
+        return "text" if node.id in TEXTS else "number"
+
+    def visit_Constant(self, node: ast.Constant) -> str:
+        if not isinstance(node.value, int | float | str):
+            self.generic_visit(node)
+        return "text" if isinstance(node.value, str) else "number"
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> str:
+        for value in node.values:
+            self.require(value, "truth", f"each side of `{'and' if isinstance(node.op, ast.And) else 'or'}`")
+        return "truth"
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> str:
+        if not isinstance(node.op, ast.Not | ast.USub):
+            self.generic_visit(node)
+        kind, sign = ("truth", "not") if isinstance(node.op, ast.Not) else ("number", "-")
+        self.require(node.operand, kind, f"what follows `{sign}`")
+        return kind
+
+    def visit_BinOp(self, node: ast.BinOp) -> str:
+        if type(node.op) not in _ARITHMETIC:
+            self.generic_visit(node)
+        for side in (node.left, node.right):
+            self.require(side, "number", "each side of arithmetic")
+        return "number"
+
+    def visit_Compare(self, node: ast.Compare) -> str:
+        left = node.left
+        for op, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(op, ast.In | ast.NotIn) and isinstance(right, ast.List | ast.Tuple):
+                sides = right.elts
+            elif type(op) in _COMPARE:
+                sides = [right]
+            else:
+                self.generic_visit(node)
+            ordered = isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+            kind, where = self.visit(left), f"what is compared with {self._part(left)!r}"
+            if ordered:
+                kind, where = "number", "what has an order"
+            for side in (left, *sides):
+                self.require(side, kind, where)
+                self._versioned(left, side)
+            left = right
+        return "truth"
+
+    def _versioned(self, left: ast.expr, right: ast.expr) -> None:
+        """An algorithm is `mae`, a recipe `mae@1`: the other way round no cell would ever match."""
+        if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant):
+            return
+        name, value = left.id, right.value
+        if name in {"algorithm", "recipe"} and (name == "recipe") != ("@" in str(value)):
+            example = "recipe == 'mae@1' or algorithm == 'mae'"
+            message = f"no cell's {name} is {value!r}: a recipe has a version, an algorithm has none, as in {example}"
+            raise ExpressionError(message, self._offset(right))
+
+
+class _Translator(_Visitor):
+    def __init__(self, text: str, axes: Mapping[str, Any], is_in: Callable[[Any, list[Any]], Any]) -> None:
+        super().__init__(text)
+        self.axes, self.is_in = axes, is_in
+
+    def visit_Name(self, node: ast.Name) -> Any:
+        return self.axes[node.id]
+
+    def visit_Constant(self, node: ast.Constant) -> Any:
+        return node.value
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> Any:
+        join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+        value = self.visit(node.values[0])
+        for other in node.values[1:]:
+            value = join(value, self.visit(other))
+        return value
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
+        value = self.visit(node.operand)
+        if isinstance(node.op, ast.Not):
+            return not value if isinstance(value, bool) else ~value
+        return -value
+
+    def visit_BinOp(self, node: ast.BinOp) -> Any:
+        try:
+            return _ARITHMETIC[type(node.op)](self.visit(node.left), self.visit(node.right))
+        except ZeroDivisionError as error:
+            message = f"{self._part(node)!r} divides by zero"
+            raise ExpressionError(message, self._offset(node)) from error
+
+    def visit_Compare(self, node: ast.Compare) -> Any:
+        left, result = self.visit(node.left), None
+        for op, right_node in zip(node.ops, node.comparators, strict=True):
+            step, left = self._compare(op, left, right_node)
+            result = step if result is None else result & step
+        return result
+
+    def _compare(self, op: ast.cmpop, left: Any, node: ast.expr) -> tuple[Any, Any]:
+        if isinstance(op, ast.In | ast.NotIn):
+            inside = self.is_in(left, [self.visit(item) for item in cast(ast.List, node).elts])
+            negated = isinstance(op, ast.NotIn)
+            return (not inside if isinstance(inside, bool) else ~inside) if negated else inside, left
+        right = self.visit(node)
+        return _COMPARE[type(op)](left, right), right

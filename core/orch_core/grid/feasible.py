@@ -1,0 +1,104 @@
+"""What a grid that is well written asks for and cannot be: lengths, shapes, patches, batches."""
+
+from __future__ import annotations
+
+from orch_core.errors import Problem
+from orch_core.grid.language import LENGTHS, PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
+from orch_core.vit import encoder_params, shape_of
+from orch_core.yaml import Document, Loc
+
+
+def infeasible(document: Document, grid: Grid) -> list[Problem]:
+    """Lengths given twice or not at all, shapes that cannot be built, in every block of axes, and batches that devices cannot share."""
+    problems = _lengths(document, grid) + _shares(document, grid)
+    blocks: list[tuple[Loc, Axes | Include | IsoFlop]] = [(("axes",), grid.axes)]
+    blocks += [(("include", index), block) for index, block in enumerate(grid.include)]
+    blocks += [(("isoflop", index), block) for index, block in enumerate(grid.isoflop)]
+    for loc, block in blocks:
+        patches, resolutions = block.patch or grid.axes.patch, block.resolution or grid.axes.resolution
+        where = (*loc, "resolution") if block.resolution or not block.patch else (*loc, "patch")
+        wrong = (
+            [(r, p) for r in resolutions for p in patches if r % p] if block.patch or block.resolution else []
+        )
+        for resolution, patch in wrong:
+            message = f"patch {patch} does not divide resolution {resolution}"
+            index = resolutions.index(resolution) if where[-1] == "resolution" else patches.index(patch)
+            problems.append(document.problem((*where, index), message))
+        for index, model in enumerate(block.model or ()):
+            for message in [] if isinstance(model, str) else _model_problems(model, grid):
+                problems.append(document.problem((*loc, "model", index), message))
+    return problems
+
+
+def _shares(document: Document, grid: Grid) -> list[Problem]:
+    """Size classes whose GPUs cannot have equal parts of the batch."""
+    shared, problems = grid.cluster, []
+    for index, entry in enumerate([None, *shared.classes]):
+        gpus = entry.gpus_per_node if entry and entry.gpus_per_node is not None else shared.gpus_per_node
+        nodes = entry.nodes if entry and entry.nodes else shared.nodes
+        if (entry.cells_per_job if entry and entry.cells_per_job else shared.cells_per_job or 1) > 1:
+            continue
+        count = max(1, gpus or 1) * nodes
+        if grid.training.batch % count:
+            loc: Loc = ("cluster", "classes", index - 1) if entry else ("cluster", "gpus_per_node")
+            message = f"{count} GPUs cannot share a batch of {grid.training.batch}: choose a batch that their number divides"
+            problems.append(document.problem(loc, message))
+    return problems
+
+
+def _lengths(document: Document, grid: Grid) -> list[Problem]:
+    problems: list[Problem] = []
+    given = [name for name in LENGTHS if getattr(grid.axes, name) is not None]
+    spans = not (grid.include or grid.isoflop)
+    if len(given) > 1 or (spans and not given):
+        said = f"got {' and '.join(given)}" if given else "got none"
+        message = f"axes: give the training length once, as samples_seen, epochs or flops: {said}"
+        problems.append(document.problem(("axes", *given[1:2]), message, at_key=True))
+    if given and grid.axes.images is None:
+        problems.append(document.problem(("axes",), "`images` is missing", at_key=True))
+    for index, isoflop in enumerate(grid.isoflop):
+        if {"images", "epochs"} <= isoflop.model_fields_set:
+            message = "isoflop: with `images` given, budgets fix how often each is seen: leave out `epochs`"
+            problems.append(document.problem(("isoflop", index, "epochs"), message, at_key=True))
+    for index, include in enumerate(grid.include):
+        own = [name for name in LENGTHS if getattr(include, name) is not None]
+        if len(own) > 1 or not (own or given):
+            message = "give the training length once, as samples_seen, epochs or flops"
+            problems.append(
+                document.problem(("include", index, *own[1:2]), f"include: {message}", at_key=bool(own))
+            )
+        if not (include.images or grid.axes.images):
+            problems.append(
+                document.problem(("include", index), "include: `images` is missing here and in axes")
+            )
+    return problems
+
+
+def _model_problems(model: Shape | Family, grid: Grid) -> list[str]:
+    shapes = model.shapes() if isinstance(model, Family) else [model]
+    return [message for message in (_shape_problem(shape, grid) for shape in shapes) if message]
+
+
+def _shape_problem(shape: Shape, grid: Grid) -> str:
+    try:
+        model = shape.model()
+    except Exception as error:  # noqa: BLE001 - pydantic's own error type carries the words
+        return str(error)
+    if not shape.params:
+        return ""
+    real = encoder_params(
+        shape_of(
+            width=model.width,
+            depth=model.depth,
+            mlp_ratio=model.mlp_ratio,
+            resolution=grid.axes.resolution[0],
+            patch=grid.axes.patch[0],
+            channels=grid.training.channels,
+        ),
+        learned_positions=True,
+    )
+    if abs(real / shape.params - 1) <= PARAMS_TOLERANCE:
+        return ""
+    return (
+        f"{shape.name} has {real:,} parameters, not {shape.params:,.0f} (more than 2% off): mend one of them"
+    )

@@ -1,0 +1,382 @@
+"""The grid of a study: what one YAML file says, checked.
+
+Every section is a frozen pydantic model, so that `orch schema` can give editors the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from orch_core.cell import Model
+from orch_core.models import known_models, named_model
+from orch_core.yaml import did_you_mean
+
+MOST = 2**53  # images and samples are counted exactly in floating point below it
+LENGTHS = ("samples_seen", "epochs", "flops")  # ways to say how long a run trains
+WHOLE_MIX = "all"  # the mix that a grid without mixes has: of every source
+PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real parameter count by this share
+
+
+Whole = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A mapping of the grid: unknown keys are mistakes, and `"3"` is not a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """YAML reads `1e6` as a float; where a count is asked for it is one."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: [whole(item) for item in value] if isinstance(value, list) else whole(value)
+            for key, value in data.items()
+        }
+
+
+def whole(value: object) -> object:
+    """The count that a float such as `1e6` stands for; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() and 1 < value < MOST else value
+
+
+def _mistake(message: str) -> PydanticCustomError:
+    return PydanticCustomError("grid", cast(Any, message))
+
+
+def _listed(value: object) -> object:
+    """Read one value as a list of one, and `{log_space: [first, last, n]}` as n whole numbers."""
+    if isinstance(value, dict) and "log_space" in value:
+        return _log_space(value)
+    return value if isinstance(value, list) else [value]
+
+
+def _log_space(value: dict[str, Any]) -> list[int]:
+    span = value["log_space"]
+    numbers = isinstance(span, list) and len(span) == 3 and all(isinstance(x, int | float) for x in span)
+    if (
+        len(value) > 1
+        or not numbers
+        or not 0 < min(span[:2]) <= max(span[:2]) <= 1e30
+        or not isinstance(span[2], int)
+        or not 2 <= span[2] <= 1_000_000
+    ):
+        message = f"log_space takes [first, last, how many], all positive, at least 2: got {span}"
+        raise _mistake(message)
+    first, last, count = float(span[0]), float(span[1]), span[2]
+    return [round(first * (last / first) ** (index / (count - 1))) for index in range(count)]
+
+
+class Shape(Section):
+    """A ViT by its shape. `params` is the nominal encoder size, refused when off by more than 2%."""
+
+    name: str = Field(min_length=1)
+    width: int = Field(gt=0, lt=2**31)
+    depth: int = Field(gt=0, lt=2**31)
+    heads: int | None = Field(default=None, gt=0, lt=2**31, description="default: one per 64 of width")
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    params: float | None = Field(default=None, gt=0)
+
+    def model(self) -> Model:
+        """The shape as a cell's model; raises a validation error when heads do not divide the width."""
+        heads = self.heads or max(1, self.width // 64)
+        if self.width % heads:
+            message = f"{self.name}: {heads} heads do not divide the width {self.width}"
+            raise _mistake(message)
+        return Model(
+            name=self.name, width=self.width, depth=self.depth, heads=heads, mlp_ratio=self.mlp_ratio
+        )
+
+
+class Family(Section):
+    """ViTs of every width with every depth, named `FAMILY-w64-d4`; one head per `head_width`, at least one."""
+
+    family: str = Field(min_length=1)
+    width: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+    depth: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+    head_width: int = Field(default=64, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+
+    def shapes(self) -> list[Shape]:
+        """Every member, from narrow and shallow to wide and deep."""
+        return [
+            Shape(
+                name=f"{self.family}-w{width}-d{depth}",
+                width=width,
+                depth=depth,
+                heads=max(1, width // self.head_width),
+                mlp_ratio=self.mlp_ratio,
+            )
+            for width in self.width
+            for depth in self.depth
+        ]
+
+
+def _shape(value: object) -> object:
+    """Look up a model's name; a mapping is a shape or a family of its own."""
+    if not isinstance(value, str):
+        return value
+    try:
+        model = named_model(value)
+    except KeyError:
+        hint = did_you_mean(value, known_models())
+        message = f"unknown model {value!r}{hint}; or give a shape: {{name, width, depth, heads}}"
+        raise _mistake(message) from None
+    return Shape(**{name: getattr(model, name) for name in ("name", "width", "depth", "heads", "mlp_ratio")})
+
+
+def _size(value: object) -> object:
+    """Read a data size: images, a share such as `10%`, or `all`."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        message = f"a data size is a number of images, a share such as 10%, or all: got {value!r}"
+        raise _mistake(message)
+    if isinstance(value, int):
+        if not 0 < value < MOST:
+            message = f"a data size must be positive, below 2^53: got {value}"
+            raise _mistake(message)
+        return value
+    if value == "all":
+        return value
+    try:
+        share = float(value.removesuffix("%"))
+    except ValueError:
+        share = math.nan
+    if not value.endswith("%") or not 0 < share <= 100:
+        message = f"a data size is a number of images, a share such as 10%, or all: got {value!r}"
+        raise _mistake(message)
+    return value
+
+
+def _mix(value: object) -> object:
+    """Read `[a, b]` as a and b in proportion to what they have."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return dict.fromkeys(value)
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Lengths = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Sizes = Annotated[
+    list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed), Field(min_length=1)
+]
+Seeds = Annotated[
+    list[Annotated[int, Field(gt=-(2**62), lt=2**62)]], BeforeValidator(_listed), Field(min_length=1)
+]
+Wholes = Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+Value = bool | int | float | str
+
+
+class Source(Section):
+    """Images for pretraining: an npz in MedMNIST's format or a pack folder (`orch data pack`), relative to the grid.
+
+    Of a pack folder the source is its images of `modality`, or every image where that is `all`.
+
+    `images` is what the source has when it is not on this machine: the study can be planned, not launched.
+    """
+
+    path: str
+    modality: str
+    images: int | None = Field(default=None, gt=0, lt=MOST)
+
+
+class TaskFile(Section):
+    """A downstream task: an npz in MedMNIST's format. Counts and classes only where it is not on this machine."""
+
+    path: str
+    kind: Literal["multi-class", "binary-class", "multi-label", "ordinal-regression"] | None = None
+    train: Whole | None = None
+    val: Whole | None = None
+    test: Whole | None = None
+    classes: Whole | None = None
+
+
+def _kind_of_model(value: object) -> str:
+    if isinstance(value, str):
+        return "a name"
+    family = isinstance(value, Family) or (isinstance(value, dict) and "family" in value)
+    return "a family" if family else "a shape"
+
+
+def _known_shape(value: object) -> object:
+    """Look up a model's name; one that is unknown here may be named in `axes.model`."""
+    return _shape(value) if isinstance(value, str) and value in known_models() else value
+
+
+ModelSpec = Annotated[
+    Annotated[Shape, Tag("a shape")] | Annotated[Family, Tag("a family")],
+    Discriminator(_kind_of_model),
+    BeforeValidator(_shape),
+]
+ModelRef = Annotated[
+    Annotated[Shape, Tag("a shape")] | Annotated[Family, Tag("a family")] | Annotated[str, Tag("a name")],
+    Discriminator(_kind_of_model),
+    BeforeValidator(_known_shape),
+]
+ModelRefs = Annotated[list[ModelRef], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class Axes(Section):
+    """The axes: their product, less `exclude`, plus `include` and `isoflop`, are the cells.
+
+    The training length is given once, as samples_seen, epochs or flops. Without it the axes span no cells of their
+    own: they are what `include` and `isoflop` leave out. `mix` may say `leave_one_out(NAME)`: one mix for each
+    modality of NAME, without that modality.
+    """
+
+    model: Annotated[list[ModelSpec], BeforeValidator(_listed), Field(min_length=1)]
+    algorithm: Names
+    images: Sizes | None = None
+    mix: Names = [WHOLE_MIX]
+    seed: Seeds = [0]
+    resolution: Wholes
+    patch: Wholes
+    samples_seen: Lengths | None = None
+    epochs: Lengths | None = None
+    flops: Lengths | None = None
+
+
+class Training(Section):
+    """What all cells share. `beyond_data` says what a data size above what the mix has means.
+
+    `cooldown` and `warmup_samples` are recipe constants, set here for every recipe that trains. With both, cells that
+    differ in length alone share one run at a constant rate, from which each branches off to cool down.
+    """
+
+    batch: Whole
+    channels: Literal[1, 3] = 3
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cooldown: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a run, at its end, in which the rate falls to zero"
+    )
+    warmup_samples: int = Field(
+        default=0, ge=0, lt=MOST, description="samples of warm-up; 0 for the recipe's share of the run"
+    )
+    subset_seed: int = 0
+    beyond_data: Literal["refuse", "repeat"] = "refuse"
+
+
+class Probes(Section):
+    """Linear probes on frozen features: names of `tasks` (or of sources, whose labels they are)."""
+
+    tasks: list[str] | None = Field(
+        default=None, min_length=1, description="default: every task, and every source whose labels make one"
+    )
+    train_limit: int = Field(default=0, ge=0, description="training images per task, stratified; 0 for all")
+
+
+class Include(Section):
+    """Extra cells: a product of axes in which what is left out takes the value of `axes`.
+
+    `model` may also be the name of one in `axes.model`.
+    """
+
+    model: ModelRefs | None = None
+    algorithm: Names | None = None
+    images: Sizes | None = None
+    mix: Names | None = None
+    seed: Seeds | None = None
+    resolution: Wholes | None = None
+    patch: Wholes | None = None
+    samples_seen: Lengths | None = None
+    epochs: Lengths | None = None
+    flops: Lengths | None = None
+
+
+class IsoFlop(Section):
+    """Cells of equal training compute: budgets (FLOPs) x sizes, the training length solved for.
+
+    Without `images` the data size is solved for too, so that every image is seen `epochs` times. A size is left out
+    of a budget that gives it less than `min_steps` steps or asks for more images than the mix has; what is left out
+    takes the value of `axes`.
+    """
+
+    budgets: Lengths
+    epochs: float = Field(default=1.0, gt=0)
+    min_steps: Whole = 100
+    model: ModelRefs | None = None
+    algorithm: Names | None = None
+    images: Sizes | None = None
+    mix: Names | None = None
+    seed: Seeds | None = None
+    resolution: Wholes | None = None
+    patch: Wholes | None = None
+
+
+class SizeClass(Section):
+    """Resources of the cells for which `when`, an expression over the axes, holds; the first class that fits counts."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    when: str
+    partition: str | None = None
+    qos: str | None = None
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    nodes: Whole | None = None
+    time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
+    cells_per_job: Whole | None = Field(
+        default=None,
+        description="small cells side by side in one job, sharing its GPUs; by default one has all",
+    )
+    sbatch: dict[str, str | int | bool] = {}
+
+
+class Cluster(Section):
+    """Where cells run; nothing here is part of a cell's identity. `sbatch` passes any option through."""
+
+    parallel: Whole | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    nodes: Whole = 1
+    time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
+    cells_per_job: Whole | None = Field(
+        default=None,
+        description="small cells side by side in one job, sharing its GPUs; by default one has all",
+    )
+    device: str | None = Field(default=None, description="device that costs are computed for, such as H100")
+    usd_per_gpu_hour: float | None = Field(default=None, ge=0)
+    max_attempts: Whole = 3
+    sbatch: dict[str, str | int | bool] = {}
+    classes: list[SizeClass] = []
+
+
+class Budget(Section):
+    """What the study may cost; `orch launch` refuses beyond it."""
+
+    gpu_hours: float | None = Field(default=None, gt=0)
+    usd: float | None = Field(default=None, gt=0)
+
+
+class Grid(Section):
+    """A whole study, as written."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sources: dict[str, Source] = Field(min_length=1)
+    tasks: dict[str, TaskFile] = {}
+    mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix), Field(min_length=1)]] = (
+        Field(default={}, description=f"default: {WHOLE_MIX}, of every source")
+    )
+    axes: Axes
+    training: Training
+    overrides: dict[str, dict[str, Value | list[Value]]] = Field(
+        default={}, description="recipe constants by recipe; a list of values is an axis"
+    )
+    exclude: list[str] = []
+    include: list[Include] = []
+    isoflop: list[IsoFlop] = []
+    probes: Probes = Probes()
+    cluster: Cluster = Cluster()
+    budget: Budget = Budget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_mix(cls, data: Any) -> Any:
+        unsaid = isinstance(data, dict) and "mixes" not in data and isinstance(data.get("sources"), dict)
+        return {**data, "mixes": {WHOLE_MIX: list(data["sources"])}} if unsaid else data

@@ -1,0 +1,261 @@
+"""Images and labels in MedMNIST's npz format, and the subsets of them that cells see.
+
+The format (Yang et al. 2023, MedMNIST v2): arrays `{train,val,test}_images` of uint8 [n, h, w] (grey)
+or [n, h, w, 3] (colour) and `{train,val,test}_labels` of integers [n, 1], or [n, k] for k binary labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orch_core.errors import OrchError
+from orch_core.images.subset import hash_ranks
+from orch_core.packs.layout import is_pack_folder
+
+SPLITS = ("train", "val", "test")
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpzFacts:
+    """What an npz holds.
+
+    counts:      images per split
+    duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
+    pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
+    """
+
+    fingerprint: str
+    counts: dict[str, int]
+    height: int
+    width: int
+    channels: int
+    labels: int
+    classes: int
+    duplicates: dict[str, int]
+    pretraining: int
+
+
+def read_split(path: Path, split: str) -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the file.
+
+    The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
+    """
+    if is_pack_folder(path):
+        from orch_core.packs.facts import read_task
+
+        return read_task(path, split)
+    try:
+        stat = path.stat()
+    except OSError:
+        return _read_split(path, split)  # says what is wrong
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, split)
+    if key not in _kept:
+        _keep(key, _read_split(path, split))
+    return _kept[key]
+
+
+KEPT_BYTES = 2**28
+_kept: dict[tuple[str, int, int, str], tuple[Images, Labels]] = {}
+
+
+def _keep(key: tuple[str, int, int, str], arrays: tuple[Images, Labels]) -> None:
+    """Keep the arrays, and forget those kept longest beyond KEPT_BYTES (but for the newest)."""
+    _kept[key] = arrays
+    while len(_kept) > 1 and sum(one.nbytes for pair in _kept.values() for one in pair) > KEPT_BYTES:
+        del _kept[next(iter(_kept))]
+
+
+def _read_split(path: Path, split: str) -> tuple[Images, Labels]:
+    with _open(path) as archive:
+        images = _array(archive, path, f"{split}_images")
+        labels = _labels(archive, path, split)
+    _check_images(path, split, images.dtype, images.shape)
+    if len(images) != len(labels):
+        message = f"{path}: {len(images)} {split} images but {len(labels)} labels"
+        raise OrchError(message, hint="every image needs its label; rebuild the file")
+    if len(images) == 0:
+        message = f"{path}: the {split} split is empty"
+        raise OrchError(message, hint="put at least one image in each of train, val and test")
+    return images.reshape(*images.shape[:3], -1).astype(np.uint8, copy=False), labels
+
+
+def _check_images(path: Path, split: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    if dtype != np.uint8 or len(shape) not in {3, 4} or (len(shape) == 4 and shape[3] not in {1, 3}):
+        wrong = True
+    else:
+        wrong = 0 in shape[1:]
+    if wrong:
+        message = f"{path}: {split}_images is {dtype} {list(shape)}"
+        raise OrchError(
+            message, hint="images must be uint8 [n, h, w] or [n, h, w, 3], as MedMNIST stores them"
+        )
+
+
+def _labels(archive: zipfile.ZipFile, path: Path, split: str) -> Labels:
+    labels = _array(archive, path, f"{split}_labels")
+    if labels.dtype.kind not in "iub" or labels.ndim not in {1, 2} or 0 in labels.shape[1:]:
+        message = f"{path}: {split}_labels is {labels.dtype} {list(labels.shape)}"
+        raise OrchError(message, hint="labels must be integers [n] or [n, k]")
+    return labels.astype(np.int64).reshape(len(labels), labels.shape[1] if labels.ndim == 2 else 1)
+
+
+def npz_splits(path: Path) -> list[str]:
+    """Splits that an npz has images of; raises OrchError for a file that is not one, or has none."""
+    with _open(path) as archive:
+        names = archive.namelist()
+    found = [split for split in SPLITS if f"{split}_images.npy" in names]
+    if not found:
+        message = f"{path} has no images; it holds {', '.join(sorted(names)) or 'nothing'}"
+        raise OrchError(message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them")
+    return found
+
+
+def read_labels(path: Path, split: str) -> Labels:
+    """Labels [n, k] of one split; raises OrchError naming what is wrong with them."""
+    with _open(path) as archive:
+        return _labels(archive, path, split)
+
+
+def stream_images(path: Path, split: str) -> Iterator[Images]:
+    """Images [h, w, c] of one split, one after the other, the split never in memory at once (but in Fortran order)."""
+    name = f"{split}_images"
+    with _open(path) as archive:
+        try:
+            file = archive.open(f"{name}.npy")
+        except Exception:
+            _array(archive, path, name)
+            raise
+        with file:
+            yield from _streamed(file, archive, path, split)
+
+
+def _streamed(file: IO[bytes], archive: zipfile.ZipFile, path: Path, split: str) -> Iterator[Images]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # damaged bytes raise whatever numpy or the decompressor trips on
+        raise _unreadable(path, f"{split}_images", error) from error
+    _check_images(path, split, dtype, shape)
+    if fortran:
+        yield from (
+            _array(archive, path, f"{split}_images").reshape(*shape[:3], -1).astype(np.uint8, copy=False)
+        )
+        return
+    size = math.prod(shape[1:])
+    for _ in range(shape[0]):
+        try:
+            blob = file.read(size)
+        except Exception as error:
+            raise _unreadable(path, f"{split}_images", error) from error
+        if len(blob) != size:
+            raise _unreadable(path, f"{split}_images", EOFError("it ends early"))
+        yield np.frombuffer(blob, np.uint8).reshape(*shape[1:3], -1)
+
+
+def inspect_npz(path: Path) -> NpzFacts:
+    """Read the whole file once and check it; raises OrchError naming what is wrong with it."""
+    parts = {split: read_split(path, split) for split in SPLITS}
+    shapes = {images.shape[1:] for images, _ in parts.values()}
+    if len(shapes) > 1:
+        message = f"{path}: splits have images of different shapes: {sorted(shapes)}"
+        raise OrchError(message, hint="all splits must share height, width and channels")
+    height, width, channels = shapes.pop()
+    columns = {split: labels.shape[1] for split, (_, labels) in parts.items()}
+    if len(set(columns.values())) > 1:
+        message = f"{path}: splits have different numbers of labels an image: {columns}"
+        raise OrchError(message, hint="labels must be [n, k] with the same k in every split")
+    labels = np.concatenate([labels for _, labels in parts.values()])
+    if labels.min() < 0:
+        message = f"{path}: a label is {labels.min()}"
+        raise OrchError(message, hint="labels count from 0")
+    keys = {split: image_keys(images) for split, (images, _) in parts.items()}
+    hashes = {split: set(keys[split]) for split in SPLITS}
+    held_out = hashes["val"] | hashes["test"]
+    pairs = [("train", "val"), ("train", "test"), ("val", "test")]
+    return NpzFacts(
+        fingerprint=fingerprint(path),
+        counts={split: len(images) for split, (images, _) in parts.items()},
+        height=height,
+        width=width,
+        channels=channels,
+        labels=labels.shape[1],
+        classes=labels.shape[1] if labels.shape[1] > 1 else int(labels.max()) + 1,
+        duplicates={f"{a}/{b}": len(hashes[a] & hashes[b]) for a, b in pairs if hashes[a] & hashes[b]},
+        pretraining=sum(key not in held_out for key in keys["train"]),
+    )
+
+
+def pretraining_order(path: Path, subset_seed: int) -> NDArray[np.int64]:
+    """Indices into the train split in hash order, without images that are also in the val or test split.
+
+    The first n are the pretraining subset of size n; there are `inspect_npz(path).pretraining` of them.
+    """
+    keys = image_keys(read_split(path, "train")[0])
+    held_out = {key for split in ("val", "test") for key in image_keys(read_split(path, split)[0])}
+    order = hash_order(keys, subset_seed)
+    return np.array([index for index in order if keys[index] not in held_out], dtype=np.int64)
+
+
+def fingerprint(path: Path) -> str:
+    """Content hash of a file: blake2b-128, 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def image_keys(images: Images) -> list[bytes]:
+    """A 128-bit content key per image."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+
+
+def hash_order(keys: list[bytes], subset_seed: int) -> NDArray[np.int64]:
+    """Indices of the images in the order of blake2b(seed, key): the first n are the subset of size n.
+
+    A smaller subset is contained in every larger one, whatever the order of the file, and byte-equal
+    images stay together.
+    """
+    return np.argsort(hash_ranks(keys, subset_seed), kind="stable")
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        message = f"{path} does not exist"
+        raise OrchError(message, hint="paths in a grid are relative to the grid's folder") from error
+    except Exception as error:  # damaged headers raise whatever zipfile trips on
+        message = f"{path} is not a readable npz file: {str(error) or type(error).__name__}"
+        raise OrchError(message, hint="it may be truncated: copy or download it again") from error
+
+
+def _array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[np.generic]:
+    try:
+        with archive.open(f"{name}.npy") as file:
+            array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+    except KeyError as error:
+        found = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
+        message = f"{path} has no array `{name}`; it holds {found}"
+        raise OrchError(
+            message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them"
+        ) from error
+    except Exception as error:  # damaged bytes raise whatever numpy or the decompressor trips on
+        raise _unreadable(path, name, error) from error
+    return array
+
+
+def _unreadable(path: Path, name: str, error: Exception) -> OrchError:
+    message = f"{path}: array `{name}` cannot be read: {str(error) or type(error).__name__}"
+    return OrchError(message, hint="the file is damaged: copy or download it again")

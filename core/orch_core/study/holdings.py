@@ -1,0 +1,54 @@
+"""What a study already holds of a plan: which cells are trained, and which of their probes are done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from orch_core.cell import Probe
+from orch_core.study.folder import Study
+
+
+def with_state(frame: pl.DataFrame, study: Study, probes: tuple[Probe, ...]) -> pl.DataFrame:
+    """Add `state` (new, partial, done) and `probes_left`, from the records that the study holds.
+
+    Only folders that exist are looked at, so that a new plan costs the same however many cells it has.
+    """
+    folders = {entry.name for entry in os.scandir(study.root / "cells")}
+    there = frame.filter(pl.col("id").is_in(list(folders)))["id"].to_list() if folders else []
+    trained = [cell for cell in there if (study.cell_folder(cell) / "record.json").exists()]
+    held = pl.DataFrame(
+        {"id": trained, "_left": [_left(study, cell, probes) for cell in trained]},
+        schema={"id": pl.String, "_left": pl.Int32},
+    )
+    if held.is_empty():
+        return frame.with_columns(
+            state=pl.lit("new", pl.Categorical), probes_left=pl.lit(len(probes), pl.Int32)
+        )
+    frame = frame.join(held, on="id", how="left", maintain_order="left")
+    left = pl.col("_left")
+    state = (
+        pl.when(left.is_null())
+        .then(pl.lit("new"))
+        .when(left > 0)
+        .then(pl.lit("partial"))
+        .otherwise(pl.lit("done"))
+    )
+    return frame.with_columns(state=state.cast(pl.Categorical), probes_left=left.fill_null(len(probes))).drop(
+        "_left"
+    )
+
+
+def _left(study: Study, cell: str, probes: tuple[Probe, ...]) -> int:
+    """Probes of a trained cell without a record; none for a run that diverged, which is a result."""
+    missing = sum(not _published(study.probe_folder(cell, probe)) for probe in probes)
+    if missing:
+        record = study.record(cell)
+        return 0 if record is not None and record.status == "diverged" else missing
+    return 0
+
+
+def _published(folder: Path) -> bool:
+    return os.path.exists(f"{folder}/record.json")  # noqa: PTH110 - a million calls

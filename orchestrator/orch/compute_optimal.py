@@ -1,0 +1,127 @@
+"""`orch frontier`: compute-optimal size and data of a study's runs or of a table of points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orch.console import Exit, quantity
+from orch.fit_laws import VALUES, Fitted, is_table
+from orch.planning.plan import find_study
+from orch_analysis.fitting.usable import require
+from orch_analysis.frontier.approaches import Frontier, complete_rows, disagreements, of_table, optimum
+from orch_analysis.tables.points_file import read_points
+from orch_analysis.tables.study_tables import read_curves, read_results
+from orch_core.errors import OrchError
+
+
+def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:
+    """FLOPs of a budget given either way, or None; raises OrchError for half of one, or both."""
+    if flops and (gpu_hours or rate):
+        message = "--flops and --gpu-hours are two budgets"
+        raise OrchError(message, hint="give one")
+    if bool(gpu_hours) != bool(rate):
+        message = f"--{'gpu-hours' if gpu_hours else 'flops-per-gpu-hour'} alone is no budget"
+        raise OrchError(
+            message, hint="give --gpu-hours and --flops-per-gpu-hour (what an hour achieves, not its peak)"
+        )
+    return flops or (gpu_hours * rate if gpu_hours and rate else None)
+
+
+def frontier(
+    target: Path | None, mapping: Mapping[str, str], group_by: tuple[str, ...], flops: float | None
+) -> Fitted:
+    """Every approach that the points allow, per group; of a study, per algorithm and mix, from its training curves.
+
+    flops: a budget to size a run for. Raises OrchError for a missing table, study or column.
+    """
+    if target is not None and is_table(target):
+        frame = read_points(target, mapping=mapping, name=target.stem).frame
+        columns = _columns(frame, mapping)
+    else:
+        study = find_study(target)
+        frame = read_curves(study, read_results(study).pretraining).filter(pl.col("heldout_loss") > 0)
+        if frame.is_empty():
+            message = f"{study.name} has no training curve yet"
+            raise OrchError(
+                message, hint="`orch launch` runs what is planned; `orch status` says how far it is"
+            )
+        group_by = group_by or ("algorithm", "mix")
+        columns = {"value": "heldout_loss", "params": "params_encoder", "samples": "samples_seen"}
+        columns |= {"flops": "flops_spent", "run": "cell"}
+    lines, groups, failed = [], [], True
+    for label, part in _groups(frame, group_by):
+        found = of_table(part, **columns)  # type: ignore[arg-type]
+        warnings = disagreements(found, flops) if flops else ()
+        wanted = {name: column for name, column in columns.items() if name != "run"}
+        left_out = part.height - complete_rows(part, wanted).height
+        lines += [
+            label,
+            *([f"  left out: {left_out} rows without positive numbers"] if left_out else []),
+            *(_line(one, flops) for one in found),
+            *(f"  warning: {warning}" for warning in warnings),
+        ]
+        groups.append(
+            {
+                "group": label,
+                "left_out": left_out,
+                "frontiers": [_json(one, flops) for one in found],
+                "warnings": list(warnings),
+            }
+        )
+        failed = failed and all(one.outcome != "ok" for one in found)
+    exit_code = Exit.NO_FIT if failed else Exit.OK
+    return Fitted(document={"groups": groups}, text="\n".join(lines), exit_code=exit_code)
+
+
+def _columns(frame: pl.DataFrame, mapping: Mapping[str, str]) -> dict[str, str | None]:
+    return {
+        "value": mapping.get("value") or next((name for name in VALUES if name in frame.columns), "loss"),
+        "params": mapping.get("params", "params"),
+        "samples": mapping.get("samples") or ("samples" if "samples" in frame.columns else None),
+        "flops": mapping.get("compute") or ("flops" if "flops" in frame.columns else None),
+        "run": mapping.get("run"),
+    }
+
+
+def _groups(frame: pl.DataFrame, names: tuple[str, ...]) -> Iterator[tuple[str, pl.DataFrame]]:
+    if not names:
+        yield "all", frame
+        return
+    for name in names:
+        require(frame, name)
+    for key, part in frame.group_by(*dict.fromkeys(names), maintain_order=True):
+        yield " ".join(str(value) for value in key), part
+
+
+def _line(one: Frontier, flops: float | None) -> str:
+    if one.outcome != "ok":
+        return f"  {one.approach:11} {one.outcome}: {one.message}"
+    low, high = one.a_interval
+    line = f"  {one.approach:11} N* ~ C^{one.a:.3f} [{low:.3f}, {high:.3f}], D* ~ C^{one.b:.3f}, n={one.n}"
+    if flops:
+        best = optimum(one, flops)
+        line += f"\n    at {quantity(flops, 'FLOP')}: N* {_ranged(best.params)}, D* {_ranged(best.samples)}"
+    return "\n".join([line, *(f"    warning: {warning}" for warning in one.warnings)])
+
+
+def _ranged(numbers: tuple[float, float, float]) -> str:
+    value, low, high = map(quantity, numbers)
+    return f"{value} [{low}, {high}]"
+
+
+def _json(one: Frontier, flops: float | None) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "approach": one.approach,
+        "outcome": one.outcome,
+        "message": one.message,
+        "n": one.n,
+    }
+    if one.outcome != "ok":
+        return said
+    said |= {"a": one.a, "a_interval": list(one.a_interval), "b": one.b, "b_interval": list(one.b_interval)}
+    return said | ({"optimum": asdict(optimum(one, flops))} if flops else {})

@@ -1,0 +1,159 @@
+"""Progress and results for people, on stderr: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from orch.launching.status import Row, Standing, Status, eta_seconds, progress_of
+from orch_core.study.folder import Study
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PLAIN_SECONDS = 15.0  # between plain lines when nothing has been finished
+RUNNING_SHOWN = 8
+Tell = Callable[[Sequence[Standing], int, str], None]
+
+
+@contextlib.contextmanager
+def live(study: Study) -> Iterator[Tell]:
+    """A function to be called at every poll with the standings, the number of workers, and a note on the cluster."""
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        yield _plain(study)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as display:
+        yield lambda standings, workers, note: display.update(_panel(study, standings, workers, note))
+
+
+def say(text: str) -> None:
+    """One line of talk, on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def how_to_go_on(reason: str, cluster: str) -> str:
+    """What to say when a launch ends before its work does."""
+    if reason == "signal" and cluster == "slurm":
+        return "the workers go on on Slurm: `orch launch` joins them, `orch status` shows them, `orch cancel` stops them"
+    what = {"budget": "the GPU-hours allowed are spent", "cancelled": "cancelled"}.get(reason, "stopped")
+    return f"{what}: workers have saved; `orch launch` goes on from there"
+
+
+def summary_line(standings: Sequence[Standing], workers: int) -> str:
+    """`12/40 cells, 2 running, 1 failed (killed), 30/160 probes, 2 workers, 4 min left`."""
+    states = Counter(standing.state for standing in standings)
+    causes = Counter(standing.cause for standing in standings if standing.state == "failed")
+    parts = [f"{states['done'] + states['diverged']}/{len(standings)} cells"]
+    if states["running"]:
+        parts.append(f"{states['running']} running")
+    if states["diverged"]:
+        parts.append(f"{states['diverged']} diverged")
+    if states["failed"]:
+        why = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
+        parts.append(f"{states['failed']} failed ({why})")
+    probes = sum(len(standing.entry.job.probes) for standing in standings)
+    if probes:
+        parts.append(f"{sum(standing.probes_done for standing in standings)}/{probes} probes")
+    parts.append(f"{workers} worker{'s' * (workers != 1)}")
+    eta = eta_seconds(standings, workers)
+    if eta is not None:
+        parts.append(f"{duration(eta)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 h`, `2.1 d`."""
+    for unit, size, digits in (("d", 86400.0, 1), ("h", 3600.0, 1), ("min", 60.0, 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def cell_line(study: Study, standing: Standing) -> str:
+    """A running cell in one line: name, progress, loss, images/s."""
+    cell = standing.entry.job.cell
+    now = progress_of(study.cell_folder(standing.entry.id))
+    if standing.encoder:
+        return f"{cell.name}: probing, {standing.probes_done}/{len(standing.entry.job.probes)}"
+    parts = []
+    if "step" in now and cell.steps:
+        parts.append(f"{100 * now['step'] / cell.steps:.0f}%")
+    if "loss" in now:
+        parts.append(f"loss {now['loss']:.4f}")
+    if "images_per_second" in now:
+        parts.append(f"{now['images_per_second']:.0f} images/s")
+    return f"{cell.name}: {', '.join(parts) or 'starting'}"
+
+
+def status_table(status: Status) -> str:
+    """The status as a plain table: one row a value of the axis, and their total."""
+    head = (status.axis, "done", "running", "pending", "failed", "probes", "hours", "planned")
+    lines = [head, *(_cells(row) for row in (*status.rows, status.total))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = "\n".join(
+        "  ".join(
+            value.ljust(width) if column == 0 else value.rjust(width)
+            for column, (value, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+    tail = [f"{status.workers} workers", f"{status.retries} retries"]
+    if status.eta_seconds is not None:
+        tail.append(f"about {duration(status.eta_seconds)} left")
+    if status.cluster:
+        tail.append(status.cluster)
+    return f"{text}\n{', '.join(tail)}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    failed = ", ".join(f"{count} {cause}" for cause, count in row.failed.items())
+    done = f"{row.done}" + (f" + {row.diverged} diverged" if row.diverged else "")
+    probes = f"{row.probes_done}/{row.probes}"
+    hours = (f"{row.hours_spent:.2f}", f"{row.hours_planned:.2f}")
+    return (row.label, done, str(row.running), str(row.pending), failed or "0", probes, *hours)
+
+
+def _plain(study: Study) -> Tell:
+    """Lines without control characters: when a cell ends or fails, and now and then in between."""
+    last, when = "", -PLAIN_SECONDS
+
+    def tell(standings: Sequence[Standing], workers: int, note: str) -> None:
+        nonlocal last, when
+        states = Counter(standing.state for standing in standings)
+        ended = f"{states['done']} {states['diverged']} {states['failed']}"
+        if ended == last and time.monotonic() - when < PLAIN_SECONDS:
+            return
+        last, when = ended, time.monotonic()
+        say(summary_line(standings, workers) + (f"; {note}" if note else ""))
+        for standing in standings:
+            if standing.state == "running":
+                say(f"  {cell_line(study, standing)}")
+
+    return tell
+
+
+def _panel(study: Study, standings: Sequence[Standing], workers: int, note: str) -> Table:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    ended = sum(standing.state in {"done", "diverged", "failed"} for standing in standings)
+    running = [standing for standing in standings if standing.state == "running"]
+    table = Table.grid()
+    table.add_row(ProgressBar(total=max(len(standings), 1), completed=ended, width=60))
+    table.add_row(Text(summary_line(standings, workers)))
+    lines = [cell_line(study, standing) for standing in running[:RUNNING_SHOWN]]
+    if len(running) > RUNNING_SHOWN:
+        lines.append(f"and {len(running) - RUNNING_SHOWN} more")
+    for line in (*lines, *([note] if note else [])):
+        table.add_row(Text(f"  {line}", style="dim"))
+    return table

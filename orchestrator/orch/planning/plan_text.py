@@ -1,0 +1,187 @@
+"""A plan as a page for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orch.console import duration, quantity
+from orch.planning.diff import Diff
+from orch.planning.plan import Plan
+from orch.planning.precision import Told
+from orch.planning.pricing import FLOPS_PAID, hours_left
+
+MOST_GROUPS = 12  # recipes x mixes that the terminal shows
+SHOWN = 20  # cells of each kind that a diff shows
+
+
+def render(
+    plan: Plan, numbers: Mapping[str, Any], root: Path, told: Sequence[Told], beyond: Sequence[str] = ()
+) -> str:
+    """What is to run, what exists, what it costs, what it will tell, what is beyond the budget, and what to type next."""
+    states = numbers["states"]
+    counts = (
+        f"{plan.study}: {numbers['cells']:,} cells, {states['done']:,} done, {states['partial']:,} to probe, "
+        f"{states['new']:,} to train; {numbers['probes_left']:,} probes to run"
+    )
+    lines = [counts, "", _table(plan), "", *_cost(plan, numbers), "", *_told(told), *beyond]
+    lines += [f"note: {note}" for note in plan.notes]
+    if plan.absent:
+        lines.append(f"note: not on this machine, so it cannot be launched here: {', '.join(plan.absent)}")
+    left = states["new"] + states["partial"]
+    lines += ["", f"plan {numbers['plan'][:12]} written to {root}"]
+    lines.append("next: orch launch --cluster local (or slurm)" if left else "next: orch fit-laws")
+    return "\n".join(lines)
+
+
+def _cost(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
+    unit = "CPU-core" if plan.device == "CPU" else plan.device
+    money = f", {numbers['usd']:,.0f} USD" if numbers["usd"] is not None else ""
+    lines = [
+        (
+            f"cost of what is left: {quantity(numbers['flops_train'], 'FLOP')}, "
+            f"{duration(numbers['hours_mid'])} of one {unit} "
+            f"({duration(numbers['hours_low'])} to {duration(numbers['hours_high'])}){money}; speed {plan.rates}"
+        ),
+        *_shared(plan, numbers),
+        (
+            f"memory up to {quantity(numbers['memory_bytes'], 'B')}, "
+            f"checkpoints {quantity(numbers['checkpoint_bytes'], 'B')}, about {numbers['files']:,} files, "
+            f"{numbers['sbatch_calls']} sbatch call{'s' if numbers['sbatch_calls'] != 1 else ''}"
+        ),
+    ]
+    limits = [
+        f"{value:,g} {name}"
+        for name, value in (("device-hours", plan.budget.get("gpu_hours")), ("USD", plan.budget.get("usd")))
+        if value
+    ]
+    return [*lines, f"budget: {' and '.join(limits)}"] if limits else lines
+
+
+def _shared(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
+    """What cells save that go on from another's trunk."""
+    shared = numbers["flops_shared"]
+    if not shared:
+        return []
+    count = plan.frame.filter((pl.col("state") == "new") & pl.col("continues").is_not_null()).height
+    share = shared / (shared + numbers["flops_train"])
+    return [
+        f"cool-downs branch off shared trunks: {count:,} cells go on from another, which saves {100 * share:.0f}% of the FLOPs"
+    ]
+
+
+def _told(told: Sequence[Told]) -> list[str]:
+    """Expected intervals per recipe and mix, the smallest slope each task can show, and what cannot be told."""
+    if not told:
+        return []
+    head = ["will tell", "mix", "cells", "size exponent", "data exponent", "loss 4x beyond"]
+    rows = [[one.recipe, one.mix, f"{one.cells:,}", *_intervals(one)] for one in told[:MOST_GROUPS]]
+    lines = [columns([head, *rows], left=2), f"  expected 95% intervals under {told[0].truth}"]
+    if len(told) > MOST_GROUPS:
+        lines.append(f"  and {len(told) - MOST_GROUPS} more: see --json")
+    lengths = [f"{one.recipe} {one.mix}" for one in told if one.data == "samples_seen"]
+    if lengths:
+        lines.append(
+            f"  data are samples seen where all cells draw from the same images: {', '.join(lengths[:3])}"
+        )
+    widest = max(told, key=lambda one: one.cells)
+    slopes = [f"{task} {half[0]:.2g}" for task, half in widest.slopes.items() if half[0] != float("inf")]
+    if slopes:
+        lines.append(
+            f"  smallest slope of log(1 - AUC) on log size that a task can show ({widest.recipe} {widest.mix}): {', '.join(slopes)}"
+        )
+    warned: dict[str, list[str]] = {}
+    for one in told:
+        for warning in one.loss.warnings:
+            warned.setdefault(warning, []).append(f"{one.recipe} {one.mix}")
+    lines += [
+        f"warning: {', '.join(who[:3])}{' ...' if len(who) > 3 else ''}: {what}"
+        for what, who in warned.items()
+    ]
+    return lines
+
+
+def _intervals(told: Told) -> list[str]:
+    words = []
+    for name in ("alpha", "beta"):
+        one = told.loss.parameters.get(name)
+        if one is not None:
+            words.append(f"{one.value:.2f} ± {one.half:.2f}" if one.half != float("inf") else "cannot tell")
+    prediction = told.loss.prediction
+    known = prediction is not None and prediction.hi != float("inf")
+    return [
+        *words,
+        f"± {100 * prediction.half / prediction.value:.1f}%" if prediction and known else "cannot tell",
+    ]
+
+
+def render_diff(changes: Diff, root: str) -> str:
+    """What a new plan changes, with reasons; the first few of each kind."""
+    counts = changes.counts()
+    lines = [
+        (
+            f"against {root}: {counts['create']:,} to create, {counts['keep']:,} to keep, {counts['drop']:,} to drop, "
+            f"{counts['changed']:,} changed"
+        )
+    ]
+    for sign, frame in (("+", changes.create), ("-", changes.drop), ("~", changes.changed)):
+        shown = frame.head(SHOWN).iter_rows(named=True)
+        lines += [f"{sign} {_label(row)}{': ' + row['reason'] if sign == '~' else ''}" for row in shown]
+        if frame.height > SHOWN:
+            lines.append(f"{sign} and {frame.height - SHOWN:,} more")
+    return "\n".join(lines)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    parts = (
+        row["algorithm"],
+        row["model"],
+        row["mix"],
+        row["images"] or "",
+        f"seed {row['seed']}",
+        row["id"][:8],
+    )
+    return " ".join(str(part) for part in parts if part)
+
+
+def _table(plan: Plan) -> str:
+    groups = plan.frame.group_by("recipe", "model", maintain_order=True).agg(
+        cells=pl.len(),
+        done=(pl.col("state") == "done").sum(),
+        params=pl.col("params_encoder").first(),
+        head=pl.col("params_head").first(),
+        flops=FLOPS_PAID.sum(),
+        memory=pl.col("memory_bytes").max(),
+        hours=hours_left(len(plan.probes)).filter(pl.col("state") != "done").sum(),
+    )
+    head = ["recipe", "model", "cells", "done", "encoder", "head", "FLOP", "memory", "time left"]
+    rows = [
+        [
+            row["recipe"],
+            row["model"] or "-",
+            f"{row['cells']:,}",
+            f"{row['done']:,}",
+            quantity(row["params"]),
+            quantity(row["head"]),
+            quantity(row["flops"]),
+            quantity(row["memory"], "B"),
+            duration(row["hours"]),
+        ]
+        for row in groups.iter_rows(named=True)
+    ]
+    return columns([head, *rows], left=2)
+
+
+def columns(rows: list[list[str]], *, left: int) -> str:
+    """Rows as aligned text: the first `left` columns to the left, the rest to the right."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
