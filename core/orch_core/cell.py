@@ -26,7 +26,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Portion:
+class SourceSubset:
     """The images that a cell draws from one source: the first `images` by hash rank.
 
     `fingerprint` is the source's content hash; `path` (absolute) and `source` say where it lies now.
@@ -58,7 +58,7 @@ class Cell:
     model: Model | None
     recipe: str
     overrides: tuple[Override, ...] = ()
-    data: tuple[Portion, ...] = ()
+    data: tuple[SourceSubset, ...] = ()
     resolution: int
     patch: int
     channels: int
@@ -125,7 +125,7 @@ def cell_from_json(document: Mapping[str, Any]) -> Cell:
         | {
             "model": Model(**model) if model else None,
             "overrides": tuple((name, value) for name, value in fields["overrides"]),
-            "data": tuple(Portion(**portion) for portion in fields["data"]),
+            "data": tuple(SourceSubset(**portion) for portion in fields["data"]),
         }
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_core.cell import Cell, Model, Portion, Probe
+from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.study.folder import Study, create_study, publish
 from orch_core.study.record import Reason, Record, dumps
 
@@ -90,7 +90,7 @@ class Maker:
         self, algorithm: str, model: Model | None, mix: str, images: int, *, probes: bool = True
     ) -> Cell:
         trained = algorithm in LOSS
-        portion = Portion(
+        portion = SourceSubset(
             source="blood", modality="microscopy", images=images, fingerprint=(mix or "f")[0] * 32
         )
         cell = Cell(

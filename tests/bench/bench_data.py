@@ -186,11 +186,11 @@ def reading(folder: Path) -> None:
 
 def resuming(folder: Path) -> None:
     """First batch at step 1 and at step 1,000,000, of 4,000 images and a batch of 256."""
-    from orch_core.cell import Cell, Model, Portion
+    from orch_core.cell import Cell, Model, SourceSubset
     from orch_core.learn.data import batches, pretraining_set
 
     packs = open_packs(folder / "jpeg")
-    portion = Portion(
+    portion = SourceSubset(
         source="scans",
         modality="ct",
         images=packs.manifest.pretraining,
@@ -240,13 +240,13 @@ def packing(folder: Path) -> None:
 
 def reading_npz() -> None:
     """A cell on the four shipped sources."""
-    from orch_core.cell import Cell, Model, Portion
+    from orch_core.cell import Cell, Model, SourceSubset
     from orch_core.learn.data import held_out_set, pretraining_set
 
     root = Path(__file__).parents[2] / "experiments" / "images"
     names = ("blood", "breast", "pneumonia", "tissue")
     data = tuple(
-        Portion(source=name, modality="x", images=500, fingerprint="", path=str(root / f"{name}.npz"))
+        SourceSubset(source=name, modality="x", images=500, fingerprint="", path=str(root / f"{name}.npz"))
         for name in names
     )
     cell = Cell(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orch_core.cell import Cell, Model, Override, Portion, Probe
+from orch_core.cell import Cell, Model, Override, Probe, SourceSubset
 from orch_core.images.npz import inspect_npz
 
 TRAINED = ("dinov2@1", "i-jepa@1", "mae@1", "moco-v3@1", "simmim@1", "supervised@1")
@@ -48,7 +48,7 @@ def make_cell(
     overrides: tuple[Override, ...] = (),
 ) -> Cell:
     facts = inspect_npz(path) if path else None
-    portion = facts and Portion(
+    portion = facts and SourceSubset(
         source="bars",
         modality="microscopy",
         images=images or facts.pretraining,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch_core.cell import Cell, Model, Portion, cell_from_json
+from orch_core.cell import Cell, Model, SourceSubset, cell_from_json
 from orch_core.identity import canonical, digest
 
 values = st.recursive(
@@ -53,7 +53,7 @@ CELL = Cell(
     model=Model(name="tiny", width=64, depth=2, heads=1),
     recipe="mae@1",
     overrides=(("mask_ratio", 0.6),),
-    data=(Portion(source="ct", modality="ct", images=4, fingerprint="ff", path="/a"),),
+    data=(SourceSubset(source="ct", modality="ct", images=4, fingerprint="ff", path="/a"),),
     resolution=32,
     patch=8,
     channels=3,

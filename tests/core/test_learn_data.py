@@ -16,7 +16,7 @@ import torch
 from learn_cells import make_cell
 from PIL import Image
 
-from orch_core.cell import Cell, Portion
+from orch_core.cell import Cell, SourceSubset
 from orch_core.errors import OrchError
 from orch_core.images import npz as images_module
 from orch_core.images.source import ALL, inspect_source
@@ -47,13 +47,15 @@ def packs(tmp_path_factory) -> dict[str, Path]:
     return found | {"all": packed(root / "all", *specs.values())}
 
 
-def portion(name: str, path: Path, images: int, modality: str = "") -> Portion:
+def portion(name: str, path: Path, images: int, modality: str = "") -> SourceSubset:
     modality = modality or MODALITIES[name]
     fingerprint = inspect_source(path, modality).fingerprint
-    return Portion(source=name, modality=modality, images=images, fingerprint=fingerprint, path=str(path))
+    return SourceSubset(
+        source=name, modality=modality, images=images, fingerprint=fingerprint, path=str(path)
+    )
 
 
-def cell_of(*portions: Portion, **fields) -> Cell:
+def cell_of(*portions: SourceSubset, **fields) -> Cell:
     cell = make_cell(None, channels=3, samples=640, batch=48)
     return replace(cell, data=portions, **fields)
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from orch.tracking import track
-from orch_core.cell import Cell, Model, Portion, Probe
+from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.study.folder import Study, create_study, publish
 from orch_core.study.record import Reason, Record, dumps, publish_once
 
@@ -26,7 +26,7 @@ def a_cell(number: int) -> Cell:
         model=Model(name=f"w{width}", width=width, depth=4, heads=2),
         recipe=("mae@1", "moco-v3@1", "random@1")[number // 3 % 3],
         data=(
-            Portion(
+            SourceSubset(
                 source="tissue", modality="microscopy", images=1000, fingerprint="ab" * 16, path="/t.npz"
             ),
         ),

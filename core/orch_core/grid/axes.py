@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orch_core.cell import Model, Override, Portion
+from orch_core.cell import Model, Override, SourceSubset
 from orch_core.errors import GridError
 from orch_core.grid.check import CheckedGrid
 from orch_core.grid.language import LENGTHS, Axes, Family, Include, IsoFlop, Shape
@@ -42,7 +42,7 @@ class DataChoice:
 
     mix: str
     images: int
-    portions: tuple[Portion, ...]
+    portions: tuple[SourceSubset, ...]
     short: str = ""
     asked: int = 0
 
@@ -155,9 +155,9 @@ def data_choice(
     return DataChoice(mix=mix, images=sum(counts.values()), portions=portions, short=short, asked=asked)
 
 
-def _portion(checked: CheckedGrid, name: str, images: int) -> Portion:
+def _portion(checked: CheckedGrid, name: str, images: int) -> SourceSubset:
     source = checked.grid.sources[name]
-    return Portion(
+    return SourceSubset(
         source=name,
         modality=source.modality,
         images=images,

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orch_core.cell import Cell, Model, Portion
+from orch_core.cell import Cell, Model, SourceSubset
 from orch_core.cost import price
 from orch_core.grid.axes import Block, DataChoice, blocks, data_choices, models, overrides, refuse
 from orch_core.grid.check import CheckedGrid
@@ -301,7 +301,7 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
         model=Model(name=row["model"], **shape) if row["model"] is not None else None,
         recipe=row["recipe"],
         overrides=tuple((name, value) for name, value in json.loads(row["overrides"])),
-        data=tuple(Portion(**portion) for portion in json.loads(row["data"])),
+        data=tuple(SourceSubset(**portion) for portion in json.loads(row["data"])),
         **{
             name: row[name]
             for name in ("resolution", "patch", "channels", "samples_seen", "batch", "precision", "seed")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from orch.planning import calibration
 from orch.planning.calibration import Calibration, ProbeRate, Rate
-from orch_core.cell import Cell, Model, Portion, Probe
+from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.cost import Cost, price
 from orch_core.device import DEVICES
 from orch_core.recipes import RECIPES, recipe_of
@@ -128,7 +128,7 @@ def spread(cells: Iterable[Cell]) -> list[Cell]:
     return chosen
 
 
-def _stand_in(path: Path, *, classes: int, train: int) -> Portion:
+def _stand_in(path: Path, *, classes: int, train: int) -> SourceSubset:
     """Noisy images of class-wise patterns in MedMNIST's format: learnable, of no other interest."""
     generator = np.random.default_rng(0)
     patterns = generator.normal(128, 20, (classes, 28, 28, 3))
@@ -139,7 +139,9 @@ def _stand_in(path: Path, *, classes: int, train: int) -> Portion:
         arrays[f"{split}_images"] = noisy.clip(0, 255).astype(np.uint8)
         arrays[f"{split}_labels"] = labels[:, None].astype(np.int64)
     np.savez(path, **arrays)
-    return Portion(source="stand-in", modality="noise", images=train, fingerprint=path.stem, path=str(path))
+    return SourceSubset(
+        source="stand-in", modality="noise", images=train, fingerprint=path.stem, path=str(path)
+    )
 
 
 def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured]:

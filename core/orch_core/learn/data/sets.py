@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orch_core.cell import Cell, Portion
+from orch_core.cell import Cell, SourceSubset
 from orch_core.errors import OrchError
 from orch_core.images.npz import hash_order, image_keys, pretraining_order, read_split
 from orch_core.learn.data.batch import Batch, as_tensor, joined
@@ -59,7 +59,7 @@ def is_orientation_free(modality: str) -> bool:
     return any(word in words for word in ORIENTATION_FREE)
 
 
-def _first_of_npz(portion: Portion, first: int, cell: Cell) -> Batch:
+def _first_of_npz(portion: SourceSubset, first: int, cell: Cell) -> Batch:
     path = Path(portion.path)
     images, labels = read_split(path, "train")
     order = pretraining_order(path, cell.subset_seed)
@@ -68,13 +68,13 @@ def _first_of_npz(portion: Portion, first: int, cell: Cell) -> Batch:
     return _batch(images[chosen], labels[chosen] + first, portion.modality, cell)
 
 
-def _enough(portion: Portion, there: int) -> None:
+def _enough(portion: SourceSubset, there: int) -> None:
     if there < portion.images:
         message = f"{portion.path}: {portion.images} images asked for, {there} are there"
         raise OrchError(message, hint="lower the data size, or plan again if the file has changed")
 
 
-def _packed_part(portion: Portion, split: str, images: int, first: int, cell: Cell) -> PackedPart:
+def _packed_part(portion: SourceSubset, split: str, images: int, first: int, cell: Cell) -> PackedPart:
     packs = open_packs(Path(portion.path))
     code = modality_code(packs.manifest, portion.modality)
     modalities = packs.manifest.modalities
@@ -96,7 +96,7 @@ def _packed_part(portion: Portion, split: str, images: int, first: int, cell: Ce
     )
 
 
-def _first_labels(portion: Portion, first: int) -> tuple[int, ...]:
+def _first_labels(portion: SourceSubset, first: int) -> tuple[int, ...]:
     """What is added to the labels of each source of a pack folder, so that classes of different sources differ."""
     packs = open_packs(Path(portion.path))
     used = _sources_used(portion)
@@ -107,7 +107,7 @@ def _first_labels(portion: Portion, first: int) -> tuple[int, ...]:
     return tuple(starts)
 
 
-def _sources_used(portion: Portion) -> set[int]:
+def _sources_used(portion: SourceSubset) -> set[int]:
     """Places of the sources of a pack folder that have images of the portion's modality."""
     manifest = open_packs(Path(portion.path)).manifest
     code = modality_code(manifest, portion.modality)
@@ -119,7 +119,7 @@ def _sources_used(portion: Portion) -> set[int]:
     }
 
 
-def _classes(portion: Portion) -> int:
+def _classes(portion: SourceSubset) -> int:
     """Classes of a portion's source; 0 without labels."""
     path = Path(portion.path)
     if not is_pack_folder(path):
@@ -128,14 +128,14 @@ def _classes(portion: Portion) -> int:
     return sum(sources[place].classes for place in _sources_used(portion))
 
 
-def _val_images(portion: Portion) -> int:
+def _val_images(portion: SourceSubset) -> int:
     path = Path(portion.path)
     if is_pack_folder(path):
         return select(open_packs(path), portion.modality, "val").count
     return len(read_split(path, "val")[0])
 
 
-def _val_batch(portion: Portion, share: int, first: int, cell: Cell) -> Batch:
+def _val_batch(portion: SourceSubset, share: int, first: int, cell: Cell) -> Batch:
     path = Path(portion.path)
     if is_pack_folder(path):
         return _packed_part(portion, "val", share, first, cell).rows(np.arange(share))
