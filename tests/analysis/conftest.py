@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from orch_core.cell import Cell, Model, Probe, SourceSubset
+from orch_core.files import dumps
 from orch_core.study.folder import Study, create_study, publish
-from orch_core.study.record import Reason, Record, dumps
+from orch_core.study.record import Reason, Record
 
 LOSS = {
     "mae": (-0.12, -0.05),

@@ -21,8 +21,9 @@ from orch.launching import journal, operations, slurm, submit
 from orch.launching.attempts import End
 from orch.launching.settings import Settings, summarise
 from orch.launching.status import entries_now, status, survey
+from orch_core.files import dumps
 from orch_core.study.folder import Study, create_study, open_study
-from orch_core.study.record import Reason, Record, dumps
+from orch_core.study.record import Reason, Record
 
 DRIVER = Path(__file__).parents[1] / "orchestrator" / "launching.py"
 

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orch_core.study.record import (
-    Reason,
-    Record,
-    dumps,
-    publish_once,
-    read_record,
-    record_from_json,
-    write_atomic,
-)
+from orch_core.files import dumps, publish_once, write_atomic
+from orch_core.study.record import Reason, Record, read_record, record_from_json
 
 
 def test_a_record_survives_json():
@@ -47,7 +40,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path):
     path = tmp_path / "plan.json"
     write_atomic(path, "old")
     script = (
-        "import resource, sys; from pathlib import Path; from orch_core.study.record import write_atomic\n"
+        "import resource, sys; from pathlib import Path; from orch_core.files import write_atomic\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"  # a disk that takes 1,000 bytes
         f"write_atomic(Path({str(path)!r}), 'new' * 1000)\n"
@@ -60,7 +53,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path):
 
 def test_files_are_as_open_as_the_umask_says(tmp_path: Path):
     script = (
-        "import os; os.umask(0o027); from pathlib import Path; from orch_core.study.record import write_atomic\n"
+        "import os; os.umask(0o027); from pathlib import Path; from orch_core.files import write_atomic\n"
         f"write_atomic(Path({str(tmp_path / 'a')!r}), 'x')"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

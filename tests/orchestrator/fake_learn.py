@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass, field
 
 from orch_core.errors import OrchError
-from orch_core.study.record import Reason, write_atomic
+from orch_core.files import write_atomic
+from orch_core.study.record import Reason
 
 
 class Stopped(Exception):

@@ -21,7 +21,7 @@ from orch_analysis.tasks import correlation, slopes
 from orch_analysis.tasks.factors import LABELS
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
-from orch_core.study.record import write_atomic
+from orch_core.files import write_atomic
 
 if TYPE_CHECKING:
     from orch_analysis.forecast.auto import Choice

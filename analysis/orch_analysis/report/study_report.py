@@ -15,8 +15,8 @@ from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
 from orch_analysis.tasks import slopes
 from orch_core.errors import OrchError
+from orch_core.files import write_atomic
 from orch_core.study.folder import open_study
-from orch_core.study.record import write_atomic
 
 
 def fit_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, seed: int = 0) -> Path:

@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from orch_core.errors import OrchError
+from orch_core.files import write_atomic
 from orch_core.learn import distributed
-from orch_core.study.record import write_atomic
 
 DIGEST = 16
 KEPT = 2

@@ -21,6 +21,7 @@ from typing import TypeVar
 import polars as pl
 
 from orch_core.errors import OrchError
+from orch_core.files import dumps, write_atomic
 from orch_core.identity import digest
 from orch_core.images.npz import fingerprint
 from orch_core.packs.arrange import (
@@ -48,7 +49,6 @@ from orch_core.packs.layout import (
     read_manifest,
 )
 from orch_core.packs.write import PACK_BYTES, Draft, write_frame, write_orders, write_pack, write_table
-from orch_core.study.record import dumps, write_atomic
 
 SCAN = ".gathered"
 Tell = Callable[[str, int, int], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from orch_core.study.record import write_atomic
+from orch_core.files import write_atomic
 
 
 def append_row(path: Path, row: dict[str, float | int]) -> None:

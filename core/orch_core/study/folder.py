@@ -23,7 +23,8 @@ from pathlib import Path
 
 from orch_core.cell import Cell, Probe, cell_from_json
 from orch_core.errors import OrchError
-from orch_core.study.record import Record, dumps, publish_once, read_record
+from orch_core.files import dumps, publish_once
+from orch_core.study.record import Record, read_record
 
 SCHEMA_VERSION = 1
 

@@ -8,17 +8,12 @@ they come from. `reason` is None unless the status is not `done`.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA_VERSION = 1
-
-_UMASK = os.umask(0)
-os.umask(_UMASK)
 
 Status = Literal["done", "diverged", "failed"]
 
@@ -73,47 +68,3 @@ def read_record(path: Path) -> Record | None:
         return record_from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-
-
-def write_atomic(path: Path, text: str | bytes) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never a part (temp, fsync, rename)."""
-    temporary = _temporary(path, text)
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def publish_once(path: Path, text: str | bytes) -> bool:
-    """Write `text` to `path` unless something is there already; True where this call wrote it."""
-    temporary = _temporary(path, text)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
-def dumps(document: Mapping[str, Any]) -> str:
-    """Indented JSON; refuses NaN and infinity, which are not JSON."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _temporary(path: Path, text: str | bytes) -> Path:
-    data = text.encode() if isinstance(text, str) else text
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(
-                handle, 0o666 & ~_UMASK
-            )  # a study is read by others of the lab; mkstemp's files are not
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return Path(name)

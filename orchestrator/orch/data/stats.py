@@ -7,10 +7,10 @@ from pathlib import Path
 
 from orch.console import quantity, say
 from orch_core.errors import OrchError
+from orch_core.files import write_atomic
 from orch_core.packs.census import Census, census, thumbnails
 from orch_core.packs.facts import problems
 from orch_core.packs.layout import is_pack_folder
-from orch_core.study.record import write_atomic
 
 NAMED = 5
 HEADINGS = ("source", "modality", "split", "images", "colour", "sides", "bytes")

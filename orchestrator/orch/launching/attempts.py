@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from orch_core.study.record import dumps, publish_once
+from orch_core.files import dumps, publish_once
 
 HEARTBEAT_SECONDS = 15.0
 VMSTAT = Path("/proc/vmstat")

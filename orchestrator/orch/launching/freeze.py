@@ -12,8 +12,8 @@ import io
 import zipfile
 from pathlib import Path
 
+from orch_core.files import publish_once
 from orch_core.study.folder import Study
-from orch_core.study.record import publish_once
 
 FROZEN = ("orch", "orch_core")  # what a worker imports; analysis stays on the laptop
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from orch.launching.attempts import is_held
 from orch_core.cell import Job, job_from_json
+from orch_core.files import dumps, write_atomic
 from orch_core.study.folder import Study
-from orch_core.study.record import dumps, write_atomic
 
 DEATHS_OF_A_BAD_NODE = 2
 

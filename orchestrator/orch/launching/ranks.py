@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 from orch.launching import attempts, causes
 from orch.launching.attempts import STALE_SECONDS, End
 from orch.launching.process import Stop, heartbeat, signals_to
+from orch_core.files import dumps, publish_once, write_atomic
 from orch_core.study.folder import Study
-from orch_core.study.record import Reason, dumps, publish_once, write_atomic
+from orch_core.study.record import Reason
 
 if TYPE_CHECKING:
     from orch_core.learn import Economies, Result

@@ -30,9 +30,9 @@ from orch.launching.workers import Fleet, local_fleet, pilot_name, shares_of, sl
 from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
+from orch_core.files import dumps
 from orch_core.recipes import trunk
 from orch_core.study.folder import Study
-from orch_core.study.record import dumps
 
 __all__ = ["Failure", "Script", "Settings", "Summary", "launch", "preview"]
 

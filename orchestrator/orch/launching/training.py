@@ -18,8 +18,9 @@ from orch.launching.journal import Entry
 from orch.launching.process import Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
+from orch_core.files import dumps, publish_once, write_atomic
 from orch_core.study.folder import Study, publish
-from orch_core.study.record import Reason, Record, dumps, publish_once, write_atomic
+from orch_core.study.record import Reason, Record
 
 if TYPE_CHECKING:
     from orch_core.learn import Economies, Result

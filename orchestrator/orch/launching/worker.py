@@ -21,8 +21,8 @@ from orch.launching.attempts import Attempt
 from orch.launching.journal import Entry
 from orch.launching.process import Stop, signals_to, warning_seconds
 from orch.launching.training import Walk, attempt_cell, failed_record
+from orch_core.files import dumps, publish_once
 from orch_core.study.folder import Study
-from orch_core.study.record import dumps, publish_once
 
 SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
 

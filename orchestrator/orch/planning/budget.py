@@ -20,8 +20,8 @@ from orch.launching import attempts
 from orch.planning.plan import Plan
 from orch.planning.pricing import hours_left
 from orch_core.errors import OrchError
+from orch_core.files import dumps, write_atomic
 from orch_core.study.folder import Study
-from orch_core.study.record import dumps, write_atomic
 
 LEDGER = "budget.json"
 NAMED = 10  # cells that an error names; the rest is counted

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from orch_core.errors import OrchError
-from orch_core.study.record import dumps, write_atomic
+from orch_core.files import dumps, write_atomic
 
 SCHEMA_VERSION = 1
 PIXEL_WIDTH = 50  # the control without an encoder fits 100 components, as two halves of width 50 would

@@ -33,13 +33,13 @@ from orch.planning.pricing import (
 from orch_core.cell import Job, Probe, probe_from_json
 from orch_core.device import Device
 from orch_core.errors import OrchError
+from orch_core.files import dumps, write_atomic
 from orch_core.grid.cells import cell_of, enumerate_cells, halves_of
 from orch_core.grid.check import CheckedGrid, read_grid
 from orch_core.identity import digest
 from orch_core.images.npz import NpzFacts
 from orch_core.study.folder import Study, create_study, open_study
 from orch_core.study.holdings import with_state
-from orch_core.study.record import dumps, write_atomic
 
 SCHEMA_VERSION = 1
 POINTER = ".orch"  # in the working directory: the study planned there last

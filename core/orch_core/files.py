@@ -1,0 +1,55 @@
+"""Files written whole or not at all: a reader never sees a part of one, whatever ends the writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+UMASK = os.umask(0)  # a study is shared by a group: what it holds is as open as the user's umask says
+os.umask(UMASK)
+
+
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Write `text` so that a reader sees the old file or the new one, never a part (temp, fsync, rename)."""
+    temporary = _temporary(path, text)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish_once(path: Path, text: str | bytes) -> bool:
+    """Write `text` to `path` unless something is there already; True where this call wrote it."""
+    temporary = _temporary(path, text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """Indented JSON; refuses NaN and infinity, which are not JSON."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _temporary(path: Path, text: str | bytes) -> Path:
+    data = text.encode() if isinstance(text, str) else text
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o666 & ~UMASK)  # mkstemp's files are private
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
