@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from orch.launching import journal, operations, slurm, submit
-from orch.launching.attempts import End
 from orch.launching.settings import Settings, summarise
 from orch.launching.status import entries_now, status, survey
 from orch_core.files import dumps
+from orch_core.study.attempts import End
 from orch_core.study.folder import Study, create_study, open_study
 from orch_core.study.record import Reason, Record
 

@@ -16,9 +16,10 @@ import time
 import types
 from pathlib import Path
 
-from orch.launching import attempts, freeze, journal, submit
+from orch.launching import freeze, journal, submit
 from orch_core.cell import Cell, Job, Model, Probe
 from orch_core.errors import OrchError
+from orch_core.study import attempts
 from orch_core.study.folder import Study, create_study
 
 STEPS = 20
@@ -58,15 +59,14 @@ def far_apart() -> None:
 
     def sources() -> dict[str, bytes]:
         kept = real()
-        name = "orch/launching/attempts.py"
-        changed = kept[name].replace(b"def machine() -> str:", own)
-        for before, after in (
-            (b"STALE_SECONDS = 90.0", b"STALE_SECONDS = 8.0"),
-            (b"BEAT_SECONDS = 15.0", b"BEAT_SECONDS = 1.0"),
+        for name, before, after in (
+            ("orch_core/study/attempts.py", b"def machine() -> str:", own),
+            ("orch_core/study/attempts.py", b"STALE_SECONDS = 90.0", b"STALE_SECONDS = 8.0"),
+            ("orch/launching/claims.py", b"BEAT_SECONDS = 15.0", b"BEAT_SECONDS = 1.0"),
         ):
-            assert before in changed
-            changed = changed.replace(before, after)
-        return {**kept, name: changed}
+            assert before in kept[name]
+            kept[name] = kept[name].replace(before, after)
+        return kept
 
     freeze.sources = sources
     attempts.machine = lambda: "login"

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.launching.attempts import End
 from orch.planning import budget
 from orch.planning.budget import Limits, assess, limits_of, open_reservations, reserve, spent_hours
 from orch.planning.command import Wishes, planned
 from orch.planning.plan import Plan, make_plan, read_plan
 from orch_core.errors import OrchError
+from orch_core.study.attempts import End
 from orch_core.study.folder import Study, publish
 from orch_core.study.record import Record
 

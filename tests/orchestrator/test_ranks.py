@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import attempts, causes, launch, ranks, side_by_side, worker
-from orch.launching.attempts import End
+from orch.launching import causes, claims, launch, ranks, side_by_side, worker
 from orch.launching.journal import Entry
 from orch.launching.process import Stop
 from orch_core import provenance
+from orch_core.study import attempts
+from orch_core.study.attempts import End
 from orch_core.study.folder import create_study
 
 
@@ -70,7 +71,7 @@ def test_a_process_that_the_kernel_killed_for_want_of_memory_is_told_from_anothe
     for job, kills in zip(jobs, (4, 5), strict=True):
         vmstat.write_text("pgfault 9\noom_kill 4\n")
         folder = study.cell_folder(job.cell.id)
-        attempt = attempts.claim(folder, replace(attempts.me("t", "w"), pid=1), 1)
+        attempt = claims.claim(folder, replace(claims.me("t", "w"), pid=1), 1)
         os.close(attempt.lock)
         vmstat.write_text(f"pgfault 9\noom_kill {kills}\n")
         worker.record_death(study, Entry(id=job.cell.id, job=job), 1)

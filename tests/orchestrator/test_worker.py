@@ -10,23 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import attempts, causes, journal, training, worker
-from orch.launching.attempts import End
+from orch.launching import causes, claims, journal, training, worker
 from orch.launching.process import Stop
 from orch_core.cell import Cell, Job
 from orch_core.errors import OrchError
+from orch_core.study import attempts
+from orch_core.study.attempts import End
 from orch_core.study.folder import create_study
 
 
 @pytest.fixture
 def owner():
-    return attempts.me("20260101-000000-abcdef01", "w0")
+    return claims.me("20260101-000000-abcdef01", "w0")
 
 
 def _try_to_claim(folder, start, results):
-    owner = attempts.me("20260101-000000-abcdef01", "w")
+    owner = claims.me("20260101-000000-abcdef01", "w")
     start.wait()
-    results.put(attempts.claim(folder, owner, 1) is not None)
+    results.put(claims.claim(folder, owner, 1) is not None)
 
 
 def test_of_many_claims_at_once_one_wins(tmp_path):
@@ -44,21 +45,21 @@ def test_of_many_claims_at_once_one_wins(tmp_path):
 
 
 def test_an_attempt_is_busy_while_held_dead_when_dropped_and_claimable_when_buried(tmp_path, owner):
-    attempt = attempts.claim(tmp_path, owner, 1)
+    attempt = claims.claim(tmp_path, owner, 1)
     assert attempts.judge(tmp_path, after=0, limit=3) == ("busy", 1)
     os.close(attempt.lock)  # what the kernel does when a process dies
     assert attempts.judge(tmp_path, after=0, limit=3) == ("dead", 1)
-    assert attempts.bury(tmp_path, 1).cause == "killed"
-    assert attempts.bury(tmp_path, 1) is None
+    assert claims.bury(tmp_path, 1).cause == "killed"
+    assert claims.bury(tmp_path, 1) is None
     assert attempts.judge(tmp_path, after=0, limit=3) == ("claim", 1)
 
 
 def test_a_later_attempt_fences_the_earlier_one(tmp_path, owner):
-    first = attempts.claim(tmp_path, owner, 1)
-    assert attempts.is_newest(first)
-    second = attempts.claim(tmp_path, owner, 2)
-    assert not attempts.is_newest(first)
-    assert attempts.is_newest(second)
+    first = claims.claim(tmp_path, owner, 1)
+    assert claims.is_newest(first)
+    second = claims.claim(tmp_path, owner, 2)
+    assert not claims.is_newest(first)
+    assert claims.is_newest(second)
 
 
 def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp_path, monkeypatch):
@@ -70,18 +71,18 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
     walk = worker.Walk(
         study=study,
         token=token,
-        owner=attempts.me(token, "w0"),
+        owner=claims.me(token, "w0"),
         stop=Stop(),
         limit=3,
         code={},
         redirect=False,
     )
     folder = study.cell_folder(entry.id)
-    real = attempts.is_newest
+    real = claims.is_newest
 
     def overtaken(attempt):
         if attempt.number == 1 and not (folder / "attempts" / "2").exists():
-            attempts.claim(folder, replace(walk.owner, worker="w1"), 2)
+            claims.claim(folder, replace(walk.owner, worker="w1"), 2)
         return real(attempt)
 
     monkeypatch.setattr(attempts, "is_newest", overtaken)
@@ -93,7 +94,7 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
 
 def test_a_silent_owner_on_another_machine_is_dead_only_after_missed_heartbeats(tmp_path, owner):
     elsewhere = replace(owner, machine="another kernel", started=time.time() + 1e6)  # its clock is wrong
-    attempt = attempts.claim(tmp_path, elsewhere, 1)
+    attempt = claims.claim(tmp_path, elsewhere, 1)
     os.close(attempt.lock)  # locks are not always seen from elsewhere
     assert attempts.judge(tmp_path, after=0, limit=3) == ("busy", 1)
     old = time.time() - attempts.STALE_SECONDS - 1
@@ -102,7 +103,7 @@ def test_a_silent_owner_on_another_machine_is_dead_only_after_missed_heartbeats(
 
 
 def test_a_newer_workers_words_are_understood(tmp_path, owner):
-    attempt = attempts.claim(tmp_path, owner, 1)
+    attempt = claims.claim(tmp_path, owner, 1)
     for name, document in (("owner.json", asdict(owner)), ("end.json", asdict(End(how="done")))):
         (attempt.folder / name).write_text(json.dumps({**document, "colour": "red"}))
     assert attempts.owner_of(attempt.folder) == owner
@@ -116,8 +117,8 @@ def test_a_damaged_owner_and_leftovers_of_killed_processes_stop_nobody(tmp_path,
     (tmp_path / ".record.json.stale").write_text("{")
     verdict, newest = attempts.judge(tmp_path, after=0, limit=3)
     assert (verdict, newest) == ("dead", 1)
-    assert attempts.bury(tmp_path, 1)
-    assert attempts.claim(tmp_path, owner, 2)
+    assert claims.bury(tmp_path, 1)
+    assert claims.claim(tmp_path, owner, 2)
 
 
 failed = st.builds(
@@ -193,7 +194,7 @@ def test_the_same_bug_has_the_same_signature_whatever_its_words(tmp_path):
 
 def test_the_workers_lock_file_names_it_while_it_lives(tmp_path, owner):
     path = tmp_path / "w0.json"
-    lock = attempts.lock_file(path, json.dumps(asdict(owner)))
+    lock = claims.lock_file(path, json.dumps(asdict(owner)))
     assert attempts.is_held(path)
     assert attempts.read_owner(path) == owner
     os.close(lock)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orch.launching import attempts, journal, slurm
+from orch.launching import journal, slurm
+from orch_core.study import attempts
 from orch_core.study.folder import open_study
 
 KILLS = int(os.environ.get("ORCH_KILLS", "10"))

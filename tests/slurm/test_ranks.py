@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from orch.launching import attempts, journal
+from orch.launching import journal
+from orch_core.study import attempts
 from orch_core.study.folder import open_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]

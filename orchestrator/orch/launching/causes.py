@@ -8,8 +8,8 @@ import shutil
 import traceback
 from pathlib import Path
 
-from orch.launching.attempts import End
 from orch_core.errors import OrchError
+from orch_core.study.attempts import End
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})

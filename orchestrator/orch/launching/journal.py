@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orch.launching.attempts import is_held
 from orch_core.cell import Job, job_from_json
 from orch_core.files import dumps, write_atomic
+from orch_core.study.attempts import is_held
 from orch_core.study.folder import Study
 
 DEATHS_OF_A_BAD_NODE = 2

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orch.launching import attempts, journal
-from orch.launching.attempts import End, Owner
+from orch.launching import journal
 from orch.launching.status import entries_now, survey
 from orch.launching.workers import local_workers, stop_slurm
 from orch_core.cell import Job
 from orch_core.errors import OrchError
+from orch_core.study import attempts
+from orch_core.study.attempts import End, Owner
 from orch_core.study.folder import Study
 from orch_core.study.record import Record, read_record
 

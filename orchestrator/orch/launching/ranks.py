@@ -27,10 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orch.launching import attempts, causes
-from orch.launching.attempts import STALE_SECONDS, End
+from orch.launching import causes, claims
 from orch.launching.process import Stop, heartbeat, signals_to
 from orch_core.files import dumps, publish_once, write_atomic
+from orch_core.study import attempts
+from orch_core.study.attempts import STALE_SECONDS, End
 from orch_core.study.folder import Study
 from orch_core.study.record import Reason
 
@@ -165,7 +166,7 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
     They are asked to stop, once, when `should_stop()` is true; what it raises ends them too.
     """
     order = _order(folder)
-    before = attempts.oom_kills()
+    before = claims.oom_kills()
     first = node * order.per_node
     ranks = {
         first + local: _start_rank(folder, order, first + local, local) for local in range(order.per_node)
@@ -222,7 +223,7 @@ def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
         return
     what = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     cause = "killed"
-    if code == -signal.SIGKILL and attempts.oom_kills() > oom_kills:
+    if code == -signal.SIGKILL and claims.oom_kills() > oom_kills:
         cause, what = "out_of_memory", "was killed for want of memory"
     where = f"rank {rank} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
     end = End(how="failed", cause=cause, message=f"{where} {what}")

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orch.launching import attempts, journal, slurm
+from orch.launching import journal, slurm
 from orch.launching.journal import Entry
 from orch.launching.worker import is_stopped
 from orch_core.cell import Job
 from orch_core.errors import OrchError
+from orch_core.study import attempts
 from orch_core.study.folder import Study
 
 State = Literal["done", "diverged", "running", "pending", "failed"]

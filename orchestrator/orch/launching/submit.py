@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orch.launching import attempts, freeze, journal, progress, slurm, worker
+from orch.launching import claims, freeze, journal, progress, slurm, worker
 from orch.launching.journal import Entry
 from orch.launching.process import ONE_THREAD, Stop, signals_to, warning_seconds
 from orch.launching.settings import Failure, Settings, Summary, summarise
@@ -32,6 +32,7 @@ from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.files import dumps
 from orch_core.recipes import trunk
+from orch_core.study import attempts
 from orch_core.study.folder import Study
 
 __all__ = ["Failure", "Script", "Settings", "Summary", "launch", "preview"]
@@ -76,7 +77,7 @@ def launch(
         snapshot = freeze.freeze(study)
         about = _about(settings, snapshot, options)
         folder = journal.begin(study, token, entries, about)
-        lock = attempts.lock_file(folder / "launcher.json", dumps(asdict(attempts.me(token, "launcher"))))
+        lock = claims.lock_file(folder / "launcher.json", dumps(asdict(claims.me(token, "launcher"))))
     except OSError as error:
         raise disk_full(study, error) from error
     stop = Stop()
@@ -177,7 +178,7 @@ def _in_process(watch: Watch, entries: list[Entry], code: dict[str, Any]) -> lis
     walk = Walk(
         study=watch.study,
         token=watch.token,
-        owner=attempts.me(watch.token, "debug"),
+        owner=claims.me(watch.token, "debug"),
         stop=watch.stop,
         limit=watch.limit,
         code=code,

@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orch.launching import attempts, causes, journal, ranks
-from orch.launching.attempts import Attempt, End, Owner
+from orch.launching import causes, claims, journal, ranks
+from orch.launching.claims import Attempt
 from orch.launching.journal import Entry
 from orch.launching.process import Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
 from orch_core.files import dumps, publish_once, write_atomic
+from orch_core.study import attempts
+from orch_core.study.attempts import End, Owner
 from orch_core.study.folder import Study, publish
 from orch_core.study.record import Reason, Record
 
@@ -65,7 +67,7 @@ def attempt_cell(walk: Walk, entry: Entry, attempt: Attempt) -> End:
         progress = attempts.made_progress(walk.study.cell_folder(entry.id), attempt.folder)
         end = replace(end, seconds=seconds, progress=progress, devices=attempt.owner.devices)
         with contextlib.suppress(OSError):  # a full disk: the attempt will be found dead
-            attempts.release(attempt, end)
+            claims.release(attempt, end)
     return end
 
 
@@ -210,7 +212,7 @@ def _watch(walk: Walk, entry: Entry, attempt: Attempt) -> Callable[[], bool]:
         nonlocal checked
         if time.monotonic() - checked >= CHECK_SECONDS:
             checked = time.monotonic()
-            if not attempts.is_newest(attempt):
+            if not claims.is_newest(attempt):
                 raise ranks.Fenced
             if _is_cancelled(walk, entry):
                 return True
@@ -225,7 +227,7 @@ def _is_cancelled(walk: Walk, entry: Entry) -> bool:
 
 
 def _publish(attempt: Attempt, folder: Path, record: Record) -> None:
-    if not attempts.is_newest(attempt):
+    if not claims.is_newest(attempt):
         raise ranks.Fenced
     publish(folder, record)
 

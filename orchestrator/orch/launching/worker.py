@@ -16,12 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orch.launching import attempts, journal, ranks, side_by_side, slurm
-from orch.launching.attempts import Attempt
+from orch.launching import claims, journal, ranks, side_by_side, slurm
+from orch.launching.claims import Attempt
 from orch.launching.journal import Entry
 from orch.launching.process import Stop, signals_to, warning_seconds
 from orch.launching.training import Walk, attempt_cell, failed_record
 from orch_core.files import dumps, publish_once
+from orch_core.study import attempts
 from orch_core.study.folder import Study
 
 SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
@@ -32,7 +33,7 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
     faulthandler.enable()
     study = Path(root)
     launch = journal.about(study, token)
-    job = attempts.me(token, name).job
+    job = claims.me(token, name).job
     cells = launch["cells_per_job"].get(group, 1)
     stop = Stop()
     with signals_to(stop):
@@ -55,12 +56,12 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
         together, devices = ranks.ONE, together.count / cells
     else:
         devices = together.count
-    owner = attempts.me(token, name, devices=devices)
+    owner = claims.me(token, name, devices=devices)
     if owner.job:
         owner = replace(owner, worker=f"{owner.job}-{owner.restart}-{owner.pid}")
     stop.deadline = _deadline(launch, owner.job, minutes)
     path = journal.launch_folder(root, token) / "workers" / f"{owner.worker}.json"
-    lock = attempts.lock_file(path, dumps(asdict(owner)))
+    lock = claims.lock_file(path, dumps(asdict(owner)))
     walk = Walk(
         study=study,
         token=token,
@@ -160,7 +161,7 @@ def _take(walk: Walk, entry: Entry) -> Attempt | None:
     if verdict != "claim":
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    return attempts.claim(folder, walk.owner, newest + 1)
+    return claims.claim(folder, walk.owner, newest + 1)
 
 
 def record_death(study: Study, entry: Entry, number: int) -> None:
@@ -169,8 +170,8 @@ def record_death(study: Study, entry: Entry, number: int) -> None:
     owner = attempts.owner_of(folder / "attempts" / str(number))
     cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else ("killed", "")
     if owner and cause == "killed" and owner.machine == attempts.machine():
-        cause = "out_of_memory" if attempts.oom_kills() > owner.oom_kills else cause
-    end = attempts.bury(folder, number, cause, message)
+        cause = "out_of_memory" if claims.oom_kills() > owner.oom_kills else cause
+    end = claims.bury(folder, number, cause, message)
     if end and owner and owner.node and cause in {"killed", "node_failure"}:
         journal.note_death(study.root, owner.token, owner.node, entry.id)
     if end and not (folder / "record.json").exists():

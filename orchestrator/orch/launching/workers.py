@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orch.launching import attempts, journal, slurm
+from orch.launching import claims, journal, slurm
 from orch.launching.settings import SLURM_WORKERS, Settings
 from orch.launching.slurm import Pilot
 from orch.launching.status import Standing
 from orch_core import provenance
 from orch_core.errors import OrchError
+from orch_core.study import attempts
 from orch_core.study.folder import Study
 
 REGISTER_SECONDS = 60.0  # that a worker may take to start Python and be seen
@@ -75,7 +76,7 @@ def local_fleet(
         started = 0
         if pending and alive() < parallel:
             # under a lock: two launches at once would each start as many as there are cores
-            with attempts.exclusive(study.root / "launches" / ".spawning"):
+            with claims.exclusive(study.root / "launches" / ".spawning"):
                 for _ in range(min(len(pending), parallel - alive())):
                     handles.append(submit(f"w{len(handles)}"))
                     started += 1

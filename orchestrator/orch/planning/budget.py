@@ -16,11 +16,12 @@ from typing import Any
 import polars as pl
 
 from orch.console import quantity
-from orch.launching import attempts
+from orch.launching import claims
 from orch.planning.plan import Plan
 from orch.planning.pricing import hours_left
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
+from orch_core.study import attempts
 from orch_core.study.folder import Study
 
 LEDGER = "budget.json"
@@ -130,7 +131,7 @@ def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -
 
     Raises OrchError naming the cells that fall out, nothing reserved; with `within` they are left out instead.
     """
-    with attempts.exclusive(study.root / f".{LEDGER}.lock"):
+    with claims.exclusive(study.root / f".{LEDGER}.lock"):
         verdict = assess(plan, study, limits)
         if verdict.refused.height and not within:
             raise _beyond(verdict)
@@ -171,7 +172,7 @@ def open_reservations(study: Study) -> dict[str, float]:
 
 def release(study: Study, cells: Iterable[str]) -> None:
     """Give back what was reserved for cells that will not run."""
-    with attempts.exclusive(study.root / f".{LEDGER}.lock"):
+    with claims.exclusive(study.root / f".{LEDGER}.lock"):
         gone = set(cells)
         ledger = {cell: hours for cell, hours in open_reservations(study).items() if cell not in gone}
         write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))

@@ -1,37 +1,26 @@
-"""Who works at a cell: attempts, claimed atomically, known to be alive or dead, and fenced.
+"""Attempts at a cell, read: who made each, how it ended, and whether it is still running.
 
-cells/<id>/attempts/<k>/owner.json   who claimed it; its flock is held while the owner lives
-                        log.txt      stdout, stderr and traceback; its mtime is the heartbeat
-                        end.json     how it ended; missing while it runs, or where it was killed
-                        record.json  what pretraining gave in this attempt
-
-An attempt is claimed by renaming a folder that already holds its locked owner.json to the next
-number: rename fails where another claim came first. A later claim fences the earlier one, which
-must not write any more: a dead slurmd, for one, does not stop its process.
+attempts/<k>/owner.json   who claimed it; its flock is held while the owner lives
+             log.txt      stdout, stderr and traceback; its mtime is the heartbeat
+             end.json     how it ended; missing while it runs, or if it was killed
+             record.json  what pretraining gave in this attempt
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from orch_core.files import dumps, publish_once
-
-HEARTBEAT_SECONDS = 15.0
-VMSTAT = Path("/proc/vmstat")
 STALE_SECONDS = 90.0  # a silent owner on another machine is dead after six missed heartbeats
-
 RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "timeout", "network"})
 FREE = frozenset({"preempted", "node_failure", "cancelled"})  # never the cell's fault
 How = Literal["done", "failed", "stopped", "fenced"]
@@ -87,36 +76,6 @@ class End:
         return self.seconds * self.devices
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """A claimed attempt of this process: `lock` is the descriptor that keeps it."""
-
-    folder: Path
-    number: int
-    owner: Owner
-    lock: int
-
-
-def me(
-    token: str, worker: str, environment: Mapping[str, str] = os.environ, *, devices: float = 1.0
-) -> Owner:
-    """The present process as an owner; the Slurm job and node come from the environment."""
-    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    return Owner(
-        token=token,
-        worker=worker,
-        host=socket.gethostname(),
-        machine=machine(),
-        pid=os.getpid(),
-        job=f"{array}_{task}" if array else environment.get("SLURM_JOB_ID", ""),
-        node=environment.get("SLURMD_NODENAME", ""),
-        started=time.time(),
-        devices=devices,
-        oom_kills=oom_kills(),
-        restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
-    )
-
-
 def machine() -> str:
     """Identity of the running kernel: locks of two processes with the same one see each other."""
     try:
@@ -125,71 +84,12 @@ def machine() -> str:
         return socket.gethostname()
 
 
-def oom_kills() -> int:
-    """Processes that this machine's kernel has killed for want of memory since it started; 0 where it does not say."""
-    try:
-        lines = VMSTAT.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
 def numbers(folder: Path) -> list[int]:
     """Numbers of a cell's attempts, in order."""
     try:
         return sorted(int(path.name) for path in (folder / "attempts").iterdir() if path.name.isdigit())
     except FileNotFoundError:
         return []
-
-
-def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
-    """Take attempt `number` of a cell, or None where another process has it.
-
-    `number` is one above the newest: the attempt fences all earlier ones from now on.
-    """
-    (folder / "attempts").mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder, prefix=".claim-"))
-    lock = -1
-    try:
-        lock = lock_file(draft / "owner.json", dumps(asdict(owner)))
-        (draft / "log.txt").touch()
-        draft.chmod(0o755)
-        target = folder / "attempts" / str(number)
-        draft.rename(target)
-    except OSError as error:
-        if lock >= 0:
-            os.close(lock)
-        shutil.rmtree(draft, ignore_errors=True)
-        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-            return None
-        raise
-    return Attempt(folder=target, number=number, owner=owner, lock=lock)
-
-
-def lock_file(path: Path, text: str) -> int:
-    """Create `path` with `text` and hold its lock while the returned descriptor is open."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, text.encode())
-        os.fsync(descriptor)  # it stays open: another node would see an empty file until then
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def release(attempt: Attempt, end: End) -> None:
-    """Write how the attempt ended, and let go of it. A full disk leaves it to be found dead."""
-    try:
-        publish_once(attempt.folder / "end.json", dumps(asdict(end)))
-    finally:
-        os.close(attempt.lock)
-
-
-def is_newest(attempt: Attempt) -> bool:
-    """False once a later attempt has been claimed: this one must not write any more."""
-    return not is_overtaken(attempt.folder)
 
 
 def is_overtaken(folder: Path) -> bool:
@@ -304,22 +204,6 @@ def is_spent(ends: Sequence[End], limit: int) -> bool:
     return without_progress >= limit
 
 
-def bury(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
-    """Write the end of an attempt whose process died without one; None where another process did so first."""
-    attempt = folder / "attempts" / str(number)
-    owner = owner_of(attempt)
-    where = f"process {owner.pid} on {owner.node or owner.host}" if owner else "its process"
-    end = End(
-        how="failed",
-        cause=cause,
-        message=message or f"{where} ended without a word: killed, out of memory, or crashed",
-        progress=made_progress(folder, attempt),
-        seconds=seconds_alive(attempt),
-        devices=owner.devices if owner else 1.0,
-    )
-    return end if publish_once(attempt / "end.json", dumps(asdict(end))) else None
-
-
 def count(folder: Path, cause: str) -> int:
     """How many attempts at a cell failed with `cause`, in all launches."""
     ends = (end_of(folder / "attempts" / str(number)) for number in numbers(folder))
@@ -332,14 +216,3 @@ def seconds_alive(attempt: Path) -> float:
         return max(0.0, (attempt / "log.txt").stat().st_mtime - (attempt / "owner.json").stat().st_mtime)
     except FileNotFoundError:
         return 0.0
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` inside the block, waiting for it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""Claiming attempts: atomic, held by a lock while the owner lives, and fenced.
+
+An attempt is claimed by renaming a folder that already holds its locked owner.json to the next
+number: rename fails where another claim came first. A later claim fences the earlier one, which
+must not write any more: a dead slurmd, for one, does not stop its process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orch_core.files import dumps, publish_once
+from orch_core.study import attempts
+from orch_core.study.attempts import End, Owner, is_overtaken, made_progress, owner_of, seconds_alive
+
+HEARTBEAT_SECONDS = 15.0
+VMSTAT = Path("/proc/vmstat")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A claimed attempt of this process: `lock` is the descriptor that keeps it."""
+
+    folder: Path
+    number: int
+    owner: Owner
+    lock: int
+
+
+def me(
+    token: str, worker: str, environment: Mapping[str, str] = os.environ, *, devices: float = 1.0
+) -> Owner:
+    """The present process as an owner; the Slurm job and node come from the environment."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return Owner(
+        token=token,
+        worker=worker,
+        host=socket.gethostname(),
+        machine=attempts.machine(),
+        pid=os.getpid(),
+        job=f"{array}_{task}" if array else environment.get("SLURM_JOB_ID", ""),
+        node=environment.get("SLURMD_NODENAME", ""),
+        started=time.time(),
+        devices=devices,
+        oom_kills=oom_kills(),
+        restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
+    )
+
+
+def oom_kills() -> int:
+    """Processes that this machine's kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        lines = VMSTAT.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
+    """Take attempt `number` of a cell, or None where another process has it.
+
+    `number` is one above the newest: the attempt fences all earlier ones from now on.
+    """
+    (folder / "attempts").mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder, prefix=".claim-"))
+    lock = -1
+    try:
+        lock = lock_file(draft / "owner.json", dumps(asdict(owner)))
+        (draft / "log.txt").touch()
+        draft.chmod(0o755)
+        target = folder / "attempts" / str(number)
+        draft.rename(target)
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        shutil.rmtree(draft, ignore_errors=True)
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            return None
+        raise
+    return Attempt(folder=target, number=number, owner=owner, lock=lock)
+
+
+def lock_file(path: Path, text: str) -> int:
+    """Create `path` with `text` and hold its lock while the returned descriptor is open."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)  # it stays open: another node would see an empty file until then
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def release(attempt: Attempt, end: End) -> None:
+    """Write how the attempt ended, and let go of it. A full disk leaves it to be found dead."""
+    try:
+        publish_once(attempt.folder / "end.json", dumps(asdict(end)))
+    finally:
+        os.close(attempt.lock)
+
+
+def is_newest(attempt: Attempt) -> bool:
+    """False once a later attempt has been claimed: this one must not write any more."""
+    return not is_overtaken(attempt.folder)
+
+
+def bury(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
+    """Write the end of an attempt whose process died without one; None where another process did so first."""
+    attempt = folder / "attempts" / str(number)
+    owner = owner_of(attempt)
+    where = f"process {owner.pid} on {owner.node or owner.host}" if owner else "its process"
+    end = End(
+        how="failed",
+        cause=cause,
+        message=message or f"{where} ended without a word: killed, out of memory, or crashed",
+        progress=made_progress(folder, attempt),
+        seconds=seconds_alive(attempt),
+        devices=owner.devices if owner else 1.0,
+    )
+    return end if publish_once(attempt / "end.json", dumps(asdict(end))) else None
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` inside the block, waiting for it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
