@@ -65,7 +65,7 @@ def test_a_process_that_the_kernel_killed_for_want_of_memory_is_told_from_anothe
 ):
     """The kernel counts such kills in /proc/vmstat, whatever the cluster knows."""
     vmstat = tmp_path / "vmstat"
-    monkeypatch.setattr(attempts, "VMSTAT", vmstat)
+    monkeypatch.setattr(claims, "VMSTAT", vmstat)
     study, jobs = create_study(tmp_path / "study", "s"), launching.jobs(2)
     found = []
     for job, kills in zip(jobs, (4, 5), strict=True):

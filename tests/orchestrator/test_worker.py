@@ -85,7 +85,7 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
             claims.claim(folder, replace(walk.owner, worker="w1"), 2)
         return real(attempt)
 
-    monkeypatch.setattr(attempts, "is_newest", overtaken)
+    monkeypatch.setattr(claims, "is_newest", overtaken)
     assert worker.walk_manifest(walk, [entry]) == "finished"
     assert attempts.end_of(folder / "attempts" / "1").how == "fenced"
     assert not (folder / "record.json").exists()
