@@ -15,6 +15,7 @@ from orch.launching import journal, slurm, submit, workers
 from orch.launching.settings import Settings
 from orch.launching.status import stand
 from orch_core.errors import OrchError
+from orch_core.grid.resources import minutes_of
 from orch_core.study.folder import create_study, open_study
 
 SCONTROL = """
@@ -224,15 +225,13 @@ def test_a_time_above_the_partitions_limit_is_refused(launching, played, tmp_pat
 @given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
 def test_times_as_slurm_writes_them(days, hours, minutes, seconds):
     total = (24 * days + hours) * 60 + minutes + seconds / 60
-    assert slurm.minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}", exact=True) == pytest.approx(
-        total
-    )
-    assert slurm.minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == math.ceil(total)
-    assert slurm.minutes_of(f"{days}-{hours}") == 60 * (24 * days + hours)
-    assert slurm.minutes_of(f"{hours}:{minutes:02}:{seconds:02}", exact=True) == pytest.approx(
+    assert minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}", exact=True) == pytest.approx(total)
+    assert minutes_of(f"{days}-{hours:02}:{minutes:02}:{seconds:02}") == math.ceil(total)
+    assert minutes_of(f"{days}-{hours}") == 60 * (24 * days + hours)
+    assert minutes_of(f"{hours}:{minutes:02}:{seconds:02}", exact=True) == pytest.approx(
         60 * hours + minutes + seconds / 60
     )
-    assert slurm.minutes_of(str(minutes)) == minutes
+    assert minutes_of(str(minutes)) == minutes
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orch.planning.plan import draft, summary
-from orch.planning.pricing import resources, with_classes, with_micro_batches
+from orch.planning.pricing import with_classes, with_micro_batches
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError, OrchError
@@ -350,11 +350,11 @@ def test_size_classes_take_the_first_rule_that_holds(tmp_path: Path):
     for row in frame.iter_rows(named=True):
         expected = "big" if row["params_encoder"] > 1e5 else "long" if row["images"] > 1000 else "default"
         assert row["size_class"] == expected
-    found = resources(checked.grid.cluster)
-    assert found["big"]["partition"] == "large"
-    assert found["big"]["sbatch"] == {"mem": "8G", "constraint": "a100"}
-    assert found["long"]["partition"] == "small"
-    assert found["long"]["time"] == "24:00:00"
+    found = checked.grid.cluster.resource_classes()
+    assert found["big"].partition == "large"
+    assert found["big"].sbatch == {"mem": "8G", "constraint": "a100"}
+    assert found["long"].partition == "small"
+    assert found["long"].time == "24:00:00"
 
 
 @pytest.mark.parametrize("device", ["V100", "A100", "H200", "CPU"])

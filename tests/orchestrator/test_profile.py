@@ -7,7 +7,7 @@ import pytest
 from orch.launching import cluster_profile
 from orch.launching.launch import Wishes, settings_of
 from orch_core.errors import GridError
-from orch_core.grid.language import Cluster, SizeClass
+from orch_core.grid.resources import Cluster, SizeClass
 
 
 @pytest.fixture
@@ -17,12 +17,8 @@ def write(tmp_path, monkeypatch):
 
 
 def plan(**cluster):
-    shared = Cluster(**cluster).model_dump(exclude={"classes"})
     large = SizeClass(name="large", when="params > 1", time="2-00", sbatch={"mem": "64G"})
-    own = {name: value for name, value in large.model_dump().items() if value is not None}
-    return SimpleNamespace(
-        classes={"default": shared, "large": {**shared, **own, "sbatch": {**shared["sbatch"], "mem": "64G"}}}
-    )
+    return SimpleNamespace(cluster=Cluster(**cluster, classes=[large]))
 
 
 def test_the_command_line_wins_over_the_grid_and_that_over_the_users_file(write):

@@ -22,7 +22,8 @@ from orch_core.grid.axes import Block, DataChoice, blocks, data_choices, models,
 from orch_core.grid.check import CheckedGrid
 from orch_core.grid.expression import evaluate
 from orch_core.grid.isoflop import solve
-from orch_core.grid.language import LENGTHS, MOST
+from orch_core.grid.language import LENGTHS
+from orch_core.grid.section import MOST
 from orch_core.grid.trunks import refuse_short, with_trunks
 from orch_core.identity import LANE, lanes
 from orch_core.recipes import RECIPES

@@ -14,7 +14,8 @@ from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.grid.expression import ExpressionError, axes_of
 from orch_core.grid.feasible import infeasible
-from orch_core.grid.language import WHOLE_MIX, Family, Grid, whole
+from orch_core.grid.language import WHOLE_MIX, Family, Grid
+from orch_core.grid.section import whole
 from orch_core.identity import digest
 from orch_core.images.npz import NpzFacts
 from orch_core.images.source import ALL, check_task, inspect_source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orch_core.errors import Problem
 from orch_core.grid.language import LENGTHS, PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
+from orch_core.grid.resources import DEFAULT
 from orch_core.vit import encoder_params, shape_of
 from orch_core.yaml import Document, Loc
 
@@ -32,16 +33,15 @@ def infeasible(document: Document, grid: Grid) -> list[Problem]:
 
 def _shares(document: Document, grid: Grid) -> list[Problem]:
     """Size classes whose GPUs cannot have equal parts of the batch."""
-    shared, problems = grid.cluster, []
-    for index, entry in enumerate([None, *shared.classes]):
-        gpus = entry.gpus_per_node if entry and entry.gpus_per_node is not None else shared.gpus_per_node
-        nodes = entry.nodes if entry and entry.nodes else shared.nodes
-        if (entry.cells_per_job if entry and entry.cells_per_job else shared.cells_per_job or 1) > 1:
-            continue
-        count = max(1, gpus or 1) * nodes
-        if grid.training.batch % count:
-            loc: Loc = ("cluster", "classes", index - 1) if entry else ("cluster", "gpus_per_node")
-            message = f"{count} GPUs cannot share a batch of {grid.training.batch}: choose a batch that their number divides"
+    problems = []
+    for index, (name, entry) in enumerate(grid.cluster.resource_classes().items()):
+        alone = (entry.cells_per_job or 1) == 1
+        if alone and grid.training.batch % entry.devices:
+            loc: Loc = ("cluster", "gpus_per_node" if name == DEFAULT else "classes", index - 1)
+            message = (
+                f"{entry.devices:g} GPUs cannot share a batch of {grid.training.batch}: "
+                "choose a batch that their number divides"
+            )
             problems.append(document.problem(loc, message))
     return problems
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orch_core.grid.axes import Block, DataChoice, available, data_choice, mixes, refuse
 from orch_core.grid.check import CheckedGrid
-from orch_core.grid.language import MOST
+from orch_core.grid.section import MOST
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,71 +6,19 @@ Every section is a frozen pydantic model, so that `orch schema` can give editors
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from orch_core.cell import Model
+from orch_core.grid.resources import Cluster
+from orch_core.grid.section import MOST, Section, Whole, listed, mistake
 from orch_core.models import known_models, named_model
 from orch_core.yaml import did_you_mean
 
-MOST = 2**53  # images and samples are counted exactly in floating point below it
 LENGTHS = ("samples_seen", "epochs", "flops")  # ways to say how long a run trains
 WHOLE_MIX = "all"  # the mix that a grid without mixes has: of every source
 PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real parameter count by this share
-
-
-Whole = Annotated[int, Field(gt=0, lt=2**31)]
-
-
-class Section(BaseModel):
-    """A mapping of the grid: unknown keys are mistakes, and `"3"` is not a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_numbers(cls, data: Any) -> Any:
-        """YAML reads `1e6` as a float; where a count is asked for it is one."""
-        if not isinstance(data, dict):
-            return data
-        return {
-            key: [whole(item) for item in value] if isinstance(value, list) else whole(value)
-            for key, value in data.items()
-        }
-
-
-def whole(value: object) -> object:
-    """The count that a float such as `1e6` stands for; anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() and 1 < value < MOST else value
-
-
-def _mistake(message: str) -> PydanticCustomError:
-    return PydanticCustomError("grid", cast(Any, message))
-
-
-def _listed(value: object) -> object:
-    """Read one value as a list of one, and `{log_space: [first, last, n]}` as n whole numbers."""
-    if isinstance(value, dict) and "log_space" in value:
-        return _log_space(value)
-    return value if isinstance(value, list) else [value]
-
-
-def _log_space(value: dict[str, Any]) -> list[int]:
-    span = value["log_space"]
-    numbers = isinstance(span, list) and len(span) == 3 and all(isinstance(x, int | float) for x in span)
-    if (
-        len(value) > 1
-        or not numbers
-        or not 0 < min(span[:2]) <= max(span[:2]) <= 1e30
-        or not isinstance(span[2], int)
-        or not 2 <= span[2] <= 1_000_000
-    ):
-        message = f"log_space takes [first, last, how many], all positive, at least 2: got {span}"
-        raise _mistake(message)
-    first, last, count = float(span[0]), float(span[1]), span[2]
-    return [round(first * (last / first) ** (index / (count - 1))) for index in range(count)]
 
 
 class Shape(Section):
@@ -88,7 +36,7 @@ class Shape(Section):
         heads = self.heads or max(1, self.width // 64)
         if self.width % heads:
             message = f"{self.name}: {heads} heads do not divide the width {self.width}"
-            raise _mistake(message)
+            raise mistake(message)
         return Model(
             name=self.name, width=self.width, depth=self.depth, heads=heads, mlp_ratio=self.mlp_ratio
         )
@@ -98,8 +46,8 @@ class Family(Section):
     """ViTs of every width with every depth, named `FAMILY-w64-d4`; one head per `head_width`, at least one."""
 
     family: str = Field(min_length=1)
-    width: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
-    depth: Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+    width: Annotated[list[Whole], BeforeValidator(listed), Field(min_length=1)]
+    depth: Annotated[list[Whole], BeforeValidator(listed), Field(min_length=1)]
     head_width: int = Field(default=64, gt=0)
     mlp_ratio: float = Field(default=4.0, gt=0)
 
@@ -127,7 +75,7 @@ def _shape(value: object) -> object:
     except KeyError:
         hint = did_you_mean(value, known_models())
         message = f"unknown model {value!r}{hint}; or give a shape: {{name, width, depth, heads}}"
-        raise _mistake(message) from None
+        raise mistake(message) from None
     return Shape(**{name: getattr(model, name) for name in ("name", "width", "depth", "heads", "mlp_ratio")})
 
 
@@ -135,11 +83,11 @@ def _size(value: object) -> object:
     """Read a data size: images, a share such as `10%`, or `all`."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         message = f"a data size is a number of images, a share such as 10%, or all: got {value!r}"
-        raise _mistake(message)
+        raise mistake(message)
     if isinstance(value, int):
         if not 0 < value < MOST:
             message = f"a data size must be positive, below 2^53: got {value}"
-            raise _mistake(message)
+            raise mistake(message)
         return value
     if value == "all":
         return value
@@ -149,7 +97,7 @@ def _size(value: object) -> object:
         share = math.nan
     if not value.endswith("%") or not 0 < share <= 100:
         message = f"a data size is a number of images, a share such as 10%, or all: got {value!r}"
-        raise _mistake(message)
+        raise mistake(message)
     return value
 
 
@@ -161,15 +109,15 @@ def _mix(value: object) -> object:
 
 
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-Lengths = Annotated[list[Positive], BeforeValidator(_listed), Field(min_length=1)]
-Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Lengths = Annotated[list[Positive], BeforeValidator(listed), Field(min_length=1)]
+Names = Annotated[list[str], BeforeValidator(listed), Field(min_length=1)]
 Sizes = Annotated[
-    list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(_listed), Field(min_length=1)
+    list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(listed), Field(min_length=1)
 ]
 Seeds = Annotated[
-    list[Annotated[int, Field(gt=-(2**62), lt=2**62)]], BeforeValidator(_listed), Field(min_length=1)
+    list[Annotated[int, Field(gt=-(2**62), lt=2**62)]], BeforeValidator(listed), Field(min_length=1)
 ]
-Wholes = Annotated[list[Whole], BeforeValidator(_listed), Field(min_length=1)]
+Wholes = Annotated[list[Whole], BeforeValidator(listed), Field(min_length=1)]
 Value = bool | int | float | str
 
 
@@ -219,7 +167,7 @@ ModelRef = Annotated[
     Discriminator(_kind_of_model),
     BeforeValidator(_known_shape),
 ]
-ModelRefs = Annotated[list[ModelRef], BeforeValidator(_listed), Field(min_length=1)]
+ModelRefs = Annotated[list[ModelRef], BeforeValidator(listed), Field(min_length=1)]
 
 
 class Axes(Section):
@@ -230,11 +178,11 @@ class Axes(Section):
     modality of NAME, without that modality.
     """
 
-    model: Annotated[list[ModelSpec], BeforeValidator(_listed), Field(min_length=1)]
+    model: Annotated[list[ModelSpec], BeforeValidator(listed), Field(min_length=1)]
     algorithm: Names
     images: Sizes | None = None
-    mix: Names = [WHOLE_MIX]
-    seed: Seeds = [0]
+    mix: Names = Field(default=[WHOLE_MIX])
+    seed: Seeds = Field(default=[0])
     resolution: Wholes
     patch: Wholes
     samples_seen: Lengths | None = None
@@ -309,44 +257,6 @@ class IsoFlop(Section):
     patch: Wholes | None = None
 
 
-class SizeClass(Section):
-    """Resources of the cells for which `when`, an expression over the axes, holds; the first class that fits counts."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    when: str
-    partition: str | None = None
-    qos: str | None = None
-    gpus_per_node: int | None = Field(default=None, ge=0)
-    nodes: Whole | None = None
-    time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
-    cells_per_job: Whole | None = Field(
-        default=None,
-        description="small cells side by side in one job, sharing its GPUs; by default one has all",
-    )
-    sbatch: dict[str, str | int | bool] = {}
-
-
-class Cluster(Section):
-    """Where cells run; nothing here is part of a cell's identity. `sbatch` passes any option through."""
-
-    parallel: Whole | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    gpus_per_node: int | None = Field(default=None, ge=0)
-    nodes: Whole = 1
-    time: str | None = Field(default=None, description="HH:MM:SS or minutes, per job")
-    cells_per_job: Whole | None = Field(
-        default=None,
-        description="small cells side by side in one job, sharing its GPUs; by default one has all",
-    )
-    device: str | None = Field(default=None, description="device that costs are computed for, such as H100")
-    usd_per_gpu_hour: float | None = Field(default=None, ge=0)
-    max_attempts: Whole = 3
-    sbatch: dict[str, str | int | bool] = {}
-    classes: list[SizeClass] = []
-
-
 class Budget(Section):
     """What the study may cost; `orch launch` refuses beyond it."""
 
@@ -359,7 +269,7 @@ class Grid(Section):
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sources: dict[str, Source] = Field(min_length=1)
-    tasks: dict[str, TaskFile] = {}
+    tasks: dict[str, TaskFile] = Field(default={})
     mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix), Field(min_length=1)]] = (
         Field(default={}, description=f"default: {WHOLE_MIX}, of every source")
     )
@@ -368,9 +278,9 @@ class Grid(Section):
     overrides: dict[str, dict[str, Value | list[Value]]] = Field(
         default={}, description="recipe constants by recipe; a list of values is an axis"
     )
-    exclude: list[str] = []
-    include: list[Include] = []
-    isoflop: list[IsoFlop] = []
+    exclude: list[str] = Field(default=[])
+    include: list[Include] = Field(default=[])
+    isoflop: list[IsoFlop] = Field(default=[])
     probes: Probes = Probes()
     cluster: Cluster = Cluster()
     budget: Budget = Budget()

@@ -19,10 +19,9 @@ from orch.planning.budget import limits_of, release, reserve, spent_hours
 from orch.planning.plan import Plan, find_study, make_plan, open_plan, read_plan
 from orch_core import provenance
 from orch_core.errors import OrchError
-from orch_core.grid.language import Cluster
+from orch_core.grid.resources import DEFAULT, ResourceClass
 from orch_core.study.folder import Study
 
-DEFAULTS = Cluster().model_dump()
 Where = Literal["local", "debug", "slurm"]
 
 
@@ -129,38 +128,21 @@ def settings_of(plan: Plan, wishes: Wishes) -> Settings:
     Raises GridError for a mistake in that file.
     """
     on_slurm = wishes.cluster == "slurm"
-    below = cluster_profile.of_user() if on_slurm else {}
-    classes = {name: _over(below, given) for name, given in plan.classes.items()}
-    shared = classes.get("default", below)
-    parallel = wishes.parallel or (shared.get("parallel") if on_slurm else None)
-    most = max((given.get("gpus_per_node") or 1 for given in classes.values()), default=1)
-    profiles = {name: {**_sbatch(given), **wishes.options} for name, given in classes.items()}
+    cluster = plan.cluster.with_defaults(cluster_profile.of_user()) if on_slurm else plan.cluster
+    asked = ResourceClass.model_validate({"sbatch": dict(wishes.options)})
+    classes = {name: asked.over(given) for name, given in cluster.resource_classes().items()}
+    profiles = {name: given.options() for name, given in classes.items()}
+    most = max(int(given.devices) for given in classes.values())
     return Settings(
         cluster=wishes.cluster,
-        parallel=parallel or 0,
-        attempts=shared.get("max_attempts", ATTEMPTS),
-        options={**_sbatch(shared), **wishes.options} if on_slurm else {},
-        profiles={name: given for name, given in profiles.items() if on_slurm and name != "default"},
-        cells_per_job={name: given.get("cells_per_job") or 1 for name, given in classes.items()},
+        parallel=wishes.parallel or (cluster.parallel if on_slurm else None) or 0,
+        attempts=cluster.max_attempts or ATTEMPTS,
+        options=profiles.pop(DEFAULT) if on_slurm else {},
+        profiles=profiles if on_slurm else {},
+        cells_per_job={name: given.cells_per_job or 1 for name, given in classes.items()},
         gpus=max(1, min(most, len(provenance.gpus()))),
         max_gpu_hours=wishes.max_gpu_hours or 0,
     )
-
-
-def _over(below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a size class over those of the user's file; a key that has its default says nothing."""
-    said = {name: value for name, value in given.items() if value != DEFAULTS.get(name)}
-    sbatch = {**below.get("sbatch", {}), **given.get("sbatch", {})}
-    return {**given, **below, **said, "sbatch": sbatch}
-
-
-def _sbatch(given: Mapping[str, Any]) -> dict[str, Value]:
-    """The options of a size class under sbatch's own long names; those under `sbatch` pass through."""
-    names = ("partition", "account", "qos", "gpus_per_node", "nodes", "time")
-    options: dict[str, Value] = {
-        name.replace("_", "-"): given[name] for name in names if given.get(name) not in {None, ""}
-    }
-    return {**options, **given.get("sbatch", {})}
 
 
 def _say_cancelled(study: Study) -> None:

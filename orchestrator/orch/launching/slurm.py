@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orch_core.errors import OrchError
+from orch_core.grid.resources import minutes_of
 
 COMMAND_SECONDS = 60.0
 TERMINAL = frozenset(
@@ -183,26 +184,6 @@ def seconds_left(job: str) -> float:
             run("squeue", "-h", "-j", job, "-o", "%L", seconds=15).split()[0], exact=True
         )
     return math.inf
-
-
-def minutes_of(text: str | int, *, exact: bool = False) -> float:
-    """Minutes of Slurm's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`; infinite for UNLIMITED.
-
-    Raises ValueError for anything else. Without `exact`, rounded up to whole minutes as sbatch does.
-    """
-    words = str(text).strip()
-    if words.upper() in {"UNLIMITED", "INFINITE"}:
-        return math.inf
-    days, dash, clock = words.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if dash:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 1:
-        hours, minutes, seconds = 0, parts[0], 0
-    else:
-        hours, minutes, seconds = (0, *parts) if len(parts) == 2 else tuple(parts)
-    total = (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60
-    return total if exact else math.ceil(total)
 
 
 def minutes_after(timeouts: int, first: float, longest: float) -> float:

@@ -31,6 +31,7 @@ from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.files import dumps
+from orch_core.grid.resources import minutes_of
 from orch_core.recipes import trunk
 from orch_core.study import attempts
 from orch_core.study.folder import Study
@@ -248,7 +249,7 @@ def _slurm_options(study: Study, entries: Sequence[Entry], settings: Settings) -
             share = max(*seconds, sum(seconds) / shares[group])
             limit = slurm.partition_minutes(str(options.get("partition", "")))
             options["time"] = int(min(limit, MAX_MINUTES, max(MIN_MINUTES, 2 * share / 60)))
-        options["time"] = int(slurm.minutes_of(str(options["time"])))
+        options["time"] = int(minutes_of(str(options["time"])))
         checked[group] = options
     return checked
 

@@ -25,7 +25,6 @@ from orch.planning.pricing import (
     hours_left,
     logistics,
     money,
-    resources,
     with_classes,
     with_hours,
     with_micro_batches,
@@ -36,6 +35,7 @@ from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 from orch_core.grid.cells import cell_of, enumerate_cells, halves_of
 from orch_core.grid.check import CheckedGrid, read_grid
+from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass
 from orch_core.identity import digest
 from orch_core.images.npz import NpzFacts
 from orch_core.study.folder import Study, create_study, open_study
@@ -54,7 +54,7 @@ class Plan:
     `hours_high` and `hours_probes` of devices, `size_class`, `devices`, how many train it together, and `micro_batch` and
     `checkpointing` that fit the memory of each.
     device, rates: what hours are computed for, and whether from measured or assumed speeds
-    classes: Slurm's options by size class
+    cluster: the grid's section of that name: what jobs ask for, by size class
     usd_per_hour: price of a device-hour, None without one; budget: `gpu_hours` and `usd`, None without a limit
     test_images: size of each task's test split
     absent:  sources and tasks whose files are not on this machine: such a plan cannot be launched
@@ -65,7 +65,7 @@ class Plan:
     probes: tuple[Probe, ...]
     device: str
     rates: str = ""
-    classes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cluster: Cluster = field(default_factory=Cluster)
     usd_per_hour: float | None = None
     budget: Mapping[str, float | None] = field(default_factory=dict)
     test_images: Mapping[str, int] = field(default_factory=dict)
@@ -126,7 +126,7 @@ def draft(
         probes=probes,
         device=device.name,
         rates=f"measured on {measured.machine}, {measured.measured}" if measured else _assumed(device),
-        classes=resources(cluster),
+        cluster=cluster,
         usd_per_hour=cluster.usd_per_gpu_hour,
         budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
         test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
@@ -180,10 +180,11 @@ def _read(path: Path) -> tuple[Plan, Path]:
         plan = Plan(
             **{
                 name: document[name]
-                for name in ("study", "device", "rates", "classes", "usd_per_hour", "budget", "test_images")
+                for name in ("study", "device", "rates", "usd_per_hour", "budget", "test_images")
             },
             frame=frame,
             probes=probes,
+            cluster=_cluster(document),
             absent=tuple(document["absent"]),
             notes=tuple(document["notes"]),
         )
@@ -196,6 +197,20 @@ def _read(path: Path) -> tuple[Plan, Path]:
             message, hint=f"it was plan {document['plan'][:12]}; plan again with `orch plan GRID`"
         )
     return plan, Path(document["root"])
+
+
+def _cluster(document: Mapping[str, Any]) -> Cluster:
+    """The cluster of a plan; plans of orch before 0.2 list every class with all that it asks for."""
+    if "cluster" in document:
+        return Cluster.model_validate(document["cluster"])
+    classes = {name: dict(given) for name, given in document["classes"].items()}
+    shared = classes.pop(DEFAULT)
+    fields = ResourceClass.model_fields
+    own = [
+        {"name": name, "when": "", **{key: value for key, value in given.items() if key in fields}}
+        for name, given in classes.items()
+    ]
+    return Cluster.model_validate({**shared, "classes": own})
 
 
 def find_study(argument: Path | None) -> Study:
@@ -342,7 +357,7 @@ def write(plan: Plan, study: Study, checked: CheckedGrid, numbers: Mapping[str, 
         **numbers,
         "root": str(study.root),
         "grid": str(checked.path),
-        "classes": plan.classes,
+        "cluster": plan.cluster.model_dump(exclude_none=True),
         "test_images": plan.test_images,
         "probes": [asdict(probe) for probe in plan.probes],
     }

@@ -14,7 +14,7 @@ from orch_core.cost import memory_bytes, micro_batch
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of, holds
-from orch_core.grid.language import Cluster
+from orch_core.grid.resources import DEFAULT, Cluster
 from orch_core.yaml import did_you_mean
 
 USABLE = (
@@ -107,33 +107,13 @@ def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
 
     Devices are those of a node times a job's nodes, divided among the cells of a job: below 1 they share one.
     """
-    options = resources(cluster)
-    found, devices = pl.lit("default"), pl.lit(devices_of(options["default"]), pl.Float64)
+    classes = cluster.resource_classes()
+    found, devices = pl.lit(DEFAULT), pl.lit(classes[DEFAULT].devices, pl.Float64)
     for entry in reversed(cluster.classes):
-        inside, own = holds(entry.when), pl.lit(devices_of(options[entry.name]), pl.Float64)
+        inside, own = holds(entry.when), pl.lit(classes[entry.name].devices, pl.Float64)
         found = pl.when(inside).then(pl.lit(entry.name)).otherwise(found)
         devices = pl.when(inside).then(own).otherwise(devices)
     return frame.with_columns(size_class=found.cast(pl.Categorical), devices=devices)
-
-
-def devices_of(options: Mapping[str, Any]) -> float:
-    """Devices of a cell under a size class's options; one for a job where none is asked for."""
-    return float(max(1, options["gpus_per_node"] or 1) * options["nodes"] / (options["cells_per_job"] or 1))
-
-
-def resources(cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """Slurm's options of every size class: those of the cluster, changed by those of the class."""
-    shared = cluster.model_dump(exclude={"classes"})
-    found = {"default": shared}
-    for entry in cluster.classes:
-        own = {name: value for name, value in entry.model_dump().items() if value is not None}
-        options = {**shared["sbatch"], **own.pop("sbatch")}
-        found[entry.name] = {
-            **shared,
-            **{k: v for k, v in own.items() if k not in {"name", "when"}},
-            "sbatch": options,
-        }
-    return found
 
 
 def money(hours_of_devices: float, price: float | None) -> float | None:

@@ -1,0 +1,260 @@
+"""What a Slurm job asks for: one type from the grid, the user's file and the command line to the plan and the launch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from orch_core.grid.section import Section, Whole, mistake
+
+Option = str | int | bool
+DEFAULT = "default"  # the class of cells that no rule of `cluster.classes` matches
+
+NAMED = (
+    "partition",
+    "account",
+    "qos",
+    "gpus_per_node",
+    "nodes",
+    "time",
+)  # fields that are sbatch's own options
+GPU_OPTIONS = (
+    "gpus",
+    "gpus-per-node",
+    "gpus-per-task",
+    "gres",
+)  # of `sbatch`: they take gpus_per_node's place
+SHORT = {"A": "account", "G": "gpus", "N": "nodes", "n": "ntasks", "p": "partition", "q": "qos", "t": "time"}
+SET_BY_ORCH = frozenset(
+    {
+        "array",
+        "chdir",
+        "error",
+        "job-name",
+        "open-mode",
+        "output",
+        "parsable",
+        "signal",
+        "test-only",
+        "wait",
+        "wrap",
+    }
+)
+
+
+def minutes_of(text: str | int, *, exact: bool = False) -> float:
+    """Minutes of Slurm's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`; infinite for UNLIMITED.
+
+    Raises ValueError for anything else. Without `exact`, rounded up to whole minutes as sbatch does.
+    """
+    words = str(text).strip()
+    if words.upper() in {"UNLIMITED", "INFINITE"}:
+        return math.inf
+    days, dash, clock = words.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = (0, *parts) if len(parts) == 2 else tuple(parts)
+    total = (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60
+    return total if exact else math.ceil(total)
+
+
+def _time(value: object) -> object:
+    """Check a job's time limit; a number is minutes."""
+    if value is None:
+        return None
+    text = str(value).strip()
+    try:
+        minutes = -1.0 if isinstance(value, bool | float) or text.startswith("-") else minutes_of(text)
+    except (ValueError, TypeError):
+        minutes = -1.0
+    if minutes < 0:
+        message = f"a time is minutes, HH:MM:SS or D-HH:MM:SS: got {value!r}"
+        raise mistake(message)
+    if minutes == 0:
+        message = "a job of 0 minutes would end before it begins: give more time, or leave `time` out"
+        raise mistake(message)
+    return text
+
+
+def _long(name: str) -> str:
+    return SHORT.get(name, name.removeprefix("--").replace("_", "-"))
+
+
+class ResourceClass(Section):
+    """What one Slurm job asks for. A field that is None is not asked for; nothing here is part of a cell's identity."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gpus_per_node: int | None = Field(default=None, ge=0)
+    nodes: Whole | None = Field(default=None, description="default: 1")
+    time: Annotated[str | None, BeforeValidator(_time)] = Field(
+        default=None, description="HH:MM:SS or minutes, per job"
+    )
+    cells_per_job: Whole | None = Field(
+        default=None,
+        description="small cells side by side in one job, sharing its GPUs; by default one has all",
+    )
+    sbatch: dict[str, Option] = Field(default={}, description="any other option of sbatch, by its long name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_options(cls, data: Any) -> Any:
+        """Move options of `sbatch` that have a field of their own into it: there is one place for each."""
+        if not isinstance(data, dict) or not isinstance(data.get("sbatch"), dict):
+            return data
+        options = {_long(str(name)): value for name, value in data["sbatch"].items()}
+        named = {}
+        for name in NAMED:
+            value = options.get(_option(name))
+            number = name in {"gpus_per_node", "nodes"}
+            if value is None or data.get(name) is not None or (number and not str(value).isdecimal()):
+                continue
+            named[name] = int(value) if number else value
+            del options[_option(name)]
+        return {**data, **named, "sbatch": options}
+
+    @field_validator("sbatch")
+    @classmethod
+    def _allowed(cls, options: dict[str, Option]) -> dict[str, Option]:
+        for name, value in options.items():
+            if name in SET_BY_ORCH:
+                message = f"orch sets sbatch's option `{name}` itself: leave it out"
+                raise mistake(message)
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+                message = f"{name!r} is not the long name of an option of sbatch"
+                raise mistake(message)
+            if re.search(r"[\n\r\0]", str(value)):
+                message = f"{name}: an option of sbatch is one line"
+                raise mistake(message)
+        return options
+
+    @field_validator("partition", "account", "qos")
+    @classmethod
+    def _one_line(cls, value: str | None) -> str | None:
+        if value is not None and re.search(r"[\n\r\0]", value):
+            message = "an option of sbatch is one line"
+            raise mistake(message)
+        return value
+
+    def over(self, below: ResourceClass) -> ResourceClass:
+        """Return this class; what it leaves open is taken from `below`."""
+        return ResourceClass(**_merged(self, below, ResourceClass))
+
+    def options(self) -> dict[str, Option]:
+        """Every option under sbatch's long name."""
+        own = {_option(name): getattr(self, name) for name in NAMED}
+        return {name: value for name, value in own.items() if value is not None} | self.sbatch
+
+    def gpu_options(self) -> dict[str, Option]:
+        """The options that ask for GPUs; empty where none does."""
+        found = {name: value for name, value in self.options().items() if name in GPU_OPTIONS}
+        return {name: value for name, value in found.items() if name != "gres" or "gpu" in str(value)}
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a job on all its nodes, from gpus_per_node, or sbatch's gpus, gres or gpus-per-task; 0 without."""
+        asked, options = self.gpu_options(), self.options()
+        if "gpus" in asked:
+            return _count(asked["gpus"])
+        if "gpus-per-task" in asked:
+            per_node = _number(options.get("ntasks-per-node", 1))
+            return _number(options.get("ntasks", self.node_count * per_node)) * _count(asked["gpus-per-task"])
+        if "gpus-per-node" in asked:
+            return self.node_count * _count(asked["gpus-per-node"])
+        return self.node_count * _gres(str(asked.get("gres", "")))
+
+    @property
+    def node_count(self) -> int:
+        """Nodes of a job; of a range such as `2-4` the least."""
+        return _number(self.options().get("nodes", 1))
+
+    @property
+    def devices(self) -> float:
+        """Devices of a cell: the GPUs of a job, or one for each node, divided among its cells; below 1 they share one."""
+        return max(self.node_count, self.gpus) / (self.cells_per_job or 1)
+
+    @property
+    def minutes(self) -> float | None:
+        """The time limit of a job in minutes, None where none is given."""
+        return None if self.time is None else minutes_of(self.time)
+
+
+def _merged(above: ResourceClass, below: ResourceClass, kind: type[ResourceClass]) -> dict[str, Any]:
+    """Fields of `kind`, from `above` where it sets them; GPUs are asked for as one of the two does, not as both."""
+    own, rest = ({name: getattr(one, name) for name in kind.model_fields} for one in (above, below))
+    taken = {_field(name) for name in (*above.sbatch, *(GPU_OPTIONS if above.gpu_options() else ()))}
+    taken |= {name for name, value in own.items() if value is not None and name != "sbatch"}
+    merged = {name: value if name in taken else rest[name] for name, value in own.items()}
+    options = {name: value for name, value in below.sbatch.items() if _field(name) not in taken}
+    return {**merged, "sbatch": {**options, **above.sbatch}}
+
+
+def _field(option: str) -> str:
+    return option.replace("-", "_")
+
+
+def _option(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _number(value: Option) -> int:
+    """The whole number that a value begins with, at least 1."""
+    found = re.match(r"\d+", str(value))
+    return max(1, int(found.group())) if found else 1
+
+
+def _count(value: Option) -> int:
+    """GPUs of `4`, `a100:4` or `a100:2,v100:2`."""
+    parts = [part.partition("(")[0].rpartition(":")[2] for part in str(value).split(",")]
+    return sum(int(part) if part.isdecimal() else 1 for part in parts)
+
+
+def _gres(value: str) -> int:
+    """GPUs of a list of generic resources such as `gpu:a100:4,shard:1`."""
+    parts = [part for part in value.split(",") if re.match(r"(gres[:/])?gpu(:|=|$)", part)]
+    return sum(_count(part.partition("gpu")[2].lstrip(":=") or 1) for part in parts)
+
+
+class SizeClass(ResourceClass):
+    """Resources of the cells for which `when`, an expression over the axes, holds; the first class that fits counts."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    when: str
+
+
+class Cluster(ResourceClass):
+    """Where cells run; nothing here is part of a cell's identity. `sbatch` passes any option through."""
+
+    parallel: Whole | None = None
+    device: str | None = Field(default=None, description="device that costs are computed for, such as H100")
+    usd_per_gpu_hour: float | None = Field(default=None, ge=0)
+    max_attempts: Whole | None = Field(default=None, description="default: 3")
+    classes: list[SizeClass] = Field(default=[])
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[SizeClass]) -> list[SizeClass]:
+        names = [DEFAULT, *(entry.name for entry in classes)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            message = f"two classes are called {twice[0]!r}"
+            raise mistake(message)
+        return classes
+
+    def with_defaults(self, below: Cluster) -> Cluster:
+        """Return this section; what it leaves open is taken from `below`, the user's own settings."""
+        return Cluster(**{**_merged(self, below, Cluster), "classes": self.classes})
+
+    def resource_classes(self) -> Mapping[str, ResourceClass]:
+        """What jobs of each size class ask for: what the cluster asks of all, changed by the class."""
+        shared = self.over(ResourceClass(nodes=1))
+        return {DEFAULT: shared} | {entry.name: entry.over(shared) for entry in self.classes}
