@@ -98,7 +98,7 @@ def main() -> None:
     _, seconds, cpu = timed(lambda: submit.launch(study, jobs, how, wait=False))
     files = sum(path.is_file() for path in study.root.rglob("*"))
     calls = sum(event["event"] == "submitted" for event in journal.events(study.root))
-    tasks = sum(pilot.tasks for pilot in slurm.queue())
+    tasks = sum(job.tasks for job in slurm.queue())
     print(
         f"{arguments.cells} cells: {calls} sbatch for {tasks} workers, {seconds:.2f} s ({cpu:.2f} s CPU), {files} files"
     )

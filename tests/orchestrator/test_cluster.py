@@ -161,7 +161,7 @@ def test_the_cause_of_a_death_is_that_of_the_run_in_which_it_happened(played, re
 @pytest.mark.parametrize("cells", [1, 500])
 def test_waiting_asks_slurm_once_in_a_while_however_many_cells(launching, played, tmp_path, cells):
     study = create_study(tmp_path / "study", "s")
-    entries = [journal.Entry(id=job.cell.id, job=job) for job in launching.jobs(cells)]
+    entries = [journal.ManifestEntry(id=job.cell.id, job=job) for job in launching.jobs(cells)]
     token = journal.new_token()
     journal.begin(study, token, entries, {})
     (played / "queue" / str(os.getpid())).write_text(f"7_0|RUNNING|None|orch-{token}-default|gpu1\n")

@@ -12,13 +12,15 @@ from orch_core.study.folder import create_study
 def test_a_manifest_gives_back_the_jobs(launching, tmp_path):
     study = create_study(tmp_path, "s")
     entries = [
-        journal.Entry(id=job.cell.id, job=job, group="big" if number else "default", after=number)
+        journal.ManifestEntry(id=job.cell.id, job=job, group="big" if number else "default", after=number)
         for number, job in enumerate(launching.jobs(3, pause=0.5))
     ]
     journal.begin(study, "20260101-000000-aaaaaaaa", entries, {"attempts": 3})
     assert journal.manifest(tmp_path, "20260101-000000-aaaaaaaa") == entries
     assert journal.manifest(tmp_path, "20260101-000000-aaaaaaaa", "big") == entries[1:]
-    assert [head.after for head in journal.heads(tmp_path, "20260101-000000-aaaaaaaa").values()] == [0, 1, 2]
+    assert journal.cell_ids(tmp_path, "20260101-000000-aaaaaaaa") == {entry.id for entry in entries}
+    some = {entry.id: entry.job for entry in entries[1:]}
+    assert list(journal.entries_of(tmp_path, "20260101-000000-aaaaaaaa", some).values()) == entries[1:]
     assert journal.about(tmp_path, "20260101-000000-aaaaaaaa")["attempts"] == 3
 
 

@@ -225,7 +225,7 @@ def test_a_study_that_has_overspent_its_budget_stops_its_workers(launching, tmp_
         stop=lambda: stopped.append(True),
         explain=str,
     )
-    entry = journal.Entry(id=job.cell.id, job=job)
+    entry = journal.ManifestEntry(id=job.cell.id, job=job)
     (standing,) = waiting.wait_for(watch, [entry], fleet)
     assert (standing.state, watch.stop.reason, stopped) == ("pending", "budget", [True])
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch.launching import causes, claims, launch, ranks, side_by_side, worker
-from orch.launching.journal import Entry
+from orch.launching.journal import ManifestEntry
 from orch.launching.process import Stop
 from orch_core import provenance
 from orch_core.study import attempts
@@ -71,10 +71,10 @@ def test_a_process_that_the_kernel_killed_for_want_of_memory_is_told_from_anothe
     for job, kills in zip(jobs, (4, 5), strict=True):
         vmstat.write_text("pgfault 9\noom_kill 4\n")
         folder = study.cell_folder(job.cell.id)
-        attempt = claims.claim(folder, replace(claims.me("t", "w"), pid=1), 1)
+        attempt = claims.claim(folder, replace(claims.current_owner("t", "w"), pid=1), 1)
         os.close(attempt.lock)
         vmstat.write_text(f"pgfault 9\noom_kill {kills}\n")
-        worker.record_death(study, Entry(id=job.cell.id, job=job), 1)
+        worker.record_death(study, ManifestEntry(id=job.cell.id, job=job), 1)
         found.append(attempts.end_of(attempt.folder).cause)
     assert found == ["killed", "out_of_memory"]
 
@@ -83,10 +83,10 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
     """Three processes that sleep: the second one is killed, and the agent ends the others."""
     folder = tmp_path / "ranks"
     folder.mkdir()
-    order = ranks.Order(
+    config = ranks.RankConfig(
         root=str(tmp_path), cell="c", nodes=1, per_node=3, address="localhost", port=1, economies={}
     )
-    (folder / "order.json").write_text(json.dumps(asdict(order)))
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
     started = []
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
 

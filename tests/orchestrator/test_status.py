@@ -86,7 +86,7 @@ def test_the_table_shows_rows_total_and_causes(mixed):
 
 def test_eta_scales_the_plan_by_how_the_finished_cells_went(launching, mixed):
     study, jobs, _ = mixed
-    entries = [journal.Entry(id=job.cell.id, job=job) for job in jobs]
+    entries = [journal.ManifestEntry(id=job.cell.id, job=job) for job in jobs]
     standings = survey(study, entries)
     spent = sum(standing.seconds for standing in standings if standing.state in {"done", "diverged"})
     assert eta_seconds(standings, 2) == pytest.approx(2 * 3600 * spent / (2 * 7200 + 1) / 2)

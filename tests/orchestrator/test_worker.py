@@ -21,11 +21,11 @@ from orch_core.study.folder import create_study
 
 @pytest.fixture
 def owner():
-    return claims.me("20260101-000000-abcdef01", "w0")
+    return claims.current_owner("20260101-000000-abcdef01", "w0")
 
 
 def _try_to_claim(folder, start, results):
-    owner = claims.me("20260101-000000-abcdef01", "w")
+    owner = claims.current_owner("20260101-000000-abcdef01", "w")
     start.wait()
     results.put(claims.claim(folder, owner, 1) is not None)
 
@@ -46,12 +46,12 @@ def test_of_many_claims_at_once_one_wins(tmp_path):
 
 def test_an_attempt_is_busy_while_held_dead_when_dropped_and_claimable_when_buried(tmp_path, owner):
     attempt = claims.claim(tmp_path, owner, 1)
-    assert attempts.judge(tmp_path, after=0, limit=3) == ("busy", 1)
+    assert attempts.claimability(tmp_path, after=0, limit=3) == ("busy", 1)
     os.close(attempt.lock)  # what the kernel does when a process dies
-    assert attempts.judge(tmp_path, after=0, limit=3) == ("dead", 1)
-    assert claims.bury(tmp_path, 1).cause == "killed"
-    assert claims.bury(tmp_path, 1) is None
-    assert attempts.judge(tmp_path, after=0, limit=3) == ("claim", 1)
+    assert attempts.claimability(tmp_path, after=0, limit=3) == ("dead", 1)
+    assert claims.record_crash(tmp_path, 1).cause == "killed"
+    assert claims.record_crash(tmp_path, 1) is None
+    assert attempts.claimability(tmp_path, after=0, limit=3) == ("claim", 1)
 
 
 def test_a_later_attempt_fences_the_earlier_one(tmp_path, owner):
@@ -65,13 +65,13 @@ def test_a_later_attempt_fences_the_earlier_one(tmp_path, owner):
 def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp_path, monkeypatch):
     study = create_study(tmp_path, "s")
     (job,) = launching.jobs(1, pause=0.01)
-    entry = journal.Entry(id=job.cell.id, job=job)
+    entry = journal.ManifestEntry(id=job.cell.id, job=job)
     token = journal.new_token()
     journal.begin(study, token, [entry], {})
-    walk = worker.Walk(
+    context = worker.WorkerContext(
         study=study,
         token=token,
-        owner=claims.me(token, "w0"),
+        owner=claims.current_owner(token, "w0"),
         stop=Stop(),
         limit=3,
         code={},
@@ -82,11 +82,11 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
 
     def overtaken(attempt):
         if attempt.number == 1 and not (folder / "attempts" / "2").exists():
-            claims.claim(folder, replace(walk.owner, worker="w1"), 2)
+            claims.claim(folder, replace(context.owner, worker="w1"), 2)
         return real(attempt)
 
     monkeypatch.setattr(claims, "is_newest", overtaken)
-    assert worker.walk_manifest(walk, [entry]) == "finished"
+    assert worker.walk_manifest(context, [entry]) == "finished"
     assert attempts.end_of(folder / "attempts" / "1").how == "fenced"
     assert not (folder / "record.json").exists()
     assert not list((folder / "checkpoint").glob("*"))
@@ -96,10 +96,10 @@ def test_a_silent_owner_on_another_machine_is_dead_only_after_missed_heartbeats(
     elsewhere = replace(owner, machine="another kernel", started=time.time() + 1e6)  # its clock is wrong
     attempt = claims.claim(tmp_path, elsewhere, 1)
     os.close(attempt.lock)  # locks are not always seen from elsewhere
-    assert attempts.judge(tmp_path, after=0, limit=3) == ("busy", 1)
+    assert attempts.claimability(tmp_path, after=0, limit=3) == ("busy", 1)
     old = time.time() - attempts.STALE_SECONDS - 1
     os.utime(attempt.folder / "log.txt", (old, old))
-    assert attempts.judge(tmp_path, after=0, limit=3) == ("dead", 1)
+    assert attempts.claimability(tmp_path, after=0, limit=3) == ("dead", 1)
 
 
 def test_a_newer_workers_words_are_understood(tmp_path, owner):
@@ -115,9 +115,9 @@ def test_a_damaged_owner_and_leftovers_of_killed_processes_stop_nobody(tmp_path,
     (tmp_path / "attempts" / "1" / "owner.json").write_text('{"tok')
     (tmp_path / ".claim-stale").mkdir()
     (tmp_path / ".record.json.stale").write_text("{")
-    verdict, newest = attempts.judge(tmp_path, after=0, limit=3)
+    verdict, newest = attempts.claimability(tmp_path, after=0, limit=3)
     assert (verdict, newest) == ("dead", 1)
-    assert claims.bury(tmp_path, 1)
+    assert claims.record_crash(tmp_path, 1)
     assert claims.claim(tmp_path, owner, 2)
 
 

@@ -161,8 +161,8 @@ def test_launches_at_once_do_nothing_twice(launching, start, tmp_path, launches)
 @pytest.mark.parametrize("what", ["task", "array"])
 def test_scancel_behind_our_back(launching, launch, what):
     process, study, jobs = launch(steps=6)
-    pilots = slurm.queue()
-    job = pilots[0].job if what == "task" else pilots[0].job.split("_")[0]
+    found = slurm.queue()
+    job = found[0].id if what == "task" else found[0].id.split("_")[0]
     call("scancel", job)
     launching.finish(process)
     launching.check_complete(study, jobs)

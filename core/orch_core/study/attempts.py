@@ -24,7 +24,7 @@ STALE_SECONDS = 90.0  # a silent owner on another machine is dead after six miss
 RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "timeout", "network"})
 FREE = frozenset({"preempted", "node_failure", "cancelled"})  # never the cell's fault
 How = Literal["done", "failed", "stopped", "fenced"]
-Verdict = Literal["claim", "busy", "dead", "spent"]
+Claimability = Literal["claim", "busy", "dead", "spent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,11 +172,11 @@ def made_progress(cell_folder: Path, attempt_folder: Path) -> bool:
     return False
 
 
-def judge(folder: Path, *, after: int, limit: int) -> tuple[Verdict, int]:
+def claimability(folder: Path, *, after: int, limit: int) -> tuple[Claimability, int]:
     """What may be done with a cell that is not finished, and the number of its newest attempt.
 
     claim: its next attempt is free. busy: a living process works at it. dead: its newest attempt
-    was killed and awaits `bury`. spent: it failed for good in this launch, that is in an attempt
+    was killed and awaits `record_crash`. spent: it failed for good in this launch, that is in an attempt
     above `after`: once for errors that come back, `limit` times in a row without progress for others.
     """
     taken = numbers(folder)
@@ -193,7 +193,7 @@ def judge(folder: Path, *, after: int, limit: int) -> tuple[Verdict, int]:
 
 
 def is_spent(ends: Sequence[End], limit: int) -> bool:
-    """Whether a cell with these ended attempts is beyond its retries; see `judge`."""
+    """Whether a cell with these ended attempts is beyond its retries; see `claimability`."""
     without_progress = 0
     for end in ends:
         if end.how != "failed" or end.cause in FREE:

@@ -37,7 +37,7 @@ class Attempt:
     lock: int
 
 
-def me(
+def current_owner(
     token: str, worker: str, environment: Mapping[str, str] = os.environ, *, devices: float = 1.0
 ) -> Owner:
     """The present process as an owner; the Slurm job and node come from the environment."""
@@ -116,7 +116,7 @@ def is_newest(attempt: Attempt) -> bool:
     return not is_overtaken(attempt.folder)
 
 
-def bury(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
+def record_crash(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
     """Write the end of an attempt whose process died without one; None where another process did so first."""
     attempt = folder / "attempts" / str(number)
     owner = owner_of(attempt)

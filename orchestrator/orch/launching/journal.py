@@ -32,7 +32,7 @@ DEATHS_OF_A_BAD_NODE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ManifestEntry:
     """A line of a manifest: a job, its cell's id, its resource class, and the attempts made before the launch."""
 
     id: str
@@ -51,7 +51,7 @@ def launch_folder(root: Path, token: str) -> Path:
     return root / "launches" / token
 
 
-def begin(study: Study, token: str, entries: Iterable[Entry], about: Mapping[str, Any]) -> Path:
+def begin(study: Study, token: str, entries: Iterable[ManifestEntry], about: Mapping[str, Any]) -> Path:
     """Make a launch's folder with its manifest and settings; nothing is submitted yet."""
     folder = launch_folder(study.root, token)
     for part in ("workers", "errors"):
@@ -73,35 +73,42 @@ def about(root: Path, token: str) -> dict[str, Any]:
     return document
 
 
-def manifest(root: Path, token: str, group: str = "") -> list[Entry]:
+def manifest(root: Path, token: str, group: str = "") -> list[ManifestEntry]:
     """The entries of a launch, those of one resource class where `group` is given."""
-    lines = (launch_folder(root, token) / "jobs.ndjson").read_text(encoding="utf-8").splitlines()
-    documents = (json.loads(line) for line in lines)
     return [
-        Entry(
+        ManifestEntry(
             id=document["id"],
             job=job_from_json(document["job"]),
             group=document["group"],
             after=document["after"],
         )
-        for document in documents
+        for document in _manifest_lines(root, token)
         if not group or document["group"] == group
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """What a manifest says of a cell beside its job: its resource class, and the attempts made before the launch."""
+def entries_of(root: Path, token: str, jobs: Mapping[str, Job]) -> dict[str, ManifestEntry]:
+    """By cell id, the entries of a launch for these jobs, read without the jobs of the manifest."""
+    return {
+        document["id"]: ManifestEntry(
+            id=document["id"],
+            job=jobs[document["id"]],
+            group=document["group"],
+            after=document["after"],
+        )
+        for document in _manifest_lines(root, token)
+        if document["id"] in jobs
+    }
 
-    group: str
-    after: int
+
+def cell_ids(root: Path, token: str) -> set[str]:
+    """The cells of a launch; none if its manifest was not written."""
+    return {document["id"] for document in _manifest_lines(root, token)}
 
 
-def heads(root: Path, token: str) -> dict[str, Head]:
-    """By cell id, the heads of a launch's entries, read without their jobs."""
+def _manifest_lines(root: Path, token: str) -> Iterator[dict[str, Any]]:
     path = launch_folder(root, token) / "jobs.ndjson"
-    documents = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
-    return {document["id"]: Head(group=document["group"], after=document["after"]) for document in documents}
+    return map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
 
 
 def used_slurm(root: Path) -> bool:
@@ -133,7 +140,7 @@ def launcher_lives(root: Path, token: str) -> bool:
     return is_held(launch_folder(root, token) / "launcher.json")
 
 
-def errors_folder(root: Path, token: str, entry: Entry) -> Path:
+def errors_folder(root: Path, token: str, entry: ManifestEntry) -> Path:
     """Where the tracebacks of an entry's class, its recipe, are counted: a folder for each, a file for each cell."""
     return launch_folder(root, token) / "errors" / entry.job.cell.recipe
 

@@ -112,7 +112,7 @@ def dropped(study: Study, jobs: Sequence[Job]) -> list[str]:
             cell
             for token in journal.tokens(study.root)
             if not journal.is_cancelled(study.root, token)
-            for cell in journal.heads(study.root, token)
+            for cell in journal.cell_ids(study.root, token)
             if cell not in wanted and not (study.cell_folder(cell) / "record.json").exists()
         }
     )

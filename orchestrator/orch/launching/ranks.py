@@ -1,6 +1,6 @@
 """Training of one cell by several processes: one for each GPU of a worker, on its node or on all nodes of its job.
 
-attempts/<k>/ranks/order.json    what every rank must know, written by the worker
+attempts/<k>/ranks/config.json    what every rank must know, written by the worker
                    node-<n>.json the agent of a node, which starts its ranks; `.ended` once they have ended
                    node-<n>.txt  what is said on the nodes of a job with several
                    stop          the worker's wish
@@ -77,7 +77,7 @@ ONE = Ranks()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class RankConfig:
     """What every rank must know: the cell, where rank 0 waits for the others, and how the batch fits into memory."""
 
     root: str
@@ -110,7 +110,7 @@ def pretrain(
 
     folder = attempt / "ranks"
     folder.mkdir()
-    order = Order(
+    config = RankConfig(
         root=str(study.root),
         cell=attempt.parents[1].name,
         nodes=ranks.nodes,
@@ -119,7 +119,7 @@ def pretrain(
         port=_free_port(),
         economies=asdict(economies),
     )
-    write_atomic(folder / "order.json", dumps(asdict(order)))
+    write_atomic(folder / "config.json", dumps(asdict(config)))
     if ranks.nodes == 1:
         run_node(folder, 0, should_stop)
     else:
@@ -165,11 +165,11 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
 
     They are asked to stop, once, when `should_stop()` is true; what it raises ends them too.
     """
-    order = _order(folder)
+    config = _config(folder)
     before = claims.oom_kills()
-    first = node * order.per_node
+    first = node * config.per_node
     ranks = {
-        first + local: _start_rank(folder, order, first + local, local) for local in range(order.per_node)
+        first + local: _start_rank(folder, config, first + local, local) for local in range(config.per_node)
     }
     asked, looked = False, time.monotonic()
     try:
@@ -197,14 +197,14 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
             _note_death(folder, rank, process.returncode, before)
 
 
-def _start_rank(folder: Path, order: Order, rank: int, local: int) -> subprocess.Popen[bytes]:
+def _start_rank(folder: Path, config: RankConfig, rank: int, local: int) -> subprocess.Popen[bytes]:
     place = {
         "RANK": rank,
-        "WORLD_SIZE": order.nodes * order.per_node,
+        "WORLD_SIZE": config.nodes * config.per_node,
         "LOCAL_RANK": local,
-        "LOCAL_WORLD_SIZE": order.per_node,
-        "MASTER_ADDR": order.address,
-        "MASTER_PORT": order.port,
+        "LOCAL_WORLD_SIZE": config.per_node,
+        "MASTER_ADDR": config.address,
+        "MASTER_PORT": config.port,
     }
     return subprocess.Popen(
         _command("rank", folder),
@@ -230,8 +230,8 @@ def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
     publish_once(folder / f"failed-{rank}", dumps(asdict(end)))
 
 
-def _order(folder: Path) -> Order:
-    return Order(**json.loads((folder / "order.json").read_text(encoding="utf-8")))
+def _config(folder: Path) -> RankConfig:
+    return RankConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
@@ -305,10 +305,10 @@ def _rank(folder: Path) -> None:
     from orch_core import learn
     from orch_core.learn import distributed
 
-    order, rank = _order(folder), int(os.environ["RANK"])
-    study = Study(Path(order.root))
-    cell, home, stop = study.cell(order.cell), study.cell_folder(order.cell), Stop()
-    economies, trunks = learn.Economies(**order.economies), study.root / "trunks"
+    config, rank = _config(folder), int(os.environ["RANK"])
+    study = Study(Path(config.root))
+    cell, home, stop = study.cell(config.cell), study.cell_folder(config.cell), Stop()
+    economies, trunks = learn.Economies(**config.economies), study.root / "trunks"
     with signals_to(stop):
         try:
             with distributed.group():

@@ -46,10 +46,10 @@ Value = str | int | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pilot:
-    """A worker as squeue shows it: its job (`12_3`, or `12_[4-9]` for tasks not split yet) and how many tasks it is."""
+class SlurmJob:
+    """A worker as squeue shows it: its id (`12_3`, or `12_[4-9]` for tasks not split yet) and how many tasks it is."""
 
-    job: str
+    id: str
     tasks: int
     state: str
     reason: str
@@ -96,7 +96,7 @@ def hint_for(words: str) -> str:
     return "see `man sbatch`"
 
 
-def queue(prefixes: Iterable[str] = ("orch-",)) -> list[Pilot]:
+def queue(prefixes: Iterable[str] = ("orch-",)) -> list[SlurmJob]:
     """Workers of the calling user, from one squeue call; raises OrchError where Slurm does not answer."""
     text = run("squeue", "--me", "--noheader", "--format", "%i|%T|%r|%j|%N", seconds=30)
     found, wanted = [], tuple(prefixes)
@@ -104,17 +104,17 @@ def queue(prefixes: Iterable[str] = ("orch-",)) -> list[Pilot]:
         job, state, reason, name, node = line.split("|", 4)
         if name.startswith(wanted) and state not in TERMINAL:
             found.append(
-                Pilot(job=job, tasks=count_tasks(job), state=state, reason=reason, name=name, node=node)
+                SlurmJob(id=job, tasks=count_tasks(job), state=state, reason=reason, name=name, node=node)
             )
     return found
 
 
-def describe(pilots: Sequence[Pilot]) -> str:
+def describe(jobs: Sequence[SlurmJob]) -> str:
     """`Slurm: 3 running, 5 pending (Priority)`."""
     states: Counter[str] = Counter()
-    for pilot in pilots:
-        reason = f" ({pilot.reason})" if pilot.state == "PENDING" else ""
-        states[pilot.state.lower() + reason] += pilot.tasks
+    for job in jobs:
+        reason = f" ({job.reason})" if job.state == "PENDING" else ""
+        states[job.state.lower() + reason] += job.tasks
     return "Slurm: " + (", ".join(f"{count} {state}" for state, count in states.items()) or "no workers")
 
 
@@ -131,33 +131,31 @@ def count_tasks(job: str) -> int:
     return total
 
 
-def start_now(pilots: Sequence[Pilot], has_ended: Callable[[str], bool]) -> None:
+def start_now(jobs: Sequence[SlurmJob], has_ended: Callable[[str], bool]) -> None:
     """Spare requeued jobs the two minutes that Slurm lets them wait for the old credential to expire.
 
     Only those whose worker `has_ended`: a node that failed and came back still runs the old process, and
     starting the job there again makes Slurm drain the node (`Duplicate jobid`).
     """
     waiting = [
-        pilot.job
-        for pilot in pilots
-        if pilot.state == "PENDING" and pilot.reason == "BeginTime" and has_ended(pilot.job)
+        job.id for job in jobs if job.state == "PENDING" and job.reason == "BeginTime" and has_ended(job.id)
     ]
-    for job in waiting:
+    for name in waiting:
         with contextlib.suppress(OrchError):  # it starts by itself, later
-            run("scontrol", "update", f"JobId={job}", "StartTime=now", seconds=15)
+            run("scontrol", "update", f"JobId={name}", "StartTime=now", seconds=15)
 
 
-def without_stuck(pilots: Sequence[Pilot]) -> list[Pilot]:
+def without_stuck(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
     """The workers that will run, after cancelling those that Slurm holds because it failed to start them.
 
     They would wait for a person to release them; workers are alike, so that others are submitted instead.
     A hold that the user asked for stays.
     """
-    stuck = [pilot.job for pilot in pilots if pilot.state == "PENDING" and pilot.reason.startswith(STUCK)]
-    for job in stuck:
+    stuck = [job.id for job in jobs if job.state == "PENDING" and job.reason.startswith(STUCK)]
+    for name in stuck:
         with contextlib.suppress(OrchError):
-            run("scancel", job, seconds=15)
-    return [pilot for pilot in pilots if pilot.job not in stuck]
+            run("scancel", name, seconds=15)
+    return [job for job in jobs if job.id not in stuck]
 
 
 def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orch.launching import journal, slurm
-from orch.launching.journal import Entry
+from orch.launching.journal import ManifestEntry
 from orch.launching.worker import is_stopped
 from orch_core.cell import Job
 from orch_core.errors import OrchError
@@ -37,7 +37,7 @@ class Standing:
     devices:     GPUs that its running attempt holds, or 1 where there are none
     """
 
-    entry: Entry
+    entry: ManifestEntry
     state: State
     cause: str = ""
     attempt: int = 0
@@ -83,12 +83,11 @@ class Status:
         return {"schema_version": 1, **asdict(self)}
 
 
-def _model(entry: Entry) -> str:
+def _model(entry: ManifestEntry) -> str:
     return entry.job.cell.model.name if entry.job.cell.model else "none"
 
 
-NEW = journal.Head(group="default", after=0)
-AXES: dict[str, Callable[[Entry], str]] = {
+AXES: dict[str, Callable[[ManifestEntry], str]] = {
     "algorithm": lambda entry: entry.job.cell.recipe,
     "model": _model,
     "mix": lambda entry: entry.job.cell.mix or "none",
@@ -128,25 +127,23 @@ def status(
     )
 
 
-def entries_now(study: Study, jobs: Sequence[Job], ids: Iterable[str] | None = None) -> list[Entry]:
+def entries_now(study: Study, jobs: Sequence[Job], ids: Iterable[str] | None = None) -> list[ManifestEntry]:
     """Entries of the jobs, judged as the last launch judges them; `ids` of their cells, where they are known."""
-    heads: dict[str, journal.Head] = {}
-    for token in journal.tokens(study.root)[-1:]:
-        heads = journal.heads(study.root, token)
-    entries = []
-    known = ids if ids is not None else (job.cell.id for job in jobs)
-    for job, cell in zip(jobs, known, strict=True):
-        head = heads.get(cell, NEW)
-        entries.append(Entry(id=cell, job=job, group=head.group, after=head.after))
-    return entries
+    cells = ids if ids is not None else (job.cell.id for job in jobs)
+    by_id = dict(zip(cells, jobs, strict=True))
+    tokens = journal.tokens(study.root)
+    known = journal.entries_of(study.root, tokens[-1], by_id) if tokens else {}
+    return [known.get(cell) or ManifestEntry(id=cell, job=job) for cell, job in by_id.items()]
 
 
-def survey(study: Study, entries: Iterable[Entry], *, token: str = "", limit: int = 3) -> list[Standing]:
+def survey(
+    study: Study, entries: Iterable[ManifestEntry], *, token: str = "", limit: int = 3
+) -> list[Standing]:
     """Where each entry stands now; classes that launch `token` has stopped count as failed."""
     return [stand(study, entry, token=token, limit=limit) for entry in entries]
 
 
-def stand(study: Study, entry: Entry, *, token: str = "", limit: int = 3) -> Standing:
+def stand(study: Study, entry: ManifestEntry, *, token: str = "", limit: int = 3) -> Standing:
     """Where one entry stands: a few file operations, and one read where its record is published."""
     folder = study.cell_folder(entry.id)
     document = _read(folder / "record.json")
@@ -165,7 +162,7 @@ def stand(study: Study, entry: Entry, *, token: str = "", limit: int = 3) -> Sta
         return replace(here, state="diverged", cause="diverged")
     if document and here.probes_done == len(entry.job.probes):
         return replace(here, state="done")
-    verdict, _ = attempts.judge(folder, after=entry.after, limit=limit) if taken else ("claim", 0)
+    verdict, _ = attempts.claimability(folder, after=entry.after, limit=limit) if taken else ("claim", 0)
     if verdict == "busy":
         attempt = folder / "attempts" / str(taken[-1])
         owner = attempts.owner_of(attempt)
@@ -245,10 +242,10 @@ def _cluster(study: Study, tokens: Sequence[str]) -> tuple[int, str]:
     if not journal.used_slurm(study.root):
         return 0, ""
     try:
-        pilots = slurm.queue(f"orch-{token}-" for token in tokens)
+        jobs = slurm.queue(f"orch-{token}-" for token in tokens)
     except OrchError as error:
         return 0, f"Slurm does not answer ({error.message}): all this is read from the study"
-    return sum(pilot.tasks for pilot in pilots if pilot.state == "RUNNING"), slurm.describe(pilots)
+    return sum(job.tasks for job in jobs if job.state == "RUNNING"), slurm.describe(jobs)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -263,5 +260,5 @@ def _cost(document: dict[str, Any] | None) -> float:
     return float(document["cost"].get("seconds", 0.0)) if document else 0.0
 
 
-def _probes_done(study: Study, entry: Entry) -> int:
+def _probes_done(study: Study, entry: ManifestEntry) -> int:
     return sum((study.probe_folder(entry.id, probe) / "record.json").exists() for probe in entry.job.probes)

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from orch.launching import claims, freeze, journal, progress, slurm, worker
-from orch.launching.journal import Entry
+from orch.launching.journal import ManifestEntry
 from orch.launching.process import ONE_THREAD, Stop, signals_to, warning_seconds
 from orch.launching.settings import Failure, Settings, Summary, summarise
 from orch.launching.slurm import Value
 from orch.launching.status import Standing, stand, survey
-from orch.launching.training import Walk
+from orch.launching.training import WorkerContext
 from orch.launching.waiting import Watch, disk_full, wait_for
-from orch.launching.workers import Fleet, local_fleet, pilot_name, shares_of, slurm_fleet
+from orch.launching.workers import Fleet, job_name, local_fleet, shares_of, slurm_fleet
 from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
@@ -78,7 +78,9 @@ def launch(
         snapshot = freeze.freeze(study)
         about = _about(settings, snapshot, options)
         folder = journal.begin(study, token, entries, about)
-        lock = claims.lock_file(folder / "launcher.json", dumps(asdict(claims.me(token, "launcher"))))
+        lock = claims.lock_file(
+            folder / "launcher.json", dumps(asdict(claims.current_owner(token, "launcher")))
+        )
     except OSError as error:
         raise disk_full(study, error) from error
     stop = Stop()
@@ -105,7 +107,7 @@ def launch(
     return summarise(study, token, standings, stopped=stop.reason)
 
 
-def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[Entry]:
+def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[ManifestEntry]:
     """The jobs that lack a record, in the order in which to start them."""
     entries, cancelled = [], journal.cancelled_cells(study.root)
     for job in jobs:
@@ -114,17 +116,17 @@ def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[
             continue
         folder = study.cell_folder(cell)
         if not folder.exists():
-            entries.append(Entry(id=cell, job=job, group=group))
+            entries.append(ManifestEntry(id=cell, job=job, group=group))
             continue
         taken = attempts.numbers(folder)
         ended = [number for number in taken if attempts.end_of(folder / "attempts" / str(number))]
-        entry = Entry(id=cell, job=job, group=group, after=max(ended, default=0))
+        entry = ManifestEntry(id=cell, job=job, group=group, after=max(ended, default=0))
         if not worker.is_settled(study, entry):
             entries.append(entry)
     return _in_order(entries)
 
 
-def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+def _in_order(entries: Sequence[ManifestEntry]) -> list[ManifestEntry]:
     """Longest first, so that workers end together; what shares a trunk stays in the plan's order, to go on from one another."""
     cooled = ["cooldown" in dict(entry.job.cell.overrides) for entry in entries]
     trunks = [(own and trunk(entry.job.cell)) or entry.id for own, entry in zip(cooled, entries, strict=True)]
@@ -173,13 +175,13 @@ def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str
     }
 
 
-def _in_process(watch: Watch, entries: list[Entry], code: dict[str, Any]) -> list[Standing]:
+def _in_process(watch: Watch, entries: list[ManifestEntry], code: dict[str, Any]) -> list[Standing]:
     """Walk the manifest here, one cell after another, output on the terminal."""
     os.environ.update(ONE_THREAD)
-    walk = Walk(
+    context = WorkerContext(
         study=watch.study,
         token=watch.token,
-        owner=claims.me(watch.token, "debug"),
+        owner=claims.current_owner(watch.token, "debug"),
         stop=watch.stop,
         limit=watch.limit,
         code=code,
@@ -189,14 +191,14 @@ def _in_process(watch: Watch, entries: list[Entry], code: dict[str, Any]) -> lis
     def look() -> list[Standing]:
         return survey(watch.study, entries, token=watch.token, limit=watch.limit)
 
-    if worker.walk_manifest(walk, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
+    if worker.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
         raise disk_full(watch.study)
     return look()
 
 
 def _fleet(
     watch: Watch,
-    entries: list[Entry],
+    entries: list[ManifestEntry],
     settings: Settings,
     snapshot: Path,
     options: Mapping[str, Mapping[str, Value]],
@@ -224,21 +226,23 @@ def _fleet(
     )
 
 
-def _leave(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Standing]:
+def _leave(watch: Watch, entries: Sequence[ManifestEntry], fleet: Fleet) -> list[Standing]:
     """Start the workers, and do not wait for them."""
     standings = [stand(watch.study, entry) for entry in entries]
     fleet.keep([standing for standing in standings if standing.state == "pending"])
     return standings
 
 
-def _shares(entries: Sequence[Entry], settings: Settings) -> Counter[str]:
+def _shares(entries: Sequence[ManifestEntry], settings: Settings) -> Counter[str]:
     seconds: dict[str, float] = {}
     for entry in entries:
         seconds[entry.group] = seconds.get(entry.group, 0.0) + entry.job.seconds
     return shares_of(settings, Counter(entry.group for entry in entries), seconds)
 
 
-def _slurm_options(study: Study, entries: Sequence[Entry], settings: Settings) -> dict[str, dict[str, Value]]:
+def _slurm_options(
+    study: Study, entries: Sequence[ManifestEntry], settings: Settings
+) -> dict[str, dict[str, Value]]:
     """Checked sbatch options of each resource class, with a time limit where the user gave none."""
     shares, checked = _shares(entries, settings), {}
     for group in shares:
@@ -341,7 +345,7 @@ def _slurm_executor(
     if bad:
         passed["exclude"] = ",".join(filter(None, [str(passed.get("exclude", "")), *bad]))
     executor.update_parameters(
-        job_name=pilot_name(token, group),
+        job_name=job_name(token, group),
         time=minutes,
         use_srun=False,
         stderr_to_stdout=True,

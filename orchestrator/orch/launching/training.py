@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orch.launching import causes, claims, journal, ranks
 from orch.launching.claims import Attempt
-from orch.launching.journal import Entry
+from orch.launching.journal import ManifestEntry
 from orch.launching.process import Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
@@ -31,7 +31,7 @@ CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Walk:
+class WorkerContext:
     """What a worker carries along its manifest.
 
     minutes:       its job's time limit, infinite on one's own machine
@@ -51,65 +51,65 @@ class Walk:
     ranks: ranks.Ranks = ranks.ONE
 
 
-def attempt_cell(walk: Walk, entry: Entry, attempt: Attempt) -> End:
+def attempt_cell(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
     """Work at one cell; whatever happens inside becomes the attempt's end."""
     began = time.monotonic()
     log = attempt.folder / "log.txt"
     end = End(how="failed", cause="killed")
     try:
-        with log_to(log, redirect=walk.redirect), heartbeat(log):
+        with log_to(log, redirect=context.redirect), heartbeat(log):
             try:
-                end = _work(walk, entry, attempt)
+                end = _work(context, entry, attempt)
             except Exception as error:  # noqa: BLE001  # every failure of a cell is a record, not a crash
-                end = _failure(walk, entry, attempt, error)
+                end = _failure(context, entry, attempt, error)
     finally:
         seconds = time.monotonic() - began
-        progress = attempts.made_progress(walk.study.cell_folder(entry.id), attempt.folder)
+        progress = attempts.made_progress(context.study.cell_folder(entry.id), attempt.folder)
         end = replace(end, seconds=seconds, progress=progress, devices=attempt.owner.devices)
         with contextlib.suppress(OSError):  # a full disk: the attempt will be found dead
             claims.release(attempt, end)
     return end
 
 
-def _work(walk: Walk, entry: Entry, attempt: Attempt) -> End:
+def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
     """Pretrain unless that is done, then probe what is missing."""
     from orch_core import learn
 
-    cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
+    cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
     publish_once(folder / "cell.json", dumps(cell.to_json()))
-    record = walk.study.record(entry.id)
+    record = context.study.record(entry.id)
     if record is None:
         try:
-            result = _pretrained(walk, entry, attempt)
+            result = _pretrained(context, entry, attempt)
         except learn.Stopped:
-            return End(how="stopped", cause=walk.stop.reason or "cancelled")
+            return End(how="stopped", cause=context.stop.reason or "cancelled")
         record = Record(
             cell=entry.id,
             name=cell.name,
             status=result.status,
             values=result.values,
             cost=result.cost,
-            provenance=_provenance(walk, attempt, config=cell.to_json()),
+            provenance=_provenance(context, attempt, config=cell.to_json()),
             reason=result.reason,
         )
         _publish(attempt, folder, record)
         publish_once(attempt.folder / "record.json", dumps(record.to_json()))
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
     if record.status == "done":
-        return _probe(walk, entry, attempt)
+        return _probe(context, entry, attempt)
     return End(how="done")
 
 
-def _pretrained(walk: Walk, entry: Entry, attempt: Attempt) -> Result:
+def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Result:
     """Train the cell in this process, or in one for each of the worker's GPUs."""
     from orch_core import learn
 
-    cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
-    economies = economies_of(entry.job, walk.ranks.count, attempts.count(folder, "out_of_memory"))
-    watch = _watch(walk, entry, attempt)
-    if walk.ranks.count > 1:
-        return ranks.pretrain(walk.study, attempt.folder, walk.ranks, economies, watch)
-    trunks = walk.study.root / "trunks"
+    cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
+    economies = economies_of(entry.job, context.ranks.count, attempts.count(folder, "out_of_memory"))
+    watch = _watch(context, entry, attempt)
+    if context.ranks.count > 1:
+        return ranks.pretrain(context.study, attempt.folder, context.ranks, economies, watch)
+    trunks = context.study.root / "trunks"
     return learn.pretrain(cell, folder, should_stop=watch, economies=economies, trunks=trunks)
 
 
@@ -123,12 +123,12 @@ def economies_of(job: Job, processes: int, ooms: int) -> Economies:
     return Economies(micro_batch=micro_batch, checkpointing=job.checkpointing or rows == 0)
 
 
-def _probe(walk: Walk, entry: Entry, attempt: Attempt) -> End:
+def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
     """Probe what is missing; a probe that fails leaves its reason, and the others go on."""
     from orch_core import learn
 
-    cell, folder = entry.job.cell, walk.study.cell_folder(entry.id)
-    missing = [probe for probe in entry.job.probes if not walk.study.probe_record(entry.id, probe)]
+    cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
+    missing = [probe for probe in entry.job.probes if not context.study.probe_record(entry.id, probe)]
     parent = {"parent": f"cells/{entry.id}/record.json"}
     end = End(how="done")
     while missing:
@@ -142,51 +142,57 @@ def _probe(walk: Walk, entry: Entry, attempt: Attempt) -> End:
                     status=result.status,
                     values=result.values,
                     cost=result.cost,
-                    provenance=_provenance(walk, attempt, probe=asdict(probe), **parent),
+                    provenance=_provenance(context, attempt, probe=asdict(probe), **parent),
                     reason=result.reason,
                 )
-                target = walk.study.probe_folder(entry.id, probe)
+                target = context.study.probe_folder(entry.id, probe)
                 target.mkdir(parents=True, exist_ok=True)
                 for name, content in result.files.items():
                     write_atomic(target / name, content)
                 _publish(attempt, target, record)
                 missing.remove(probe)
-                if walk.stop.wanted() and missing:
-                    return End(how="stopped", cause=walk.stop.reason)
+                if context.stop.wanted() and missing:
+                    return End(how="stopped", cause=context.stop.reason)
             break
         except ranks.Fenced:
             raise
         except Exception as error:  # noqa: BLE001  # one task's failure is no other's
-            end = _failure(walk, entry, attempt, error, missing.pop(0))
+            end = _failure(context, entry, attempt, error, missing.pop(0))
             if end.cause == "disk_full":
                 break
     return end
 
 
-def _failure(walk: Walk, entry: Entry, attempt: Attempt, error: Exception, probe: Probe | None = None) -> End:
+def _failure(
+    context: WorkerContext,
+    entry: ManifestEntry,
+    attempt: Attempt,
+    error: Exception,
+    probe: Probe | None = None,
+) -> End:
     """Record why a cell, or one of its probes, failed."""
     if isinstance(error, ranks.Fenced):
         return End(how="fenced")
     traceback.print_exception(error)
-    end = error.end if isinstance(error, ranks.RankFailed) else causes.end_of(error, walk.study.root)
-    log = attempt.folder.relative_to(walk.study.root) / "log.txt"
-    record = failed_record(entry, end, log, probe, provenance=_provenance(walk, attempt))
+    end = error.end if isinstance(error, ranks.RankFailed) else causes.end_of(error, context.study.root)
+    log = attempt.folder.relative_to(context.study.root) / "log.txt"
+    record = failed_record(entry, end, log, probe, provenance=_provenance(context, attempt))
     target = attempt.folder
     if probe:
-        target = walk.study.probe_folder(entry.id, probe) / "attempts" / str(attempt.number)
+        target = context.study.probe_folder(entry.id, probe) / "attempts" / str(attempt.number)
     with contextlib.suppress(OSError):  # the disk may be what failed; the end is tried once more
         target.mkdir(parents=True, exist_ok=True)
-        if probe or not (walk.study.cell_folder(entry.id) / "record.json").exists():
+        if probe or not (context.study.cell_folder(entry.id) / "record.json").exists():
             publish_once(target / "record.json", dumps(record.to_json()))
         if end.cause == "code_error":
-            seen = journal.errors_folder(walk.study.root, walk.token, entry) / end.signature
+            seen = journal.errors_folder(context.study.root, context.token, entry) / end.signature
             seen.mkdir(parents=True, exist_ok=True)
             (seen / entry.id).touch()
     return end
 
 
 def failed_record(
-    entry: Entry,
+    entry: ManifestEntry,
     end: End,
     log: Path,
     probe: Probe | None = None,
@@ -204,7 +210,7 @@ def failed_record(
     )
 
 
-def _watch(walk: Walk, entry: Entry, attempt: Attempt) -> Callable[[], bool]:
+def _watch(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Callable[[], bool]:
     """`should_stop` for the training loop: raises `ranks.Fenced` once a later attempt exists, before anything is saved."""
     checked = -math.inf
 
@@ -214,16 +220,16 @@ def _watch(walk: Walk, entry: Entry, attempt: Attempt) -> Callable[[], bool]:
             checked = time.monotonic()
             if not claims.is_newest(attempt):
                 raise ranks.Fenced
-            if _is_cancelled(walk, entry):
+            if _is_cancelled(context, entry):
                 return True
-        return bool(walk.stop.wanted())
+        return bool(context.stop.wanted())
 
     return should_stop
 
 
-def _is_cancelled(walk: Walk, entry: Entry) -> bool:
-    root = walk.study.root
-    return journal.is_cancelled(root, walk.token) or journal.is_cell_cancelled(root, entry.id)
+def _is_cancelled(context: WorkerContext, entry: ManifestEntry) -> bool:
+    root = context.study.root
+    return journal.is_cancelled(root, context.token) or journal.is_cell_cancelled(root, entry.id)
 
 
 def _publish(attempt: Attempt, folder: Path, record: Record) -> None:
@@ -232,15 +238,15 @@ def _publish(attempt: Attempt, folder: Path, record: Record) -> None:
     publish(folder, record)
 
 
-def _provenance(walk: Walk, attempt: Attempt, **more: object) -> dict[str, Any]:
+def _provenance(context: WorkerContext, attempt: Attempt, **more: object) -> dict[str, Any]:
     owner = attempt.owner
     return provenance.gather(
-        code=walk.code,
-        launch=walk.token,
+        code=context.code,
+        launch=context.token,
         attempt=attempt.number,
         job=owner.job,
         node=owner.node,
         devices=owner.devices,
-        log=(attempt.folder.relative_to(walk.study.root) / "log.txt").as_posix(),
+        log=(attempt.folder.relative_to(context.study.root) / "log.txt").as_posix(),
         **more,
     )

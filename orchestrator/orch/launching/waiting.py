@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orch.launching import causes, journal
-from orch.launching.journal import Entry
+from orch.launching.journal import ManifestEntry
 from orch.launching.process import Stop
 from orch.launching.status import Standing, stand
 from orch.launching.worker import record_death
@@ -37,7 +37,7 @@ class Watch:
     overspent: Callable[[], bool] = lambda: False
 
 
-def wait_for(watch: Watch, entries: Sequence[Entry], fleet: Fleet) -> list[Standing]:
+def wait_for(watch: Watch, entries: Sequence[ManifestEntry], fleet: Fleet) -> list[Standing]:
     """Poll until every entry is done or failed for good, or until `watch.stop`; returns where each stands.
 
     Raises OrchError where the disk is full, or where workers die before they begin.

@@ -18,9 +18,9 @@ from typing import Any
 
 from orch.launching import claims, journal, ranks, side_by_side, slurm
 from orch.launching.claims import Attempt
-from orch.launching.journal import Entry
+from orch.launching.journal import ManifestEntry
 from orch.launching.process import Stop, signals_to, warning_seconds
-from orch.launching.training import Walk, attempt_cell, failed_record
+from orch.launching.training import WorkerContext, attempt_cell, failed_record
 from orch_core.files import dumps, publish_once
 from orch_core.study import attempts
 from orch_core.study.folder import Study
@@ -29,11 +29,11 @@ SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
 
 
 def run(root: str, token: str, name: str, group: str = "", minutes: float = math.inf) -> str:
-    """Entry of a worker's job, called through submitit; `minutes` is its time limit. Returns why it ended."""
+    """Entry point of a worker's job, called through submitit; `minutes` is its time limit. Returns why it ended."""
     faulthandler.enable()
     study = Path(root)
     launch = journal.about(study, token)
-    job = claims.me(token, name).job
+    job = claims.current_owner(token, name).job
     cells = launch["cells_per_job"].get(group, 1)
     stop = Stop()
     with signals_to(stop):
@@ -56,13 +56,13 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
         together, devices = ranks.ONE, together.count / cells
     else:
         devices = together.count
-    owner = claims.me(token, name, devices=devices)
+    owner = claims.current_owner(token, name, devices=devices)
     if owner.job:
         owner = replace(owner, worker=f"{owner.job}-{owner.restart}-{owner.pid}")
     stop.deadline = _deadline(launch, owner.job, minutes)
     path = journal.launch_folder(root, token) / "workers" / f"{owner.worker}.json"
     lock = claims.lock_file(path, dumps(asdict(owner)))
-    walk = Walk(
+    context = WorkerContext(
         study=study,
         token=token,
         owner=owner,
@@ -75,7 +75,7 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
     )
     try:
         with signals_to(stop):
-            why = walk_manifest(walk, journal.manifest(root, token, group))
+            why = walk_manifest(context, journal.manifest(root, token, group))
             with contextlib.suppress(OSError):  # a full disk: Slurm's own wait will do
                 path.rename(path.with_suffix(".ended"))
             return why
@@ -100,27 +100,29 @@ def _come_back(stop: Stop, job: str) -> None:
         time.sleep(5.0)
 
 
-def walk_manifest(walk: Walk, entries: list[Entry], *, tell: Callable[[], None] = lambda: None) -> str:
+def walk_manifest(
+    context: WorkerContext, entries: list[ManifestEntry], *, tell: Callable[[], None] = lambda: None
+) -> str:
     """Work at every entry that can be claimed until none is left; `tell` is called after each attempt.
 
     Returns `finished` (nothing left to claim), or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`.
     """
     todo, position, idle = list(entries), 0, 0
     while todo and idle < len(todo):
-        if not walk.stop.wanted() and journal.is_cancelled(walk.study.root, walk.token):
-            walk.stop.reason = "cancelled"
-        if walk.stop.wanted():
-            return walk.stop.reason
+        if not context.stop.wanted() and journal.is_cancelled(context.study.root, context.token):
+            context.stop.reason = "cancelled"
+        if context.stop.wanted():
+            return context.stop.reason
         position %= len(todo)
         entry = todo[position]
-        if is_settled(walk.study, entry):
+        if is_settled(context.study, entry):
             todo.pop(position)
             continue
-        attempt = _take(walk, entry)
+        attempt = _take(context, entry)
         if attempt is None:
             position, idle = position + 1, idle + 1
             continue
-        end = attempt_cell(walk, entry, attempt)
+        end = attempt_cell(context, entry, attempt)
         tell()
         idle = 0
         if end.cause == "disk_full":
@@ -128,15 +130,15 @@ def walk_manifest(walk: Walk, entries: list[Entry], *, tell: Callable[[], None] 
     return "finished"
 
 
-def is_long_enough(walk: Walk, entry: Entry) -> bool:
+def is_long_enough(context: WorkerContext, entry: ManifestEntry) -> bool:
     """Whether this worker's job lasts as long as the entry needs, which reached the time limits of earlier ones."""
-    if math.isinf(walk.minutes):
+    if math.isinf(context.minutes):
         return True
-    timeouts = attempts.count(walk.study.cell_folder(entry.id), "timeout")
-    return walk.minutes >= slurm.minutes_after(timeouts, *walk.least_minutes)
+    timeouts = attempts.count(context.study.cell_folder(entry.id), "timeout")
+    return context.minutes >= slurm.minutes_after(timeouts, *context.least_minutes)
 
 
-def is_settled(study: Study, entry: Entry) -> bool:
+def is_settled(study: Study, entry: ManifestEntry) -> bool:
     """Whether an entry has all its records: the cell's, and its probes' where it has an encoder."""
     folder = study.cell_folder(entry.id)
     if not (folder / "record.json").exists():
@@ -147,31 +149,31 @@ def is_settled(study: Study, entry: Entry) -> bool:
     return record is not None and record.status != "done"
 
 
-def _take(walk: Walk, entry: Entry) -> Attempt | None:
+def _take(context: WorkerContext, entry: ManifestEntry) -> Attempt | None:
     """The entry's next attempt, or None where it is busy, spent, cancelled or stopped with its class."""
-    root, folder = walk.study.root, walk.study.cell_folder(entry.id)
-    if is_stopped(root, walk.token, entry) or journal.is_cell_cancelled(root, entry.id):
+    root, folder = context.study.root, context.study.cell_folder(entry.id)
+    if is_stopped(root, context.token, entry) or journal.is_cell_cancelled(root, entry.id):
         return None
-    if not is_long_enough(walk, entry):
+    if not is_long_enough(context, entry):
         return None
-    verdict, newest = attempts.judge(folder, after=entry.after, limit=walk.limit)
+    verdict, newest = attempts.claimability(folder, after=entry.after, limit=context.limit)
     if verdict == "dead":
-        record_death(walk.study, entry, newest)
-        verdict, newest = attempts.judge(folder, after=entry.after, limit=walk.limit)
+        record_death(context.study, entry, newest)
+        verdict, newest = attempts.claimability(folder, after=entry.after, limit=context.limit)
     if verdict != "claim":
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    return claims.claim(folder, walk.owner, newest + 1)
+    return claims.claim(folder, context.owner, newest + 1)
 
 
-def record_death(study: Study, entry: Entry, number: int) -> None:
+def record_death(study: Study, entry: ManifestEntry, number: int) -> None:
     """Record that an attempt's process died without a word."""
     folder = study.cell_folder(entry.id)
     owner = attempts.owner_of(folder / "attempts" / str(number))
     cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else ("killed", "")
     if owner and cause == "killed" and owner.machine == attempts.machine():
         cause = "out_of_memory" if claims.oom_kills() > owner.oom_kills else cause
-    end = claims.bury(folder, number, cause, message)
+    end = claims.record_crash(folder, number, cause, message)
     if end and owner and owner.node and cause in {"killed", "node_failure"}:
         journal.note_death(study.root, owner.token, owner.node, entry.id)
     if end and not (folder / "record.json").exists():
@@ -179,7 +181,7 @@ def record_death(study: Study, entry: Entry, number: int) -> None:
         publish_once(folder / "attempts" / str(number) / "record.json", dumps(record.to_json()))
 
 
-def is_stopped(root: Path, token: str, entry: Entry) -> bool:
+def is_stopped(root: Path, token: str, entry: ManifestEntry) -> bool:
     """Whether the entry's class (its recipe) was stopped: three of its cells failed with the same traceback."""
     try:
         signatures = list(journal.errors_folder(root, token, entry).iterdir())

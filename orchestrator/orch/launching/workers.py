@@ -16,7 +16,7 @@ from typing import Protocol
 
 from orch.launching import claims, journal, slurm
 from orch.launching.settings import SLURM_WORKERS, Settings
-from orch.launching.slurm import Pilot
+from orch.launching.slurm import SlurmJob
 from orch.launching.status import Standing
 from orch_core import provenance
 from orch_core.errors import OrchError
@@ -119,11 +119,11 @@ class _Queue:
     root: Path
     kick: bool
     adopt: Callable[[str, str, str, int, float], None]
-    seen: list[Pilot]
+    seen: list[SlurmJob]
     asked: float = -QUEUE_SECONDS
     trouble: str = ""
 
-    def look(self, *, now: bool = False) -> list[Pilot]:
+    def look(self, *, now: bool = False) -> list[SlurmJob]:
         """The workers of the study's launches; what was seen before where Slurm does not answer."""
         if now or time.monotonic() - self.asked >= QUEUE_SECONDS:
             try:
@@ -141,9 +141,9 @@ class _Queue:
     def _adopt_orphans(self) -> None:
         """Take over arrays whose submitter was killed between its intent and the end of the submission."""
         for intent in journal.open_intents(self.root) if self.seen else ():
-            pilots = [pilot for pilot in self.seen if pilot.name == intent["name"]]
-            if pilots:
-                job = pilots[0].job.partition("_")[0]
+            jobs = [job for job in self.seen if job.name == intent["name"]]
+            if jobs:
+                job = jobs[0].id.partition("_")[0]
                 self.adopt(intent["token"], intent["group"], job, intent["workers"], intent["minutes"])
                 journal.write(self.root, "adopted", intent["token"], name=intent["name"], job=job)
 
@@ -168,12 +168,12 @@ def slurm_fleet(
 
     def keep(pending: Sequence[Standing]) -> int:
         nonlocal not_before
-        pilots = queue.look()
+        jobs = queue.look()
         if queue.trouble or time.monotonic() < not_before:
             return 0
         started = 0
         for group, share in shares.items():
-            serving = sum(pilot.tasks for pilot in pilots if _serves(study, token, group, pilot, pending))
+            serving = sum(job.tasks for job in jobs if _serves(study, token, group, job, pending))
             waiting = [standing for standing in pending if standing.entry.group == group]
             missing = min(share, math.ceil(len(waiting) / settings.cells_per_job.get(group, 1))) - serving
             if missing > 0:
@@ -188,7 +188,7 @@ def slurm_fleet(
 
     return Fleet(
         keep=keep,
-        alive=lambda: sum(pilot.tasks for pilot in queue.look()),
+        alive=lambda: sum(job.tasks for job in queue.look()),
         stop=lambda: stop_slurm(study, [token]),
         detached=True,
         explain=lambda: last_words(study.root / "logs" / token),
@@ -200,11 +200,11 @@ def stop_slurm(study: Study, tokens: Sequence[str]) -> int:
     """Cancel the workers of launches on Slurm; returns how many. The tombstone, written first, keeps them away."""
     for token in tokens:
         (journal.launch_folder(study.root, token) / "cancelled").touch()
-    pilots = slurm.queue(f"orch-{token}-" for token in tokens)
-    names = sorted({pilot.name for pilot in pilots})
+    jobs = slurm.queue(f"orch-{token}-" for token in tokens)
+    names = sorted({job.name for job in jobs})
     if names:
         slurm.run("scancel", "--me", f"--name={','.join(names)}")
-    return sum(pilot.tasks for pilot in pilots)
+    return sum(job.tasks for job in jobs)
 
 
 def shares_of(settings: Settings, groups: Counter[str], seconds: dict[str, float]) -> Counter[str]:
@@ -225,19 +225,19 @@ def shares_of(settings: Settings, groups: Counter[str], seconds: dict[str, float
     )
 
 
-def pilot_name(token: str, group: str) -> str:
+def job_name(token: str, group: str) -> str:
     """The Slurm job name of a launch's workers: found again by it, whatever became of the submitter."""
     return f"orch-{token}-{group}"
 
 
-def _serves(study: Study, token: str, group: str, pilot: Pilot, pending: Sequence[Standing]) -> bool:
+def _serves(study: Study, token: str, group: str, job: SlurmJob, pending: Sequence[Standing]) -> bool:
     """Whether a worker walks a manifest that holds every pending cell of the class."""
-    if pilot.name == pilot_name(token, group):
+    if job.name == job_name(token, group):
         return True
-    other = next((name for name in journal.tokens(study.root) if pilot.name.startswith(f"orch-{name}-")), "")
+    other = next((name for name in journal.tokens(study.root) if job.name.startswith(f"orch-{name}-")), "")
     if not other or other == token or journal.is_cancelled(study.root, other):
         return False
-    held = journal.heads(study.root, other)
+    held = journal.cell_ids(study.root, other)
     return all(standing.entry.id in held for standing in pending if standing.entry.group == group)
 
 
@@ -249,7 +249,7 @@ def _submit_within_limits(
     The intent is durable before sbatch is called, and the array carries the token in its name: a
     submitter killed in between leaves an array that the next launch finds and counts.
     """
-    name = pilot_name(token, group)
+    name = job_name(token, group)
     started, size = 0, min(count, slurm.max_array_size() - 1)
     while started < count:
         size = min(size, count - started)
