@@ -95,3 +95,22 @@ def test_the_commands_that_must_answer_at_once_import_nothing_heavy(arguments: l
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_fitting_a_table_of_points_loads_neither_the_planner_nor_image_packs(tmp_path: Path):
+    table = tmp_path / "points.csv"
+    table.write_text("params,loss\n1e6,3.0\n1e7,2.5\n1e8,2.1\n1e9,1.8\n", encoding="utf-8")
+    script = (
+        "import sys, orch.cli\n"
+        "try:\n"
+        f"    orch.cli.main(['fit-laws', {str(table)!r}, '--out', {str(tmp_path / 'laws')!r}])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "rooms = ('orch.planning', 'orch.launching', 'orch_core.grid', 'orch_core.packs.')\n"
+        "loaded = [name for name in sys.modules if name.startswith(rooms)]\n"
+        "assert set(loaded) <= {'orch_core.packs.layout'}, loaded\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr

@@ -114,7 +114,8 @@ def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> Non
     """
     from orch.planning.map import costs, coverage, failed_cells, render
     from orch.planning.map_page import write_page
-    from orch.planning.plan import find_study, read_plan
+    from orch.planning.plan import read_plan
+    from orch.studies import find_study
 
     opened = find_study(study)
     made, failed = read_plan(opened), failed_cells(opened)
@@ -207,7 +208,7 @@ def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None
 
     Example: orch sync
     """
-    from orch.planning.plan import find_study
+    from orch.studies import find_study
     from orch.tracking.track import sync as mirror
 
     summary = mirror(find_study(study), tracking_uri)
@@ -225,7 +226,7 @@ def ui(study: Path | None, port: int) -> None:
 
     Example: orch ui --port 5001
     """
-    from orch.planning.plan import find_study
+    from orch.studies import find_study
     from orch.tracking.ui import ui as serve
 
     serve(find_study(study), port, tell=lambda address: say(f"MLflow UI: {address} (Ctrl-C stops it)"))
@@ -458,7 +459,7 @@ def logs(cell: str, *, study: Path | None) -> None:
     Example: orch logs mae-w64-all-2000-s0
     """
     from orch.launching.operations import find_cell, log_path
-    from orch.planning.plan import find_study
+    from orch.studies import find_study
 
     opened = find_study(study)
     path = log_path(opened, find_cell(opened, cell))
@@ -477,7 +478,7 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
     from orch.launching.operations import find_cell
     from orch.launching.operations import why as reasons
     from orch.launching.steering import why_page
-    from orch.planning.plan import find_study
+    from orch.studies import find_study
 
     opened = find_study(study)
     found = reasons(opened, find_cell(opened, cell))

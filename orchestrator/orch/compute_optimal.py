@@ -11,7 +11,7 @@ import polars as pl
 
 from orch.console import Exit, quantity
 from orch.fit_laws import VALUES, Fitted, is_table
-from orch.planning.plan import find_study
+from orch.studies import find_study
 from orch_analysis.fitting.usable import require
 from orch_analysis.frontier.approaches import Frontier, complete_rows, disagreements, of_table, optimum
 from orch_analysis.tables.points_file import read_points

@@ -21,7 +21,7 @@ def run_demo(folder: Path) -> int:
     from orch.launching.launch import Wishes as Launch
     from orch.launching.launch import launch_study
     from orch.planning.command import Wishes, planned
-    from orch.planning.plan import find_study
+    from orch.studies import find_study
     from orch_analysis.report import fit_study
 
     started = time.monotonic()

@@ -11,9 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import Exit, percent
-from orch.planning.plan import find_study
-from orch.planning.plan_text import columns
+from orch.console import Exit, columns, percent
+from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.usable import ROW, listed, require
 from orch_analysis.forecast.auto import Choice

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from orch.cli import main
 from orch.console import emit
-from orch.planning.plan import find_study, make_plan, read_plan, summary
+from orch.planning.plan import make_plan, read_plan, summary
+from orch.studies import find_study
 from orch_core.cost import price
 from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of, enumerate_cells

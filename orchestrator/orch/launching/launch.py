@@ -16,7 +16,8 @@ from orch.launching import submit as clusters
 from orch.launching.settings import ATTEMPTS, Settings, Summary
 from orch.launching.slurm import Value
 from orch.planning.budget import limits_of, release, reserve, spent_hours
-from orch.planning.plan import Plan, find_study, make_plan, open_plan, read_plan
+from orch.planning.plan import Plan, make_plan, open_plan, read_plan
+from orch.studies import find_study
 from orch_core import provenance
 from orch_core.errors import OrchError
 from orch_core.grid.resources import DEFAULT, ResourceClass

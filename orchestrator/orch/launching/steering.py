@@ -12,7 +12,8 @@ from orch.launching import journal, operations, submit
 from orch.launching.launch import Where, Wishes, settings_of
 from orch.launching.settings import Summary
 from orch.launching.status import Status, status
-from orch.planning.plan import Plan, find_study, read_plan
+from orch.planning.plan import Plan, read_plan
+from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.grid.cells import holds
 from orch_core.grid.expression import axes_of

@@ -12,9 +12,10 @@ import polars as pl
 
 from orch.planning.budget import assess, describe, limits_of
 from orch.planning.diff import Diff, diff
-from orch.planning.plan import Plan, draft, find_study, open_plan, read_plan, summary, write
+from orch.planning.plan import Plan, draft, open_plan, read_plan, summary, write
 from orch.planning.plan_text import render, render_diff
 from orch.planning.precision import Group, tell
+from orch.studies import find_study
 from orch_analysis.design.expected import Truth
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study

@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import duration, quantity
+from orch.console import columns, duration, quantity
 from orch.planning.plan import Plan
-from orch.planning.plan_text import columns
 from orch.planning.pricing import hours_left
 from orch_core.study.folder import Study
 

@@ -29,6 +29,7 @@ from orch.planning.pricing import (
     with_hours,
     with_micro_batches,
 )
+from orch.studies import POINTER
 from orch_core.cell import Job, Probe, probe_from_json
 from orch_core.device import Device
 from orch_core.errors import OrchError
@@ -42,7 +43,6 @@ from orch_core.study.folder import Study, create_study, open_study
 from orch_core.study.holdings import with_state
 
 SCHEMA_VERSION = 1
-POINTER = ".orch"  # in the working directory: the study planned there last
 METADATA = "orch"  # key of the document in the Parquet's metadata
 
 
@@ -211,19 +211,6 @@ def _cluster(document: Mapping[str, Any]) -> Cluster:
         for name, given in classes.items()
     ]
     return Cluster.model_validate({**shared, "classes": own})
-
-
-def find_study(argument: Path | None) -> Study:
-    """The study that a command means: a folder, a grid that was planned, or the study planned last here."""
-    if argument is None:
-        pointer = Path(POINTER)
-        if not pointer.is_file():
-            message = "no study was planned in this directory"
-            raise OrchError(message, hint="run `orch plan GRID` here, or name the study's folder")
-        return open_study(Path(pointer.read_text(encoding="utf-8").strip()))
-    if argument.is_file():
-        return open_study(Path("studies").resolve() / read_grid(argument).grid.study)
-    return open_study(argument.resolve())
 
 
 def summary(plan: Plan) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import duration, quantity
+from orch.console import columns, duration, quantity
 from orch.planning.diff import Diff
 from orch.planning.plan import Plan
 from orch.planning.precision import Told
@@ -173,15 +173,3 @@ def _table(plan: Plan) -> str:
         for row in groups.iter_rows(named=True)
     ]
     return columns([head, *rows], left=2)
-
-
-def columns(rows: list[list[str]], *, left: int) -> str:
-    """Rows as aligned text: the first `left` columns to the left, the rest to the right."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from orch.planning.advise import advise, render, write_grid
 from orch.planning.command import read_target
-from orch.planning.plan import find_study
+from orch.studies import find_study
 
 
 def suggest_for(
