@@ -10,7 +10,6 @@ import platform
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,6 @@ def gather(**more: object) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(),
         "host": socket.gethostname(),
-        "argv": sys.argv,
         **more,
     }
 

@@ -14,6 +14,7 @@ import click
 from orch_core.errors import GridError, OrchError
 
 SCHEMA_VERSION = 1
+WORDS = "orch.words"  # key of click's shared context: the arguments as they were given
 
 
 class Exit(IntEnum):
@@ -42,12 +43,17 @@ def share(text: str) -> float:
 class Commands(click.Group):
     """A click group in whose commands an OrchError is a message and a pipe may close early."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words of the command for `command_line`, then parse them."""
+        ctx.meta.setdefault(WORDS, tuple(args))
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what the user can mend into exit codes."""
         try:
             return super().invoke(ctx)
         except OrchError as error:
-            report_error(error, as_json="--json" in sys.argv)
+            report_error(error, as_json="--json" in command_line())
             ctx.exit(Exit.BAD_INPUT)
         except KeyboardInterrupt:
             say("interrupted: the same command goes on where this one stopped")
@@ -55,6 +61,12 @@ class Commands(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(Exit.OK)
+
+
+def command_line() -> tuple[str, ...]:
+    """The command that is running, as `("orch", "plan", "grid.yaml")`; empty when orch is used from Python."""
+    context = click.get_current_context(silent=True)
+    return ("orch", *context.meta[WORDS]) if context and WORDS in context.meta else ()
 
 
 def say(text: str) -> None:

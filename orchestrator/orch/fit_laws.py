@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import Exit, columns, percent
+from orch.console import Exit, columns, command_line, percent
 from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.usable import ROW, listed, require
@@ -115,7 +114,7 @@ def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_
         ceiling=wishes.ceiling,
     )
     out = wishes.out or default_out
-    command = f"orch {shlex.join(sys.argv[1:])}"
+    command = shlex.join(command_line())
     path = _write(points, found, out, command, wishes.seed)
     document = {"law": law, "value": value, "x": x, "group_by": list(groups), "laws": str(path)}
     fitted = any(_fit_of(one).estimates for one in found)

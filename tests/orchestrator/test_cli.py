@@ -277,3 +277,20 @@ def test_every_command_has_help_with_an_example_and_json_where_it_tells(name: st
 def test_nothing_is_coloured_in_a_pipe(images: Path):
     done = orch("plan", "grid.yaml", "--study", "plain", folder=images)
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_results_name_the_command_that_made_them(points: Path):
+    words = [
+        "fit-laws",
+        "points.csv",
+        "--map",
+        "params=N",
+        "value=loss",
+        "--bootstrap",
+        "0",
+        "--out",
+        "named",
+    ]
+    assert orch(*words, folder=points).returncode == 0
+    card = json.loads((points / "named" / "cards" / "card-0.json").read_text())
+    assert card["command"] == f"orch {' '.join(words)}"

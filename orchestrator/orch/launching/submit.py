@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orch.console import command_line
 from orch.launching import claims, freeze, journal, progress, slurm, worker
 from orch.launching.journal import ManifestEntry
 from orch.launching.process import ONE_THREAD, Stop, signals_to, warning_seconds
@@ -170,7 +171,7 @@ def _about(settings: Settings, snapshot: Path, options: Mapping[str, Mapping[str
         "minutes": {group: [given["time"], _longest(given)] for group, given in options.items()},
         "cells_per_job": settings.cells_per_job if options else {},
         "gpus": settings.gpus,
-        "argv": sys.argv,
+        "argv": command_line(),
         "code": {**provenance.code_state(), "snapshot": f"code/{snapshot.name}"},
     }
 
