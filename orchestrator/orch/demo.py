@@ -22,7 +22,7 @@ def run_demo(folder: Path) -> int:
     from orch.launching.launch import launch_study
     from orch.planning.command import Wishes, planned
     from orch.studies import find_study
-    from orch_analysis.report import fit_study
+    from orch_analysis.report import report_study
 
     started = time.monotonic()
     grid = _copy(folder)
@@ -35,7 +35,7 @@ def run_demo(folder: Path) -> int:
     if summary.exit_code or summary.remaining:
         return summary.exit_code
     say("\n$ orch fit-laws")
-    report = fit_study(study.root)
+    report = report_study(study.root)
     say(f"\nreport: {report} ({duration((time.monotonic() - started) / 3600)} from grid to report)")
     say("what to try next:")
     say("  orch ui                                   browse the runs in MLflow")

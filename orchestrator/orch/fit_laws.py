@@ -16,8 +16,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.usable import ROW, listed, require
 from orch_analysis.forecast.auto import Choice
 from orch_analysis.laws import get
-from orch_analysis.report import fit_study
-from orch_analysis.report.points_report import report_points
+from orch_analysis.report import report_points, report_study
 from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import Points, read_points
 from orch_analysis.tables.study_tables import read_results
@@ -82,7 +81,7 @@ def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
         named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
         return _fit_points(frame, study.name, wishes, study.root / "laws")
-    page = fit_study(study.root, wishes.out, seed=wishes.seed)
+    page = report_study(study.root, wishes.out, seed=wishes.seed)
     text = f"report: {page}\nnext: open it in a browser, or `orch ui` for the runs"
     return Fitted(document={"report": str(page), "laws": str(page.with_name("laws.json"))}, text=text)
 

@@ -13,7 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orch_analysis.tasks.correlation import correlate, correlate_all, fisher_interval, permutation_test, worth
+from orch_analysis.tasks.correlation import (
+    correlate,
+    correlate_all,
+    critical_correlation,
+    fisher_interval,
+    permutation_test,
+)
 
 POINTS = Path(__file__).parents[2] / "experiments" / "published" / "biovfm.csv"
 
@@ -133,6 +139,8 @@ def test_missing_factors_are_left_out_of_n():
 
 
 def test_smallest_correlation_that_can_be_told_from_zero():
-    lo, _ = fisher_interval(worth(12), 12)
+    lo, _ = fisher_interval(critical_correlation(12), 12)
     assert lo == pytest.approx(0.0, abs=1e-12)
-    assert worth(12) == pytest.approx(0.574, abs=0.001)  # the usual table of critical r is .576 by t
+    assert critical_correlation(12) == pytest.approx(
+        0.574, abs=0.001
+    )  # the usual table of critical r is .576 by t

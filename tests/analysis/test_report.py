@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from orch_analysis.report import fit_study, report_points
+from orch_analysis.report import report_points, report_study
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import points_file
 from orch_core.cell import Model
@@ -74,7 +74,7 @@ def exact(make_study):
     """The report of a study without noise."""
     maker = make_study()
     maker.whole()
-    return maker.study, fit_study(maker.study.root, bootstrap=20)
+    return maker.study, report_study(maker.study.root, bootstrap=20)
 
 
 def test_known_laws_come_back(exact):
@@ -122,7 +122,7 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(exact):
 
 def test_same_records_same_bytes(exact, tmp_path):
     study, page = exact
-    again = fit_study(study.root, tmp_path / "again", bootstrap=20)
+    again = report_study(study.root, tmp_path / "again", bootstrap=20)
     names = sorted(path.relative_to(page.parent) for path in page.parent.rglob("*") if path.is_file())
     assert names == sorted(
         path.relative_to(again.parent) for path in again.parent.rglob("*") if path.is_file()
@@ -146,7 +146,7 @@ def test_failures_are_on_the_first_screen_and_escaped(make_study):
     maker = make_study()
     maker.cell("mae", SMALL, "all", 500)
     maker.fail(SMALL, cause="<script>alert(1)</script>")
-    page = fit_study(maker.study.root)
+    page = report_study(maker.study.root)
     assert read(page).fetched == []
     assert "1 result of the plan is not here: 1 <script>alert(1)</script>." in words(page)
     assert "needed 99 GiB" in words(page)
@@ -167,14 +167,14 @@ def test_poor_studies_still_get_a_page(make_study, cells, said):
     maker = make_study()
     for cell in cells:
         maker.cell(*cell)
-    assert said in words(fit_study(maker.study.root))
+    assert said in words(report_study(maker.study.root))
 
 
 def test_pretraining_without_probes(make_study):
     maker = make_study()
     for width in (32, 64, 128):
         maker.cell("mae", Model(name=f"w{width}", width=width, depth=4, heads=4), "all", 500, probes=False)
-    page = fit_study(maker.study.root)
+    page = report_study(maker.study.root)
     assert "MAE: held-out loss falls with encoder size." in words(page)
     assert not (page.parent / "figures" / "scores.svg").exists()
 
@@ -184,14 +184,14 @@ def test_task_files_that_are_gone_leave_a_note(make_study):
     maker.cell("mae", SMALL, "all", 500)
     maker.plan()
     (maker.npz / "tissue.npz").unlink()
-    assert "no factors" in words(fit_study(maker.study.root))
+    assert "no factors" in words(report_study(maker.study.root))
 
 
 def test_nothing_finished_says_what_to_do(make_study):
     maker = make_study()
     maker.fail(SMALL)
     with pytest.raises(OrchError, match=r"no finished cell \(1 out_of_memory\)") as error:
-        fit_study(maker.study.root)
+        report_study(maker.study.root)
     assert "orch launch" in error.value.hint
 
 
@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_written(make_study, tmp_path):
     maker.cell("mae", SMALL, "all", 500)
     (tmp_path / "file").touch()
     with pytest.raises(OrchError, match="cannot write the report"):
-        fit_study(maker.study.root, tmp_path / "file" / "report")
+        report_study(maker.study.root, tmp_path / "file" / "report")
 
 
 @pytest.fixture(scope="module")

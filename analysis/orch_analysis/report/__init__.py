@@ -1,6 +1,6 @@
 """Reports: one self-contained page, with its figures, tables and laws beside it."""
 
 from orch_analysis.report.points_report import report_points
-from orch_analysis.report.study_report import fit_study
+from orch_analysis.report.study_report import report_study
 
-__all__ = ["fit_study", "report_points"]
+__all__ = ["report_points", "report_study"]

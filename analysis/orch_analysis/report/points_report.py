@@ -11,9 +11,9 @@ import polars as pl
 
 from orch_analysis.fitting.fit import Fit
 from orch_analysis.fitting.usable import ROW, as_numbers, below
-from orch_analysis.report import report_tables, sentences
-from orch_analysis.report.findings import telling
+from orch_analysis.report import page_tables, study_sentences
 from orch_analysis.report.page import Answer, Block, Page, Section, Text, render
+from orch_analysis.report.study_findings import varying_factors
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
 from orch_analysis.tables.points_file import Points
@@ -25,7 +25,7 @@ from orch_core.files import write_atomic
 
 if TYPE_CHECKING:
     from orch_analysis.forecast.auto import Choice
-    from orch_analysis.report.report_figures import Drawn
+    from orch_analysis.report.page_figures import Drawn
 
 SCORES = ("auc", "accuracy")  # values with a ceiling of 1
 OTHER = {"params": "params_encoder", "params_encoder": "params"}  # the axis that a slope is compared with
@@ -60,7 +60,7 @@ def report_points(
     choice, and the page says what the choice does. Writes report.html, figures, tables, laws.json and cards; the same
     points give the same bytes. Raises OrchError where there is no fit or the folder cannot be written.
     """
-    from orch_analysis.report import report_figures
+    from orch_analysis.report import page_figures
 
     fits = [item if isinstance(item, Fit) else item.fit for item in found]
     if not fits:
@@ -70,7 +70,7 @@ def report_points(
     provenance = {"source": points.source, "sha256": points.sha256, "command": command}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn = report_figures.of_points(said, out / "figures")
+        drawn = page_figures.of_points(said, out / "figures")
         page = _page(said, drawn, _save(said, out / "tables"), command)
         laws_json.write(found, out, provenance)
         write_atomic(out / "report.html", render(page))
@@ -91,7 +91,7 @@ def point_findings(points: Points, fits: Sequence[Fit], seed: int) -> PointFindi
     factors = (
         _factors(frame, table, fits[0].value, first[0].axis) if first and "task" in frame.columns else table
     )
-    names = telling(factors, [name for name in LABELS if name in factors.columns])
+    names = varying_factors(factors, [name for name in LABELS if name in factors.columns])
     return PointFindings(
         points=points,
         frame=frame,
@@ -168,7 +168,7 @@ def _constant(frame: pl.DataFrame, name: str) -> bool:
 def _save(found: PointFindings, folder: Path) -> dict[str, tuple[str, ...]]:
     frames = {
         "points": found.frame,
-        "fits": report_tables.fit_table(found.fits),
+        "fits": page_tables.fit_table(found.fits),
         "slopes": slopes.slope_table([row for rows in found.axes.values() for row in rows]),
         "correlations": found.correlations,
     }
@@ -182,16 +182,16 @@ def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...
         Section(
             id="laws",
             title="The laws",
-            blocks=[*drawn["laws"], *drawn["forest"], report_tables.fits(found.fits, files["fits"])],
+            blocks=[*drawn["laws"], *drawn["forest"], page_tables.fits(found.fits, files["fits"])],
         )
     ]
     if len(found.axes) > 1:
         sections.append(_axes_section(found, files))
     if found.names:
         blocks: list[Block] = [
-            Text(items=tuple(sentences.factor_notes(found.correlations))),
+            Text(items=tuple(study_sentences.factor_notes(found.correlations))),
             *drawn["factors"],
-            report_tables.correlations(
+            page_tables.correlations(
                 found.correlations, files["correlations"], name="table-correlations", value=found.value
             ),
         ]
@@ -207,7 +207,7 @@ def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...
             (str(sum(fit.outcome == "ok" for fit in found.fits)), "laws fitted"),
             (str(left_out), "rows left out"),
         ],
-        answers=[*_axis_answers(found), *sentences.factor_answer(found.correlations)],
+        answers=[*_axis_answers(found), *study_sentences.factor_answer(found.correlations)],
         sections=sections,
     )
 
@@ -233,7 +233,7 @@ def _axis_answers(found: PointFindings) -> list[Answer]:
         points = sorted({row.fit.n for row in known})
         n = f"{points[0]}" if len(points) == 1 else f"{points[0]} to {points[-1]}"
         ordered = sorted(known, key=lambda row: row.slope or 0.0)
-        ends = " to ".join(f"{_label(row)} {report_tables.digits(row)}" for row in (ordered[0], ordered[-1]))
+        ends = " to ".join(f"{_label(row)} {page_tables.digits(row)}" for row in (ordered[0], ordered[-1]))
         answers.append(
             Answer(
                 verdict="yes" if 2 * differing > len(known) else "unclear" if differing else "no",
@@ -258,7 +258,7 @@ def _axes_section(found: PointFindings, files: Mapping[str, tuple[str, ...]]) ->
     )
     return Section(
         id="axis", title="What the x axis does",
-        blocks=[Text(paragraphs=text), report_tables.two_axes(found.axes, files["slopes"])],
+        blocks=[Text(paragraphs=text), page_tables.two_axes(found.axes, files["slopes"])],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`fit_study`: from a study folder to a report with everything it rests on beside it."""
+"""`report_study`: from a study folder to a report with everything it rests on beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
-from orch_analysis.report.findings import Findings, findings
 from orch_analysis.report.page import render
-from orch_analysis.report.report_tables import fit_table
+from orch_analysis.report.page_tables import fit_table
+from orch_analysis.report.study_findings import Findings, findings
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
 from orch_analysis.tasks import slopes
@@ -19,22 +19,22 @@ from orch_core.files import write_atomic
 from orch_core.study.folder import open_study
 
 
-def fit_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, seed: int = 0) -> Path:
+def report_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, seed: int = 0) -> Path:
     """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
 
     bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
     Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same records give the
     same bytes. Raises OrchError where there is no study, nothing is finished, or the folder cannot be written.
     """
-    from orch_analysis.report import report_figures
-    from orch_analysis.report.sections import study_page
+    from orch_analysis.report import page_figures
+    from orch_analysis.report.study_page import study_page
 
     study = open_study(root)
     found = findings(study, bootstrap=bootstrap, seed=seed)
     folder = out or study.root / "report"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = report_figures.of_study(found, folder / "figures")
+        drawn = page_figures.of_study(found, folder / "figures")
         page = study_page(found, drawn, _save_tables(found, folder / "tables"))
         laws_json.write(_fits(found), folder, _provenance(found))
         write_atomic(folder / "report.html", render(page))

@@ -171,7 +171,7 @@ def permutation_test(x: Floats, y: Floats, seed: int = 0) -> float:
     return float((1 + np.sum(np.abs(shuffled @ a) >= observed)) / (1 + SHUFFLES))
 
 
-def worth(n: int, level: float = 0.95) -> float:
+def critical_correlation(n: int, level: float = 0.95) -> float:
     """The smallest |r| over n tasks whose Fisher interval excludes zero: tanh(q / sqrt(n - 3)); 1 below n = 4."""
     from statistics import NormalDist
 

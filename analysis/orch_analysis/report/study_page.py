@@ -9,10 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.report import report_tables, sentences
-from orch_analysis.report.findings import Findings
+from orch_analysis.report import page_tables, study_sentences
 from orch_analysis.report.page import Block, Page, Section, Text
-from orch_analysis.report.report_figures import Drawn
+from orch_analysis.report.page_figures import Drawn
+from orch_analysis.report.study_findings import Findings
 from orch_analysis.tables import export, study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 
@@ -23,16 +23,16 @@ def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
     """The whole report of a study."""
     net = [row for row in found.probes if row.value == "error_ratio"]
     answers = [
-        *sentences.loss_answers(found.loss, found.mixes),
-        *sentences.gain_answers(found.best),
-        *sentences.net_answers(found.probes, found.mixes),
-        *sentences.factor_answer(found.correlations["auc"]),
-        *sentences.missing_answer(found.results.ledger),
+        *study_sentences.loss_answers(found.loss, found.mixes),
+        *study_sentences.gain_answers(found.best),
+        *study_sentences.net_answers(found.probes, found.mixes),
+        *study_sentences.factor_answer(found.correlations["auc"]),
+        *study_sentences.missing_answer(found.results.ledger),
     ]
     return Page(
         title=f"Does scaling pay? The study “{found.study.name}”",
         kicker="Scaling-law report",
-        lead=sentences.lead(found.loss, net, found.mixes),
+        lead=study_sentences.lead(found.loss, net, found.mixes),
         facts=_facts(found),
         answers=answers,
         sections=[
@@ -48,7 +48,7 @@ def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
 
 
 def _caveats(found: Findings) -> list[str]:
-    return sentences.caveats(found.results.pretraining, found.best, len(found.loss) + len(found.probes))
+    return study_sentences.caveats(found.results.pretraining, found.best, len(found.loss) + len(found.probes))
 
 
 def _facts(found: Findings) -> list[tuple[str, str]]:
@@ -79,10 +79,10 @@ def _pretraining(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         Text(paragraphs=text),
         *drawn["loss"],
-        report_tables.loss_laws(found.loss, files["slopes"]),
-        report_tables.joint_laws(found.joint, files["joint"]),
+        page_tables.loss_laws(found.loss, files["slopes"]),
+        page_tables.joint_laws(found.joint, files["joint"]),
         *drawn["curves"],
-        report_tables.frontiers(found.frontiers),
+        page_tables.frontiers(found.frontiers),
     ]
     return Section(id="pretraining", title="Pretraining loss", blocks=blocks)
 
@@ -99,7 +99,7 @@ def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
         *drawn["scores"],
         *drawn["gain"],
         *drawn["mixes"],
-        report_tables.scores(found.best, files["scores"]),
+        page_tables.scores(found.best, files["scores"]),
     ]
     return Section(id="tasks", title="Tasks against their floors", blocks=blocks)
 
@@ -107,19 +107,19 @@ def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
 def _scaling(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         *drawn["forest"],
-        report_tables.task_laws(found.probes, found.mixes, files["slopes"]),
-        report_tables.slopes([*found.loss, *found.probes], files["slopes"]),
+        page_tables.task_laws(found.probes, found.mixes, files["slopes"]),
+        page_tables.slopes([*found.loss, *found.probes], files["slopes"]),
     ]
     return Section(id="slopes", title="How tasks scale", blocks=blocks)
 
 
 def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
-        Text(items=tuple(sentences.factor_notes(found.correlations["auc"]))),
+        Text(items=tuple(study_sentences.factor_notes(found.correlations["auc"]))),
         *drawn["factors"],
-        report_tables.factors(found.factors, files["factors"]),
-        report_tables.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
-        report_tables.correlations(
+        page_tables.factors(found.factors, files["factors"]),
+        page_tables.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
+        page_tables.correlations(
             found.correlations["error_ratio"], files["correlations"], name="table-correlations-net",
             value="the error relative to the control", folded=True,
         ),
@@ -130,10 +130,10 @@ def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
 def _grid(found: Findings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
         *drawn["coverage"],
-        report_tables.sizes(found.results.pretraining, files["pretraining"]),
+        page_tables.sizes(found.results.pretraining, files["pretraining"]),
     ]
     if found.results.ledger.height:
-        blocks.append(report_tables.ledger(found.results.ledger, files["ledger"]))
+        blocks.append(page_tables.ledger(found.results.ledger, files["ledger"]))
     else:
         blocks.append(
             Text(paragraphs=("Nothing was left out: every planned cell and probe has its record.",))

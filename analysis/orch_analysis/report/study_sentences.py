@@ -1,4 +1,4 @@
-"""What a study's numbers say, as sentences: each claim with its interval and n, and what it is not worth."""
+"""What a study's numbers mean, in sentences: each claim with its interval and n, and its limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from orch_analysis.report.page import Answer
 from orch_analysis.tables.export import interval, listed, number, plural
 from orch_analysis.tables.study_tables import CONTROLS
-from orch_analysis.tasks.correlation import worth
+from orch_analysis.tasks.correlation import critical_correlation
 from orch_analysis.tasks.factors import LABELS
 from orch_analysis.tasks.slopes import Slope, tied
 
@@ -165,7 +165,7 @@ def _ends(rows: Sequence[Slope]) -> str:
 
 
 def factor_answer(correlations: pl.DataFrame) -> list[Answer]:
-    """What the correlations over tasks are worth."""
+    """How strong the correlations over tasks are, and how many survive correction."""
     tested = correlations.filter(pl.col("p").is_not_null())
     if tested.is_empty():
         return []
@@ -184,7 +184,7 @@ def factor_answer(correlations: pl.DataFrame) -> list[Answer]:
     )
     text = (
         f"{names + '. ' if names else ''}{raw} of {tested.height} have p < .05 before Holm's correction. "
-        f"With {most} tasks only |r| above {number(worth(most), 2)} can be told from zero at all."
+        f"With {most} tasks only |r| above {number(critical_correlation(most), 2)} can be told from zero at all."
     )
     return [Answer(verdict="yes" if kept.height else "unclear", claim=claim, numbers=text)]
 

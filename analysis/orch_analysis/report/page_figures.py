@@ -17,7 +17,7 @@ from orch_analysis.figures import (
     task_plots,
     training_plots,
 )
-from orch_analysis.report.findings import Findings, telling
+from orch_analysis.report.study_findings import Findings, varying_factors
 from orch_analysis.tables.export import count, plural
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks import slopes
@@ -177,7 +177,9 @@ def _factors(found: Findings, folder: Path) -> list[Picture]:
         list(found.mixes.items()), schema={"algorithm": pl.String, "mix": pl.String}, orient="row"
     )
     main = table.join(pairs, on=["algorithm", "mix"], how="semi").with_columns(group=pl.col("algorithm"))
-    return of_factors(main, found.grouped, found.correlations["auc"], telling(found.grouped, DRAWN), folder)
+    return of_factors(
+        main, found.grouped, found.correlations["auc"], varying_factors(found.grouped, DRAWN), folder
+    )
 
 
 def of_points(found: PointFindings, folder: Path) -> Drawn:

@@ -10,7 +10,7 @@ import polars as pl
 from orch_analysis.fitting.fit import Fit
 from orch_analysis.frontier.approaches import Frontier
 from orch_analysis.tables.export import Table, count, interval, number, p_value, plural, power, significant
-from orch_analysis.tasks.correlation import worth
+from orch_analysis.tasks.correlation import critical_correlation
 from orch_analysis.tasks.factors import LABELS, WORDS
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
 
@@ -185,7 +185,7 @@ def correlations(
     note = (
         f"Slopes of {value} in model size against task factors, over {plural(most, 'task')}; Pearson with Fisher's and "
         f"Spearman with Bonett and Wright's 95% interval; p of Pearson by t and by permutation, and corrected over "
-        f"{plural(tests, 'test')} (Holm; Benjamini-Hochberg). Over {most} tasks only |r| > {number(worth(most), 2)} "
+        f"{plural(tests, 'test')} (Holm; Benjamini-Hochberg). Over {most} tasks only |r| > {number(critical_correlation(most), 2)} "
         "can be told from zero. Last column: range of Pearson's r when one task is left out, and which moves it most."
     )
     return Table(

@@ -11,7 +11,7 @@ import polars as pl
 from orch_analysis.fitting.fit import Fit
 from orch_analysis.frontier import approaches
 from orch_analysis.frontier.approaches import Frontier
-from orch_analysis.report import sentences
+from orch_analysis.report import study_sentences
 from orch_analysis.tables import export, study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_analysis.tasks import correlation, factors, slopes
@@ -65,7 +65,7 @@ def findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Findings:
             message, hint="`orch launch` runs what is planned; `orch status` says what failed and why"
         )
     scored = slopes.with_controls(found.probes)
-    mixes = sentences.main_mixes(found.pretraining)
+    mixes = study_sentences.main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
     curves = study_tables.read_curves(study, found.pretraining)
     described = factors.task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
@@ -155,7 +155,7 @@ def _correlations(
     rows: Sequence[Slope], grouped: pl.DataFrame, mixes: Mapping[str, str], value: str, seed: int
 ) -> pl.DataFrame:
     table = _main(slopes.slope_table(rows), mixes, value)
-    return correlation.correlate_all(table, grouped, telling(grouped, FACTORS), seed=seed)
+    return correlation.correlate_all(table, grouped, varying_factors(grouped, FACTORS), seed=seed)
 
 
 def _main(table: pl.DataFrame, mixes: Mapping[str, str], value: str) -> pl.DataFrame:
@@ -164,7 +164,7 @@ def _main(table: pl.DataFrame, mixes: Mapping[str, str], value: str) -> pl.DataF
     return size.join(pairs, on=["algorithm", "mix"], how="semi").with_columns(group=pl.col("algorithm"))
 
 
-def telling(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
+def varying_factors(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
     """Those factors that differ between tasks, each coding once where two agree on every task."""
     kept: list[str] = []
     for name in names:
