@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orch_core.cell import Cell
 from orch_core.recipes import constants, recipe_of
-from orch_core.recipes.base import Work
+from orch_core.recipes.base import TrainingCost
 from orch_core.vit import Shape, encoder, encoder_params, shape_of
 
 
@@ -60,22 +60,22 @@ def price(cell: Cell) -> Cost:
     if not recipe.uses_model:
         return Cost(**dict.fromkeys(Cost.__slots__, 0))
     shape = encoder_shape(cell)
-    work = recipe.work(cell, shape, constants(cell))
+    training = recipe.training_cost(cell, shape, constants(cell))
     params = encoder_params(shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale)
-    trained, images = params + work.params_head, cell.samples_seen if recipe.uses_data else 0
-    image = work.flops.forward + work.flops.backward
+    trained, images = params + training.params_head, cell.samples_seen if recipe.uses_data else 0
+    image = training.flops.forward + training.flops.backward
     return Cost(
         params_encoder=params,
-        params_head=work.params_head,
-        params_total=trained + work.params_frozen,
+        params_head=training.params_head,
+        params_total=trained + training.params_frozen,
         flops_forward=encoder(shape).forward,
         flops_train_image=image,
         flops_train=image * images,
-        flops_hardware=(image + work.flops.recompute) * images,
-        tokens=work.tokens * images,
-        activation_bytes=sum(view.kept() for view in work.views) + work.head_bytes,
-        memory_bytes=_peak(cell, work, params, cell.batch, checkpointing=False),
-        checkpoint_bytes=4 * (trained + work.params_frozen) + 8 * trained,
+        flops_hardware=(image + training.flops.recompute) * images,
+        tokens=training.tokens * images,
+        activation_bytes=sum(view.kept() for view in training.views) + training.head_bytes,
+        memory_bytes=_peak(cell, training, params, cell.batch, checkpointing=False),
+        checkpoint_bytes=4 * (trained + training.params_frozen) + 8 * trained,
     )
 
 
@@ -94,28 +94,28 @@ def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = Fals
         return price(cell).memory_bytes
     shape = encoder_shape(cell)
     params = encoder_params(shape, learned_positions=recipe.learned_positions, layer_scale=recipe.layer_scale)
-    work = recipe.work(cell, shape, constants(cell))
-    return _peak(cell, work, params, micro_batch or cell.batch, checkpointing=checkpointing)
+    training = recipe.training_cost(cell, shape, constants(cell))
+    return _peak(cell, training, params, micro_batch or cell.batch, checkpointing=checkpointing)
 
 
-def _peak(cell: Cell, work: Work, params: int, rows: int, *, checkpointing: bool) -> int:
+def _peak(cell: Cell, training: TrainingCost, params: int, rows: int, *, checkpointing: bool) -> int:
     """The fullest of four moments: the loss, the encoder's last block in the backward pass, its first, the end.
 
     Casts of the encoder's weights last until their block's backward pass, those of the head's until the loss is done with.
     """
-    trained, batch = params + work.params_head, cell.batch
+    trained, batch = params + training.params_head, cell.batch
     casts, gradients = 0 if cell.precision == "fp32" else 2, 4 * trained
-    fixed = 4 * (trained + work.params_frozen) + 8 * trained + casts * params
-    again = [view.working + checkpointing * view.block for view in work.views] or [0]
-    kept = [view.kept(checkpointing=checkpointing) for view in work.views] or [0]
-    if rows < batch and work.coupled:
-        outputs = batch * sum(view.stream + view.inputs for view in work.views)
-        backward = gradients + batch * work.views[0].stream + rows * (max(kept) + max(again))
-        return fixed + outputs + max(batch * work.head_bytes + casts * work.params_head, backward)
+    fixed = 4 * (trained + training.params_frozen) + 8 * trained + casts * params
+    again = [view.working + checkpointing * view.block for view in training.views] or [0]
+    kept = [view.kept(checkpointing=checkpointing) for view in training.views] or [0]
+    if rows < batch and training.coupled:
+        outputs = batch * sum(view.stream + view.inputs for view in training.views)
+        backward = gradients + batch * training.views[0].stream + rows * (max(kept) + max(again))
+        return fixed + outputs + max(batch * training.head_bytes + casts * training.params_head, backward)
     before = gradients if rows < batch else 0  # of micro-batches before the last
-    loss = before + rows * (sum(kept) + work.head_bytes) + casts * work.params_head
-    backward = max(before, 4 * work.params_head) + rows * (sum(kept) + max(again))
-    block = max([view.working + view.block for view in work.views] or [0])
+    loss = before + rows * (sum(kept) + training.head_bytes) + casts * training.params_head
+    backward = max(before, 4 * training.params_head) + rows * (sum(kept) + max(again))
+    block = max([view.working + view.block for view in training.views] or [0])
     return fixed + max(loss, backward, gradients, gradients + rows * block - casts * params)
 
 

@@ -29,12 +29,12 @@ def child(arguments: dict) -> None:
     from peaks import peak_of
 
     from orch_core.cost import memory_bytes
-    from orch_core.learn.step import Economies
+    from orch_core.learn.step import MemoryPlan
 
     torch.set_num_threads(1)
     micro, checkpointing = arguments.pop("micro"), arguments.pop("checkpointing")
     cell = make_cell(None, arguments.pop("recipe"), channels=3, samples=6400, **arguments)
-    found = peak_of(cell, Economies(micro_batch=micro, checkpointing=checkpointing))
+    found = peak_of(cell, MemoryPlan(micro_batch=micro, checkpointing=checkpointing))
     said = memory_bytes(cell, micro, checkpointing=checkpointing)
     print(json.dumps([said, found.allocated, found.resident]))
 

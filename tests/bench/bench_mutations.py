@@ -97,7 +97,7 @@ MUTANTS = [
     (SCHED, "peak * (step + 1) / self.warm", "peak"),
     (SCHED, "if group[\"decays\"] else 0.0", "if not group[\"decays\"] else 0.0"),
     (AUG, "< 0.5)[:, ::-1]", "< 0.5)"),
-    (AUG, "*= batch.free", "*= 1"),
+    (AUG, "*= batch.orientation_free", "*= 1"),
     (AUG, "np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))", "area / ratio), np.minimum(1, area * ratio)"),
     (AUG, "(steps + 0.5) * scale", "steps * scale"),
     (AUG, "(1 - 2 * solar)", "(2 * solar - 1)"),

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from learn_cells import TRAINED, make_cell, write_images
 
-from orch_core.learn import Economies, pretraining
+from orch_core.learn import MemoryPlan, pretraining
 from orch_core.learn.augment import MEAN, STD, View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.ledger import measured_flops
@@ -85,7 +85,9 @@ def augmentation() -> None:
     for side, count in ((64, 256), (224, 64)):
         images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
         pillow = [transforms.functional.to_pil_image(image) for image in images]
-        batch = Batch(images=images, free=torch.zeros(count, dtype=torch.bool), labels=torch.zeros(count))
+        batch = Batch(
+            images=images, orientation_free=torch.zeros(count, dtype=torch.bool), labels=torch.zeros(count)
+        )
         for name, (view, chain) in chains(side).items():
             single = transforms.Compose(chain)
             source = images if "tensors" in name else pillow
@@ -108,12 +110,12 @@ def training(folder: Path) -> None:
     path = write_images(folder / "bars.npz", train=512)
     for recipe in TRAINED:
         cell = make_cell(path, recipe, width=64, depth=4, heads=1, channels=3, batch=64, samples=64 * 160)
-        run = pretraining._start(cell, folder / recipe, None, Economies())
+        run = pretraining._start(cell, folder / recipe, None, MemoryPlan())
         step = seconds(lambda run=run: pretraining._one_step(run))
         draw = seconds(lambda run=run: pretraining._first_inputs(run))
         count = seconds(lambda run=run: measured_flops(run.take, pretraining._first_inputs(run)), 2)
         half = pretraining._start(
-            replace(cell, precision="bf16"), folder / f"{recipe}-half", None, Economies()
+            replace(cell, precision="bf16"), folder / f"{recipe}-half", None, MemoryPlan()
         )
         low = seconds(lambda half=half: pretraining._one_step(half))
         print(
@@ -161,7 +163,7 @@ def reference(folder: Path) -> None:
     for width in (64, 128, 192):
         cell = make_cell(path, "mae@1", width=width, depth=4, heads=1, channels=3, batch=64, samples=64 * 160)
         values = constants(cell)
-        run = pretraining._start(cell, folder / f"mae-{width}", None, Economies())
+        run = pretraining._start(cell, folder / f"mae-{width}", None, MemoryPlan())
         inputs = pretraining._first_inputs(run)
         usual = UsualMae(width, 4, 1, int(values["decoder_width"]), int(values["decoder_depth"]))
         optimiser = torch.optim.AdamW(usual.parameters(), lr=1e-4)

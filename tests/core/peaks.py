@@ -11,7 +11,7 @@ from orch_core.learn.data import Batch
 from orch_core.learn.objectives import build_objective
 from orch_core.learn.randomness import Rows, generator
 from orch_core.learn.schedule import schedule_of
-from orch_core.learn.step import Economies, build_step
+from orch_core.learn.step import MemoryPlan, build_step
 from orch_core.recipes import constants
 
 
@@ -23,16 +23,16 @@ class Peak:
     resident: int
 
 
-def peak_of(cell: Cell, economies: Economies) -> Peak:
+def peak_of(cell: Cell, memory_plan: MemoryPlan) -> Peak:
     """The peak of a training step once the optimiser has its moments; the batch itself is not counted."""
     before = _resident("VmRSS")
     objective = build_objective(cell)
     schedule = schedule_of(cell.steps, cell.batch, constants(cell))
     device = torch.device("cpu")
-    take = build_step(objective, schedule, device=device, precision=cell.precision, economies=economies)
+    take = build_step(objective, schedule, device=device, precision=cell.precision, memory_plan=memory_plan)
     images = torch.randint(0, 256, (cell.batch, cell.channels, cell.resolution, cell.resolution))
     labels = torch.arange(cell.batch) % 2
-    batch = Batch(images=images.to(torch.uint8), free=labels.bool(), labels=labels)
+    batch = Batch(images=images.to(torch.uint8), orientation_free=labels.bool(), labels=labels)
     rng = Rows(generator(0, "views", 0), slice(0, cell.batch), cell.batch)
     inputs = objective.draw(batch, rng)
     take(0, inputs)

@@ -23,7 +23,9 @@ from orch_core.learn.randomness import epoch_indices, generator, permuted
 
 def batch_of(images, free=False):
     n = len(images)
-    return Batch(images=images, free=torch.full((n,), free), labels=torch.zeros(n, dtype=torch.int64))
+    return Batch(
+        images=images, orientation_free=torch.full((n,), free), labels=torch.zeros(n, dtype=torch.int64)
+    )
 
 
 def noise(n=8, side=28, channels=3):
@@ -135,7 +137,7 @@ shares = st.sampled_from([0.0, 0.5, 1.0])
 def test_a_view_is_what_the_formulas_say_image_by_image(seed, side, view, channels):
     n, rng = 3, generator(seed, "t")
     images, free = noise(n, side, channels), torch.tensor([True, False, True])
-    drawn = draw_view(Batch(images=images, free=free, labels=free), view, generator(seed, "t"))
+    drawn = draw_view(Batch(images=images, orientation_free=free, labels=free), view, generator(seed, "t"))
     low, high = view.blur
     draws = zip(
         crop_boxes(n, view, rng).astype(np.float64),

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orch_core.cell import Cell, Model
 from orch_core.cost import encoder_shape, price
-from orch_core.learn import Economies
+from orch_core.learn import MemoryPlan
 from orch_core.learn.encoders import build_encoder, encode, patchify
 from orch_core.learn.ledger import measured_flops
 from orch_core.learn.pretraining import _first_inputs, _start
@@ -98,7 +98,7 @@ def test_training_flops_and_parameters_are_those_of_the_built_objective(
         channels=3,
         batch=8,
     )
-    cost, run = price(cell), _start(cell, tmp_path, None, Economies())
+    cost, run = price(cell), _start(cell, tmp_path, None, MemoryPlan())
     assert measured_flops(run.take, _first_inputs(run)) == pytest.approx(
         cost.flops_hardware * cell.batch / cell.samples_seen, rel=1e-3
     )

@@ -12,7 +12,7 @@ from learn_cells import TRAINED, make_cell, write_images
 from safetensors.torch import load_file
 
 from orch_core.errors import OrchError
-from orch_core.learn import Economies, ledger, pretrain, pretraining, step
+from orch_core.learn import MemoryPlan, ledger, pretrain, pretraining, step
 
 DRIVER = Path(__file__).parent / "distributed_driver.py"
 
@@ -86,15 +86,15 @@ def test_divided_parameters_give_them_too_when_one_process_stops_all_and_they_re
         assert [row["step"] for row in rows] == list(range(1, 7))
 
 
-@pytest.mark.parametrize("economies", [Economies(micro_batch=5), Economies(checkpointing=True)], ids=str)
-def test_saving_memory_changes_no_number(bars, whole, tmp_path, economies):
+@pytest.mark.parametrize("memory_plan", [MemoryPlan(micro_batch=5), MemoryPlan(checkpointing=True)], ids=str)
+def test_saving_memory_changes_no_number(bars, whole, tmp_path, memory_plan):
     values = {}
     for recipe in TRAINED:
         cell = make_cell(bars, recipe, samples=96, overrides=drops(recipe))
-        result = pretrain(cell, tmp_path / recipe, economies=economies)
+        result = pretrain(cell, tmp_path / recipe, memory_plan=memory_plan)
         values[recipe] = dict(result.values)
-        assert result.cost["micro_batch"] == (economies.micro_batch or 16)
-        save_gradients(cell, tmp_path / recipe, economies)
+        assert result.cost["micro_batch"] == (memory_plan.micro_batch or 16)
+        save_gradients(cell, tmp_path / recipe, memory_plan)
     same(*whole, tmp_path, values)
     same_gradients(whole[0], tmp_path)
 
@@ -104,8 +104,8 @@ def test_saving_memory_saves_memory(bars, tmp_path, recipe):
     """Bytes that autograd keeps from the forward pass, each storage once."""
     cell = make_cell(bars, recipe, width=64, depth=4, samples=32, batch=32)
 
-    def kept(economies):
-        run = pretraining._start(cell, tmp_path / "x", None, economies)
+    def kept(memory_plan):
+        run = pretraining._start(cell, tmp_path / "x", None, memory_plan)
         inputs = pretraining._first_inputs(run)
         sizes, most = {}, [0]
 
@@ -128,8 +128,8 @@ def test_saving_memory_saves_memory(bars, tmp_path, recipe):
             run.take.gradients(inputs)
         return most[0]
 
-    assert kept(Economies(micro_batch=4)) < 0.6 * kept(Economies())
-    assert kept(Economies(checkpointing=True)) < 0.6 * kept(Economies())
+    assert kept(MemoryPlan(micro_batch=4)) < 0.6 * kept(MemoryPlan())
+    assert kept(MemoryPlan(checkpointing=True)) < 0.6 * kept(MemoryPlan())
 
 
 def test_where_memory_is_short_the_micro_batch_is_halved_and_the_run_goes_on(
@@ -139,7 +139,7 @@ def test_where_memory_is_short_the_micro_batch_is_halved_and_the_run_goes_on(
     original, sizes = step.Step.gradients, []
 
     def scarce(self, inputs, *rest):
-        sizes.append(self.economies.micro_batch or len(inputs[0]))
+        sizes.append(self.memory_plan.micro_batch or len(inputs[0]))
         if sizes[-1] > 6:
             torch.empty(1 << 60)
         return original(self, inputs, *rest)

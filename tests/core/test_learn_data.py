@@ -61,7 +61,10 @@ def cell_of(*portions: SourceSubset, **fields) -> Cell:
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("images", "free", "labels"))
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name))
+        for name in ("images", "orientation_free", "labels")
+    )
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -188,7 +191,7 @@ def test_images_of_any_size_become_the_cells_as_each_would_by_itself(tmp_path: P
             assert torch.equal(
                 batch.images[row], as_tensor(image[None].copy(), resolution=28, channels=channels)[0]
             )
-        assert batch.free.all()
+        assert batch.orientation_free.all()
         assert (batch.labels == -1).all()
 
 
@@ -198,7 +201,7 @@ def test_up_and_down_are_kept_by_each_images_own_modality(packs: dict[str, Path]
     opened = open_packs(packs["all"])
     modalities = [one.name for one in opened.manifest.modalities]
     expected = [modalities[code] == "microscopy" for code in opened.table["modality"][:900]]
-    assert batch.free.tolist() == expected
+    assert batch.orientation_free.tolist() == expected
     assert 0 < sum(expected) < 900
     blood = opened.table["source"][:900] == 0
     assert set(batch.labels[blood].tolist()) == set(range(8))

@@ -5,7 +5,7 @@ from learn_cells import TRAINED, make_cell
 from peaks import peak_of
 
 from orch_core.cost import memory_bytes, micro_batch, price
-from orch_core.learn.step import Economies
+from orch_core.learn.step import MemoryPlan
 
 WAYS = (("fp32", 0, False), ("bf16", 0, False), ("fp32", 4, False), ("bf16", 4, True), ("fp32", 0, True))
 
@@ -25,7 +25,7 @@ def test_memory_is_what_a_step_allocates_at_its_peak(recipe, precision, micro, c
         samples=1600,
         precision=precision,
     )
-    measured = peak_of(cell, Economies(micro_batch=micro, checkpointing=checkpointing)).allocated
+    measured = peak_of(cell, MemoryPlan(micro_batch=micro, checkpointing=checkpointing)).allocated
     assert memory_bytes(cell, micro, checkpointing=checkpointing) == pytest.approx(measured, rel=0.10)
 
 
@@ -44,7 +44,7 @@ def test_where_gradients_outweigh_what_blocks_keep_the_first_block_is_the_peak(p
         samples=800,
         precision=precision,
     )
-    measured = peak_of(cell, Economies(checkpointing=True)).allocated
+    measured = peak_of(cell, MemoryPlan(checkpointing=True)).allocated
     assert memory_bytes(cell, checkpointing=True) == pytest.approx(measured, rel=0.05)
 
 

@@ -27,7 +27,7 @@ def objective_and_inputs(recipe: str, n: int = 6, **fields) -> tuple[Objective, 
                 tensor += 0.05 * torch.from_numpy(rng.standard_normal(tensor.shape))  # as logits differ
     batch = Batch(
         images=torch.from_numpy(rng.integers(0, 256, (n, 3, 28, 28)).astype(np.uint8)),
-        free=torch.zeros(n, dtype=torch.bool),
+        orientation_free=torch.zeros(n, dtype=torch.bool),
         labels=torch.arange(n) % 3,
     )
     drawn = objective.draw(batch, Rows(generator(1, "test"), slice(None), len(batch)))

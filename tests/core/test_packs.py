@@ -17,7 +17,7 @@ from PIL import Image
 from orch_core.errors import OrchError
 from orch_core.images.npz import hash_order, image_keys, inspect_npz, pretraining_order, read_split
 from orch_core.packs.census import census, thumbnails
-from orch_core.packs.decode import decode, look
+from orch_core.packs.decode import decode, difference_hash
 from orch_core.packs.facts import pack_facts, problems, read_task
 from orch_core.packs.read import ALL, open_packs, read_images, select
 
@@ -252,7 +252,9 @@ def test_the_census_finds_what_was_planted(tmp_path: Path) -> None:
     found = census(out)
     assert (found.repeated, found.across, found.conflicting) == (4, 3, 1)
     assert found.alike >= 1
-    assert look(np.asarray(textured)[..., None]) == look(decode((root / "b" / "alike.jpg").read_bytes())[0])
+    assert difference_hash(np.asarray(textured)[..., None]) == difference_hash(
+        decode((root / "b" / "alike.jpg").read_bytes())[0]
+    )
     assert ("train/a/same.png", "train/b/p1-4.png") in found.named
     assert {one.split: one.images for one in found.counts} == {"train": 33, "val": 3}
     assert found.pretraining == 30

@@ -29,7 +29,7 @@ class Result:
 
 
 @dataclass
-class Economies:
+class MemoryPlan:
     micro_batch: int = 0
     checkpointing: bool = False
 
@@ -82,14 +82,14 @@ def note(folder, **what):
         file.write(json.dumps({"pid": os.getpid(), **what}) + "\n")
 
 
-def pretrain(cell, folder, *, should_stop, economies, trunks):
+def pretrain(cell, folder, *, should_stop, memory_plan, trunks):
     (folder / "checkpoint").mkdir(exist_ok=True)
     saved = folder / "checkpoint" / "state.json"
     state = json.loads(saved.read_text()) if saved.exists() else {"step": 0, "chain": cell.id}
     seen = folder / f"seen-{distributed.rank}"
     first = state["step"] == 0 and not seen.exists()
     seen.touch()
-    note(folder, begin=state["step"], micro_batch=economies.micro_batch, ranks=distributed.world)
+    note(folder, begin=state["step"], micro_batch=memory_plan.micro_batch, ranks=distributed.world)
     print("training", cell.name, flush=True)
     pause = dict(cell.overrides).get("pause", 0.0)
     while state["step"] < cell.steps:
@@ -111,7 +111,7 @@ def pretrain(cell, folder, *, should_stop, economies, trunks):
             write_atomic(saved, json.dumps(state))
         if state["step"] == 7:
             misbehave(cell, folder, first)
-        if cell.algorithm == "greedy" and not 0 < economies.micro_batch <= 2:
+        if cell.algorithm == "greedy" and not 0 < memory_plan.micro_batch <= 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
     if cell.algorithm == "diverge":
         return Result("diverged", reason=Reason(cause="diverged", message="loss is nan at step 7"))

@@ -84,7 +84,7 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
     folder = tmp_path / "ranks"
     folder.mkdir()
     config = ranks.RankConfig(
-        root=str(tmp_path), cell="c", nodes=1, per_node=3, address="localhost", port=1, economies={}
+        root=str(tmp_path), cell="c", nodes=1, per_node=3, address="localhost", port=1, memory_plan={}
     )
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     started = []

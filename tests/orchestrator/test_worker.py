@@ -218,5 +218,5 @@ def test_a_cell_is_trained_as_planned_and_by_halves_after_memory_was_short(
 ):
     cell = Cell(model=None, recipe="pixels@1", resolution=28, patch=7, channels=1, samples_seen=640, batch=64)
     job = Job(cell=cell, micro_batch=planned[0], checkpointing=planned[1])
-    economies = training.economies_of(job, processes, ooms)
-    assert (economies.micro_batch, economies.checkpointing) == expected
+    memory_plan = training.memory_plan_of(job, processes, ooms)
+    assert (memory_plan.micro_batch, memory_plan.checkpointing) == expected

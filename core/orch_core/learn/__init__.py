@@ -3,6 +3,6 @@
 from orch_core.learn.pretraining import Stopped, never, pretrain
 from orch_core.learn.probing import probe
 from orch_core.learn.result import Result
-from orch_core.learn.step import Economies
+from orch_core.learn.step import MemoryPlan
 
-__all__ = ["Economies", "Result", "Stopped", "never", "pretrain", "probe"]
+__all__ = ["MemoryPlan", "Result", "Stopped", "never", "pretrain", "probe"]

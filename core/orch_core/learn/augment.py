@@ -157,7 +157,7 @@ def _draws(batch: Batch, view: View, rng: Draws) -> Tensor:
     solar = rng.random(n) < view.solarize_share
     numbers = np.column_stack([boxes, flips, sigma, jitter, solar]).astype(np.float32)
     draws = to_device(numbers, batch.images.device)
-    draws[:, 4] *= batch.free
+    draws[:, 4] *= batch.orientation_free
     return draws
 
 

@@ -24,10 +24,10 @@ from orch_core.learn.health import collapse
 from orch_core.learn.ledger import Meter, compiled, is_out_of_memory, measured_flops, peak_memory
 from orch_core.learn.objectives import Inputs, Objective, build_objective
 from orch_core.learn.randomness import Rows, generator
-from orch_core.learn.readout import read_out, spread
+from orch_core.learn.readout import online_metrics, spread
 from orch_core.learn.result import Result
 from orch_core.learn.schedule import schedule_of
-from orch_core.learn.step import Economies, Step, build_step, rows_here
+from orch_core.learn.step import MemoryPlan, Step, build_step, rows_here
 from orch_core.recipes import constants, recipe_of, trunk
 from orch_core.study.curves import append_row, cut_after, read_rows, write_rows
 from orch_core.study.record import Reason
@@ -43,7 +43,7 @@ HEALTH_IMAGES = 32
 """Images that tell, at every hundredth of the run, whether the encoder has collapsed."""
 
 
-WHOLE = Economies()
+WHOLE = MemoryPlan()
 
 
 class Stopped(Exception):  # noqa: N818
@@ -90,7 +90,7 @@ def pretrain(
     *,
     should_stop: Callable[[], bool] = never,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    economies: Economies = WHOLE,
+    memory_plan: MemoryPlan = WHOLE,
     trunks: Path | None = None,
 ) -> Result:
     """Train the cell in `folder`, from its newest checkpoint if there is one, on all processes of `distributed.group()`.
@@ -111,23 +111,25 @@ def pretrain(
         return Result(status="done", values=_ledger(cell, 0), cost={"seconds": time.monotonic() - began})
     while True:
         try:
-            run = _start(cell, folder, trunks, economies)
+            run = _start(cell, folder, trunks, memory_plan)
             return _trained(run, began, should_stop, checkpoint_seconds)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or distributed.world() > 1:
                 raise
-            economies = _smaller(economies, cell, error)
+            memory_plan = _smaller(memory_plan, cell, error)
         run = None  # type: ignore[assignment]  # what it holds goes before the next try
 
 
-def _smaller(economies: Economies, cell: Cell, error: BaseException) -> Economies:
-    rows = economies.micro_batch or cell.batch
-    if rows == 1 and economies.checkpointing:
+def _smaller(memory_plan: MemoryPlan, cell: Cell, error: BaseException) -> MemoryPlan:
+    rows = memory_plan.micro_batch or cell.batch
+    if rows == 1 and memory_plan.checkpointing:
         message = f"out of memory with one image at a time: {error}"
         raise OrchError(
             message, hint="ask for a device with more memory, or a smaller model or resolution"
         ) from None
-    return replace(economies, checkpointing=True) if rows == 1 else replace(economies, micro_batch=rows // 2)
+    return (
+        replace(memory_plan, checkpointing=True) if rows == 1 else replace(memory_plan, micro_batch=rows // 2)
+    )
 
 
 def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoint_seconds: float) -> Result:
@@ -139,7 +141,7 @@ def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoin
         "seconds": time.monotonic() - began,
         "images_per_second": trained.pop("images_per_second"),
         "peak_memory_bytes": peak_memory(device),
-        "micro_batch": run.take.economies.micro_batch or run.here.stop - run.here.start,
+        "micro_batch": run.take.memory_plan.micro_batch or run.here.stop - run.here.start,
         "processes": distributed.world(),
         **meter.read(),
     }
@@ -167,7 +169,7 @@ def _reason(run: _Run, trained: dict[str, float]) -> Reason | None:
     return Reason(cause="diverged", message=message)
 
 
-def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) -> _Run:
+def _start(cell: Cell, folder: Path, trunks: Path | None, memory_plan: MemoryPlan) -> _Run:
     device = (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()
@@ -178,7 +180,7 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, economies: Economies) 
     schedule = schedule_of(cell.steps, cell.batch, constants(cell))
     images, here = pretraining_set(cell), rows_here(cell.batch)
     images = images.to(device) if isinstance(images, Batch) else images
-    take = build_step(objective, schedule, device=device, precision=cell.precision, economies=economies)
+    take = build_step(objective, schedule, device=device, precision=cell.precision, memory_plan=memory_plan)
     state = _newest(cell, folder, trunks, take)
     zero = torch.zeros((), dtype=torch.float64, device=device)
     run = _Run(
@@ -288,7 +290,7 @@ def _look(run: _Run) -> dict[str, float]:
     spread_out = np.linspace(0, len(run.images) - 1, size).astype(np.int64)  # sources lie one after the other
     gallery = run.images.rows(spread_out).to(run.take.device)
     with distributed.alone():
-        return read_out(run.objective, run.held_out, gallery, cell.patch, cell.precision)
+        return online_metrics(run.objective, run.held_out, gallery, cell.patch, cell.precision)
 
 
 def _health(run: _Run) -> dict[str, float]:

@@ -55,7 +55,7 @@ def probe(cell: Cell, folder: Path, probes: Iterable[Probe]) -> Iterator[tuple[P
             if encoder
             else principal_components(task.images, int(constants(cell)["components"]))
         )
-        values, draws = read_out(features, task.labels, one)
+        values, draws = evaluate_probe(features, task.labels, one)
         cost = {"seconds": time.monotonic() - began}
         yield one, Result(status="done", values=values, cost=cost, files={"auc_draws.npy": _npy(draws)})
 
@@ -109,7 +109,7 @@ def principal_components(images: dict[str, NDArray[np.uint8]], components: int) 
     return {split: (array - mean) @ basis for split, array in flat.items()}
 
 
-def read_out(
+def evaluate_probe(
     features: dict[str, Features], labels: dict[str, NDArray[np.int64]], one: Probe
 ) -> tuple[dict[str, float | int | str | None], NDArray[np.float64]]:
     """Fit on train, choose the strength on validation, score on test; the values, and the bootstrap's AUCs [1000].

@@ -24,7 +24,7 @@ RIDGE = 1e-3
 
 
 @torch.no_grad()
-def read_out(
+def online_metrics(
     objective: Objective, held_out: Batch, gallery: Batch, patch: int, precision: str
 ) -> dict[str, float]:
     """Figures of the model as it is: `heldout_loss` on draws that every cell shares, spread of features, accuracies.
@@ -39,10 +39,10 @@ def read_out(
         rng = Rows(generator(0, "held out", index), slice(0, len(chunk)), len(chunk))
         with autocast(held_out.images.device, precision):
             total += float(module(*objective.draw(chunk, rng)))
-    sharding.put_together(module)
+    sharding.unshard(module)
     known, asked = (features(objective.encoder, batch.images, patch) for batch in (gallery, queries))
     figures = health(objective, held_out, patch) | accuracies(known, asked, gallery.labels, queries.labels)
-    sharding.settle(module)
+    sharding.reshard(module)
     module.train()
     return {"heldout_loss": total / chunks, **figures}
 
@@ -52,9 +52,9 @@ def spread(objective: Objective, held_out: Batch, patch: int, images: int) -> di
     """How far the features of `images` held-out images are apart (see `health.health`)."""
     module = objective.module
     module.eval()
-    sharding.put_together(module)
+    sharding.unshard(module)
     figures = health(objective, held_out, patch, images)
-    sharding.settle(module)
+    sharding.reshard(module)
     module.train()
     return figures
 

@@ -29,19 +29,19 @@ def shard(module: nn.Module) -> None:
     fully_shard(module, mesh=mesh)
 
 
-def exchange(module: nn.Module, *, wanted: bool) -> None:
+def set_gradient_sync(module: nn.Module, *, wanted: bool) -> None:
     """Whether the next backward pass adds up the gradients of all processes."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(wanted)
 
 
-def settle(module: nn.Module) -> None:
+def reshard(module: nn.Module) -> None:
     """Divide again what a forward pass without backward has put together."""
     if isinstance(module, FSDPModule):
         module.reshard()
 
 
-def put_together(module: nn.Module) -> None:
+def unshard(module: nn.Module) -> None:
     """Have the root's parameters whole, for what does not go through its forward."""
     if isinstance(module, FSDPModule):
         module.unshard()

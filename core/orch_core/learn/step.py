@@ -20,7 +20,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Economies:
+class MemoryPlan:
     """How a batch fits into memory; numbers depend on it by rounding alone.
 
     micro_batch:   images at a time in each process; 0 for all
@@ -45,7 +45,7 @@ class Step:
     schedule: Schedule
     device: torch.device
     precision: str
-    economies: Economies
+    memory_plan: MemoryPlan
 
     def __call__(self, step: int, inputs: Inputs) -> Tensor:
         """Take step number `step` on this process's rows of the batch; the loss on them, a scalar in double precision."""
@@ -73,9 +73,11 @@ class Step:
         time and again in the backward pass (Gao et al. 2021, arXiv 2101.06983); heads and loss see the whole batch.
         `again` is entered around what is computed again.
         """
-        n, micro = len(inputs[0]), self.economies.micro_batch
+        n, micro = len(inputs[0]), self.memory_plan.micro_batch
         coupled = self.objective.coupled
-        recompute = Recompute(rows=micro if coupled else 0, blocks=self.economies.checkpointing, again=again)
+        recompute = Recompute(
+            rows=micro if coupled else 0, blocks=self.memory_plan.checkpointing, again=again
+        )
         parts = [inputs] if coupled else list(_parts(inputs, micro or n))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for index, part in enumerate(parts):
@@ -91,12 +93,12 @@ class Step:
         """Processes exchange gradients after the last micro-batch."""
         if isinstance(self.forward, DistributedDataParallel):
             return nullcontext() if last else self.forward.no_sync()
-        sharding.exchange(self.forward, wanted=last)
+        sharding.set_gradient_sync(self.forward, wanted=last)
         return nullcontext()
 
 
 def build_step(
-    objective: Objective, schedule: Schedule, *, device: torch.device, precision: str, economies: Economies
+    objective: Objective, schedule: Schedule, *, device: torch.device, precision: str, memory_plan: MemoryPlan
 ) -> Step:
     """What trains an objective on a device, alone or with other processes; raises OrchError for a precision it lacks."""
     if (
@@ -122,7 +124,7 @@ def build_step(
         schedule=schedule,
         device=device,
         precision=precision,
-        economies=economies,
+        memory_plan=memory_plan,
     )
 
 

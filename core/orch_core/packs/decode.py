@@ -96,7 +96,7 @@ def shrink(pixels: Images, side: int) -> Images:
     return array.reshape(*array.shape[:2], -1)
 
 
-def look(pixels: Images) -> int:
+def difference_hash(pixels: Images) -> int:
     """A 64-bit difference hash (dHash; Krawetz 2013, "Kind of Like That"): images that look alike have the same one.
 
     Luma averaged to 8 rows of 9, each bit whether a value is above its left neighbour: blind to size, compression and

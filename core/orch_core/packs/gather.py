@@ -20,7 +20,7 @@ import polars as pl
 from orch_core.identity import digest
 from orch_core.images.npz import Images
 from orch_core.images.subset import hash_ranks
-from orch_core.packs.decode import FORMATS, BadImage, decode, encode_jpeg, look, shrink
+from orch_core.packs.decode import FORMATS, BadImage, decode, difference_hash, encode_jpeg, shrink
 
 RUN_BYTES = 128 * 2**20
 RUN_ROWS = 50_000
@@ -169,7 +169,7 @@ def described(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any
         "rank": int(hash_ranks([key], 0)[0]),
         "hash_high": high,
         "hash_low": low,
-        "look": look(pixels),
+        "look": difference_hash(pixels),
         "modality": spec.modality or item.modality or UNKNOWN,
         "group": item.group,
         "split": item.split,

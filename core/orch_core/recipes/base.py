@@ -36,7 +36,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class TrainingCost:
     """What training takes for one image, beside the encoder's parameters.
 
     params_head:   trained and thrown away before probing (decoder, projector, predictor)
@@ -64,7 +64,7 @@ class Recipe:
     uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on nothing.
     learned_positions: position embedding trained with the encoder, else fixed sin-cos.
     layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant `layer_scale`.
-    work: what one training image takes, from the cell, its encoder's shape and its constants.
+    training_cost: what one training image takes, from the cell, its encoder's shape and its constants.
     """
 
     name: str
@@ -75,7 +75,9 @@ class Recipe:
     uses_data: bool = True
     learned_positions: bool = False
     layer_scale: bool = False
-    work: Callable[[Cell, Shape, Constants], Work] = lambda _cell, _shape, _constants: Work()
+    training_cost: Callable[[Cell, Shape, Constants], TrainingCost] = lambda _cell, _shape, _constants: (
+        TrainingCost()
+    )
 
     @property
     def id(self) -> str:

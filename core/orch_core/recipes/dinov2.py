@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from orch_core.cell import Cell
-from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, width_of
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, TrainingCost, width_of
 from orch_core.vit import (
     Activations,
     Flops,
@@ -92,7 +92,7 @@ def head_sizes(width: int, constants: Constants) -> tuple[int, ...]:
     return (width, hidden, hidden, int(constants["head_bottleneck"]))
 
 
-def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
+def training_cost(cell: Cell, shape: Shape, constants: Constants) -> TrainingCost:
     """Student on every crop, teacher on the global ones; one head for class tokens and masked patches."""
     local = shape_of(
         width=shape.width,
@@ -117,7 +117,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
     neighbours = Flops(forward=2 * GLOBALS * cell.batch * shape.width if constants["koleo_weight"] else 0)
     tokens = GLOBALS * shape.tokens + locals_ * local.tokens
     params = mlp_params(sizes) + sizes[-1] * count
-    return Work(
+    return TrainingCost(
         params_head=params + shape.width,
         params_frozen=params + encoder_params(shape, learned_positions=True, layer_scale=True),
         flops=student + teacher + neighbours + _per_image(heads, cell.batch),
@@ -155,7 +155,7 @@ RECIPE = Recipe(
     summary="self-distillation with masked patches",
     learned_positions=True,
     layer_scale=True,
-    work=work,
+    training_cost=training_cost,
     constants={
         **SCHEDULE,
         "lr": Constant(

@@ -12,7 +12,16 @@ import math
 
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
-from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes.base import (
+    OURS,
+    SCHEDULE,
+    Constant,
+    Constants,
+    Recipe,
+    TrainingCost,
+    scaled_rate,
+    width_of,
+)
 from orch_core.vit import Shape, activations, block, block_params, encoder, encoder_params, linear
 
 
@@ -51,7 +60,7 @@ def context(side: int, constants: Constants) -> int:
     return left
 
 
-def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
+def training_cost(cell: Cell, shape: Shape, constants: Constants) -> TrainingCost:
     """Context through the encoder, whole image through the teacher, predictor once a target block."""
     side, targets = math.isqrt(shape.patches), int(constants["targets"])
     width, depth = int(constants["predictor_width"]), int(constants["predictor_depth"])
@@ -69,7 +78,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
         patches=(seen, shape.pixels),
     )
     predicting = activations(targets * (seen + area), width, 4 * width, depth, precision=cell.precision)
-    return Work(
+    return TrainingCost(
         params_head=params + (width + 1) * shape.width,
         params_frozen=encoder_params(shape),
         flops=flops + encoder(shape).without_gradient(),
@@ -84,7 +93,7 @@ RECIPE = Recipe(
     name="i-jepa",
     version=1,
     summary="joint-embedding prediction of blocks",
-    work=work,
+    training_cost=training_cost,
     constants={
         **SCHEDULE,
         "lr": Constant(

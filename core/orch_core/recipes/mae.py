@@ -7,7 +7,16 @@ at another scale the rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes.base import (
+    OURS,
+    SCHEDULE,
+    Constant,
+    Constants,
+    Recipe,
+    TrainingCost,
+    scaled_rate,
+    width_of,
+)
 from orch_core.vit import Flops, Shape, activations, block, block_params, encoder, linear
 
 
@@ -32,7 +41,7 @@ def kept(patches: int, mask_ratio: float) -> int:
     return max(1, int(patches * (1 - mask_ratio)))
 
 
-def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
+def training_cost(cell: Cell, shape: Shape, constants: Constants) -> TrainingCost:
     """Visible tokens through the encoder; all tokens through the decoder; pixels predicted where masked."""
     width, depth = int(constants["decoder_width"]), int(constants["decoder_depth"])
     visible = kept(shape.patches, float(constants["mask_ratio"]))
@@ -53,7 +62,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
         patches=(visible, shape.pixels),
     )
     decoding = activations(shape.tokens, width, 4 * width, depth, precision=cell.precision)
-    return Work(
+    return TrainingCost(
         params_head=head + (width + 1) * shape.pixels,
         flops=flops,
         tokens=visible + 1,
@@ -67,7 +76,7 @@ RECIPE = Recipe(
     name="mae",
     version=1,
     summary="masked autoencoder",
-    work=work,
+    training_cost=training_cost,
     constants={
         **SCHEDULE,
         "lr": Constant(

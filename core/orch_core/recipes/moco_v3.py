@@ -7,7 +7,16 @@ scale the rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate, width_of
+from orch_core.recipes.base import (
+    OURS,
+    SCHEDULE,
+    Constant,
+    Constants,
+    Recipe,
+    TrainingCost,
+    scaled_rate,
+    width_of,
+)
 from orch_core.vit import (
     Flops,
     Shape,
@@ -48,7 +57,7 @@ def sizes(shape: Shape, constants: Constants) -> tuple[tuple[int, ...], tuple[in
     return (shape.width, hidden, hidden, out), (out, hidden, out)
 
 
-def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
+def training_cost(cell: Cell, shape: Shape, constants: Constants) -> TrainingCost:
     """Two views through encoder, projector, predictor, and through the momentum encoder and projector."""
     projector, predictor = sizes(shape, constants)
     views: Flops = encoder(shape) + mlp(1, projector)
@@ -64,7 +73,7 @@ def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
     copies = encoder_params(shape) + mlp_params(projector, bias=False) + 4 * projector[1]
     view = whole_image(shape, precision=cell.precision)
     layers = 2 * sum(projector[1:] + predictor[1:]) + shape.width  # inputs of every product and norm
-    return Work(
+    return TrainingCost(
         params_head=head,
         params_frozen=copies,
         flops=one.times(2),
@@ -79,7 +88,7 @@ RECIPE = Recipe(
     name="moco-v3",
     version=1,
     summary="momentum contrast",
-    work=work,
+    training_cost=training_cost,
     constants={
         **SCHEDULE,
         "lr": Constant(

@@ -7,7 +7,7 @@ rule says how it extrapolates, and that it does.
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, TrainingCost, scaled_rate
 from orch_core.vit import Shape, encoder, linear, whole_image
 
 
@@ -21,10 +21,10 @@ def masked(patches: int, mask_ratio: float) -> int:
     return min(patches - 1, max(1, round(patches * mask_ratio))) if patches > 1 else 1
 
 
-def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
+def training_cost(cell: Cell, shape: Shape, constants: Constants) -> TrainingCost:
     """Every token through the encoder; pixels predicted where masked."""
     hidden = masked(shape.patches, float(constants["mask_ratio"]))
-    return Work(
+    return TrainingCost(
         params_head=(shape.width + 1) * shape.pixels + shape.width,
         flops=encoder(shape) + linear(hidden, shape.width, shape.pixels),
         tokens=shape.tokens,
@@ -38,7 +38,7 @@ RECIPE = Recipe(
     name="simmim",
     version=1,
     summary="masked image modelling with one linear layer",
-    work=work,
+    training_cost=training_cost,
     constants={
         **SCHEDULE,
         "lr": Constant(

@@ -7,7 +7,7 @@ RandAugment and mixup, which are made for natural images. Where a study works at
 from __future__ import annotations
 
 from orch_core.cell import Cell
-from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, Work, scaled_rate
+from orch_core.recipes.base import OURS, SCHEDULE, Constant, Constants, Recipe, TrainingCost, scaled_rate
 from orch_core.vit import Shape, encoder, linear, whole_image
 
 
@@ -16,10 +16,10 @@ def learning_rate(cell: Cell) -> float:
     return scaled_rate(cell, 1e-3, batch=1024, width=384)
 
 
-def work(cell: Cell, shape: Shape, constants: Constants) -> Work:
+def training_cost(cell: Cell, shape: Shape, constants: Constants) -> TrainingCost:
     """Every token through the encoder, their mean through the head."""
     classes = int(constants["classes"])
-    return Work(
+    return TrainingCost(
         params_head=(shape.width + 1) * classes,
         flops=encoder(shape) + linear(1, shape.width, classes),
         tokens=shape.tokens,
@@ -32,7 +32,7 @@ RECIPE = Recipe(
     name="supervised",
     version=1,
     summary="supervised control",
-    work=work,
+    training_cost=training_cost,
     constants={
         **SCHEDULE,
         "lr": Constant(

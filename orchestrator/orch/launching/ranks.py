@@ -36,7 +36,7 @@ from orch_core.study.folder import Study
 from orch_core.study.record import Reason
 
 if TYPE_CHECKING:
-    from orch_core.learn import Economies, Result
+    from orch_core.learn import MemoryPlan, Result
 
 POLL_SECONDS = 0.1  # of processes on the same node
 LOOK_SECONDS = 1.0  # at the study: fences, wishes, failures elsewhere
@@ -86,7 +86,7 @@ class RankConfig:
     per_node: int
     address: str
     port: int
-    economies: dict[str, Any]
+    memory_plan: dict[str, Any]
 
 
 def of_allocation(gpus_here: int, environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -100,7 +100,7 @@ def of_allocation(gpus_here: int, environment: Mapping[str, str] = os.environ) -
 
 
 def pretrain(
-    study: Study, attempt: Path, ranks: Ranks, economies: Economies, should_stop: Callable[[], bool]
+    study: Study, attempt: Path, ranks: Ranks, memory_plan: MemoryPlan, should_stop: Callable[[], bool]
 ) -> Result:
     """Train the cell of an attempt's folder in `ranks.count` processes; what `learn.pretrain` gives in one.
 
@@ -117,7 +117,7 @@ def pretrain(
         per_node=ranks.per_node,
         address=socket.gethostname(),
         port=_free_port(),
-        economies=asdict(economies),
+        memory_plan=asdict(memory_plan),
     )
     write_atomic(folder / "config.json", dumps(asdict(config)))
     if ranks.nodes == 1:
@@ -308,12 +308,12 @@ def _rank(folder: Path) -> None:
     config, rank = _config(folder), int(os.environ["RANK"])
     study = Study(Path(config.root))
     cell, home, stop = study.cell(config.cell), study.cell_folder(config.cell), Stop()
-    economies, trunks = learn.Economies(**config.economies), study.root / "trunks"
+    memory_plan, trunks = learn.MemoryPlan(**config.memory_plan), study.root / "trunks"
     with signals_to(stop):
         try:
             with distributed.group():
                 watch = _watch(folder, rank, stop)
-                result = learn.pretrain(cell, home, should_stop=watch, economies=economies, trunks=trunks)
+                result = learn.pretrain(cell, home, should_stop=watch, memory_plan=memory_plan, trunks=trunks)
                 if rank == 0:
                     document = {
                         name: getattr(result, name) for name in ("status", "values", "cost", "reason")

@@ -25,7 +25,7 @@ from orch_core.study.folder import Study, publish
 from orch_core.study.record import Reason, Record
 
 if TYPE_CHECKING:
-    from orch_core.learn import Economies, Result
+    from orch_core.learn import MemoryPlan, Result
 
 CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
 
@@ -105,22 +105,22 @@ def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) 
     from orch_core import learn
 
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
-    economies = economies_of(entry.job, context.ranks.count, attempts.count(folder, "out_of_memory"))
+    memory_plan = memory_plan_of(entry.job, context.ranks.count, attempts.count(folder, "out_of_memory"))
     watch = _watch(context, entry, attempt)
     if context.ranks.count > 1:
-        return ranks.pretrain(context.study, attempt.folder, context.ranks, economies, watch)
+        return ranks.pretrain(context.study, attempt.folder, context.ranks, memory_plan, watch)
     trunks = context.study.root / "trunks"
-    return learn.pretrain(cell, folder, should_stop=watch, economies=economies, trunks=trunks)
+    return learn.pretrain(cell, folder, should_stop=watch, memory_plan=memory_plan, trunks=trunks)
 
 
-def economies_of(job: Job, processes: int, ooms: int) -> Economies:
+def memory_plan_of(job: Job, processes: int, ooms: int) -> MemoryPlan:
     """How a cell fits into memory: as planned, with half the images after each time that it did not; the batch stays."""
-    from orch_core.learn import Economies
+    from orch_core.learn import MemoryPlan
 
     share = job.cell.batch // processes
     rows = min(job.micro_batch or share, share) >> ooms
     micro_batch = 0 if rows == share else max(1, rows)
-    return Economies(micro_batch=micro_batch, checkpointing=job.checkpointing or rows == 0)
+    return MemoryPlan(micro_batch=micro_batch, checkpointing=job.checkpointing or rows == 0)
 
 
 def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:

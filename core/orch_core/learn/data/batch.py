@@ -14,14 +14,14 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """images: uint8 [n, channels, resolution, resolution]; free: bool [n], no up and down.
+    """images: uint8 [n, channels, resolution, resolution]; orientation_free: bool [n], no up and down.
 
     labels: int64 [n], the first label of each image, those of every source after those of the sources before it;
     -1 for an image without one.
     """
 
     images: Tensor
-    free: Tensor
+    orientation_free: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
@@ -30,19 +30,25 @@ class Batch:
     def rows(self, indices: NDArray[np.int64] | slice) -> Batch:
         """The images at `indices`."""
         where = indices if isinstance(indices, slice) else to_device(indices, self.images.device)
-        return Batch(images=self.images[where], free=self.free[where], labels=self.labels[where])
+        return Batch(
+            images=self.images[where],
+            orientation_free=self.orientation_free[where],
+            labels=self.labels[where],
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; from pinned memory the copy runs beside what the device does."""
-        images, free, labels = (
-            part.to(device, non_blocking=True) for part in (self.images, self.free, self.labels)
+        images, orientation_free, labels = (
+            part.to(device, non_blocking=True) for part in (self.images, self.orientation_free, self.labels)
         )
-        return Batch(images=images, free=free, labels=labels)
+        return Batch(images=images, orientation_free=orientation_free, labels=labels)
 
     def pin_memory(self) -> Batch:
         """The same batch in memory that a GPU can read by itself."""
         return Batch(
-            images=self.images.pin_memory(), free=self.free.pin_memory(), labels=self.labels.pin_memory()
+            images=self.images.pin_memory(),
+            orientation_free=self.orientation_free.pin_memory(),
+            labels=self.labels.pin_memory(),
         )
 
 
@@ -57,7 +63,7 @@ def joined(parts: list[Batch]) -> Batch:
         return parts[0]
     return Batch(
         images=torch.cat([part.images for part in parts]),
-        free=torch.cat([part.free for part in parts]),
+        orientation_free=torch.cat([part.orientation_free for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
     )
 

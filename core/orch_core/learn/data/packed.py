@@ -20,7 +20,7 @@ Places = NDArray[np.int64]
 class PackedPart:
     """The first `count` images of a selection of one pack folder.
 
-    free: by modality, whether its images have no up and down; first_labels: by source, what is added to its labels
+    orientation_free: by modality, whether its images have no up and down; first_labels: by source, what is added to its labels
     """
 
     folder: Path
@@ -28,7 +28,7 @@ class PackedPart:
     count: int
     resolution: int
     channels: int
-    free: tuple[bool, ...]
+    orientation_free: tuple[bool, ...]
     first_labels: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class PackedPart:
         labels = np.where(labels < 0, -1, labels + np.array(self.first_labels)[entries["source"]])
         return Batch(
             images=self._resized(read_images(packs, rows)),
-            free=torch.from_numpy(np.array(self.free)[entries["modality"]]),
+            orientation_free=torch.from_numpy(np.array(self.orientation_free)[entries["modality"]]),
             labels=torch.from_numpy(labels),
         )
 
@@ -84,7 +84,7 @@ class Packed:
         back = torch.from_numpy(np.argsort(np.concatenate([where for where, _ in found])))
         return Batch(
             images=torch.cat([batch.images for _, batch in found])[back],
-            free=torch.cat([batch.free for _, batch in found])[back],
+            orientation_free=torch.cat([batch.orientation_free for _, batch in found])[back],
             labels=torch.cat([batch.labels for _, batch in found])[back],
         )
 

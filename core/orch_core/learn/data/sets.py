@@ -91,7 +91,7 @@ def _packed_part(portion: SourceSubset, split: str, images: int, first: int, cel
         count=images,
         resolution=cell.resolution,
         channels=cell.channels,
-        free=tuple(is_orientation_free(one.name) for one in modalities),
+        orientation_free=tuple(is_orientation_free(one.name) for one in modalities),
         first_labels=_first_labels(portion, first),
     )
 
@@ -147,6 +147,6 @@ def _val_batch(portion: SourceSubset, share: int, first: int, cell: Cell) -> Bat
 def _batch(images: NDArray[np.uint8], labels: NDArray[np.int64], modality: str, cell: Cell) -> Batch:
     return Batch(
         images=as_tensor(images, resolution=cell.resolution, channels=cell.channels),
-        free=torch.full((len(images),), is_orientation_free(modality)),
+        orientation_free=torch.full((len(images),), is_orientation_free(modality)),
         labels=torch.from_numpy(labels[:, 0].copy()),
     )
