@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import Exit, quantity
+from orch.console import Exit
 from orch.fit_laws import VALUES, Fitted, is_table
 from orch.studies import find_study
 from orch_analysis.fitting.usable import require
@@ -17,6 +17,7 @@ from orch_analysis.frontier.approaches import Frontier, complete_rows, disagreem
 from orch_analysis.tables.points_file import read_points
 from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.errors import OrchError
+from orch_core.formatting import quantity
 
 
 def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:

@@ -105,38 +105,6 @@ def report_error(error: OrchError, *, as_json: bool) -> None:
         say(f"error: {error}")
 
 
-def quantity(value: float, unit: str = "") -> str:
-    """A number for people: `18.9 T`, `131 M`, with at most three figures."""
-    if abs(value) >= 1e24:
-        return f"{value:.3g} {unit}".rstrip()
-    for prefix, size in (
-        ("Z", 1e21),
-        ("E", 1e18),
-        ("P", 1e15),
-        ("T", 1e12),
-        ("G", 1e9),
-        ("M", 1e6),
-        ("k", 1e3),
-    ):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
-
-
-def percent(share: float) -> str:
-    """A share as `95%` or `99.9%`."""
-    return f"{100 * share:.10g}%"
-
-
-def duration(hours: float) -> str:
-    """Hours for people: `12 s`, `4.5 min`, `3.2 h`, `1,200 h`."""
-    if hours < 1 / 60:
-        return f"{hours * 3600:.0f} s"
-    if hours < 1:
-        return f"{hours * 60:.1f} min"
-    return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
-
-
 def columns(rows: list[list[str]], *, left: int) -> str:
     """Rows as aligned text: the first `left` columns to the left, the rest to the right."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]

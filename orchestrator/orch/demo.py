@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import orch
-from orch.console import duration, say
+from orch.console import say
 from orch_core.errors import OrchError
+from orch_core.formatting import duration
 
 EXPERIMENTS = Path(orch.__file__).parents[2] / "experiments"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import Exit, columns, command_line, percent
+from orch.console import Exit, columns, command_line
 from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.usable import ROW, listed, require
@@ -21,6 +21,7 @@ from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import Points, read_points
 from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
+from orch_core.formatting import percent
 from orch_core.yaml import did_you_mean
 
 VALUES = (

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from orch_analysis.figures import coverage, factor_plots, style, task_plots, training_plots
 from orch_analysis.report.study_findings import findings, mix_rows
-from orch_analysis.tables.export import count, power
 from orch_analysis.tasks.slopes import slope_table
 
 
@@ -135,29 +134,6 @@ def test_ticks_keep_the_ends_and_their_distance(values):
     span = np.log(values[-1] / values[0])
     assert (kept[0], kept[-1]) == (values[0], values[-1])
     assert all(np.log(b / a) >= 0.2 * span - 1e-9 for a, b in pairwise(kept))
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (950, "950"),
-        (1600, "1.6k"),
-        (49152, "49k"),
-        (786432, "786k"),
-        (5.49e6, "5.5M"),
-        (303.1e6, "303M"),
-        (21472715, "21M"),
-        (1e9, "1G"),
-        (3e12, "3·10¹²"),
-        (1e13, "10¹³"),
-    ],
-)
-def test_counts_as_people_write_them(value, text):
-    assert count(value) == text
-
-
-def test_powers_have_real_superscripts():
-    assert [power(1e9), power(2.5e12), power(1e-3)] == ["10⁹", "2.5·10¹²", "10⁻³"]
 
 
 def test_files_repeat_byte_for_byte_and_inline_svg_is_clean(found, tmp_path):

@@ -11,8 +11,8 @@ import seaborn as sns
 from matplotlib.colors import LogNorm
 
 from orch_analysis.figures import style
-from orch_analysis.tables.export import count
 from orch_analysis.tables.study_tables import CONTROLS
+from orch_core.formatting import count, duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def coverage_figure(cells: pl.DataFrame) -> Figure:
     for (row, column), square in _squares(cells, rows.select(key), models).items():
         spent, bad = float(square["minutes"].fill_null(0).sum()), (square["state"] != "done").sum()
         minutes[row, column] = max(spent, 1e-3)
-        labels[row, column] = f"× {bad}" if bad else duration(spent)
+        labels[row, column] = f"× {bad}" if bad else duration(spent / 60)
     figure, (ax,) = style.canvas(
         1, 1, height=0.6 + 0.2 * rows.height, width=min(style.WIDTH, 2.2 + 0.75 * len(models))
     )
@@ -63,10 +63,3 @@ def _squares(
 
 def _row_name(algorithm: str, mix: str | None, images: float | None) -> str:
     return " · ".join(word for word in (algorithm, mix or "", count(images) if images else "") if word)
-
-
-def duration(value: float) -> str:
-    """Minutes as hours, minutes or seconds, to two or three digits."""
-    if value >= 90:
-        return f"{value / 60:.3g} h"
-    return f"{value:.1f} min" if value >= 1 else f"{60 * value:.0f} s"

@@ -10,7 +10,7 @@ import polars as pl
 from matplotlib.patches import Patch, Rectangle
 
 from orch_analysis.figures import Picture, style
-from orch_analysis.tables.export import count
+from orch_core.formatting import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orch_analysis.figures import Picture
-from orch_analysis.tables.export import count, power
+from orch_core.formatting import count, power
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

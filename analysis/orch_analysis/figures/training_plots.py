@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from orch_analysis.figures import style
-from orch_analysis.tables.export import count
 from orch_analysis.tasks.slopes import AXES, LEVELS, Slope
+from orch_core.formatting import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from orch_analysis.figures import (
     training_plots,
 )
 from orch_analysis.report.study_findings import Findings, varying_factors
-from orch_analysis.tables.export import count, plural
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks import slopes
+from orch_core.formatting import count, plural
 
 if TYPE_CHECKING:
     from orch_analysis.report.points_report import PointFindings

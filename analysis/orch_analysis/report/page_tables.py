@@ -9,10 +9,11 @@ import polars as pl
 
 from orch_analysis.fitting.fit import Fit
 from orch_analysis.frontier.approaches import Frontier
-from orch_analysis.tables.export import Table, count, interval, number, p_value, plural, power, significant
+from orch_analysis.tables.export import Table
 from orch_analysis.tasks.correlation import critical_correlation
 from orch_analysis.tasks.factors import LABELS, WORDS
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
+from orch_core.formatting import count, interval, number, p_value, plural, power, significant
 
 SHOWN = 60  # rows of a table on the page; the files hold all
 NOTHING = 1e-6  # an estimate on its bound of zero

@@ -22,6 +22,7 @@ from orch_analysis.tasks.factors import LABELS
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
 from orch_core.files import write_atomic
+from orch_core.formatting import listed, plural
 
 if TYPE_CHECKING:
     from orch_analysis.forecast.auto import Choice
@@ -215,12 +216,12 @@ def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...
 def _lead(found: PointFindings) -> str:
     if not found.axes:
         law = found.fits[0].law
-        return f"{law.formula}, fitted to {export.plural(len(found.fits), 'group')} of {found.value}."
+        return f"{law.formula}, fitted to {plural(len(found.fits), 'group')} of {found.value}."
     counts = [
         f"with {axis} in {sum(row.differs for row in rows)} of {len(rows)} groups"
         for axis, rows in found.axes.items()
     ]
-    return f"{found.value} moves by more than its 95% interval {export.listed(counts)}."
+    return f"{found.value} moves by more than its 95% interval {listed(counts)}."
 
 
 def _axis_answers(found: PointFindings) -> list[Answer]:
@@ -237,7 +238,7 @@ def _axis_answers(found: PointFindings) -> list[Answer]:
         answers.append(
             Answer(
                 verdict="yes" if 2 * differing > len(known) else "unclear" if differing else "no",
-                claim=f"Along {axis}, {differing} of {export.plural(len(known), 'slope')} differ from zero.",
+                claim=f"Along {axis}, {differing} of {plural(len(known), 'slope')} differ from zero.",
                 numbers=f"Slopes from {ends}; 95% t intervals, n = {n} each. By chance alone {0.05 * len(known):.1f} would.",
             )
         )

@@ -12,11 +12,12 @@ from orch_analysis.fitting.fit import Fit
 from orch_analysis.frontier import approaches
 from orch_analysis.frontier.approaches import Frontier
 from orch_analysis.report import study_sentences
-from orch_analysis.tables import export, study_tables
+from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_analysis.tasks import correlation, factors, slopes
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
+from orch_core.formatting import listed
 from orch_core.study.folder import Study
 
 FACTORS = (
@@ -59,7 +60,7 @@ def findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Findings:
     found = study_tables.read_results(study)
     if found.pretraining.is_empty():
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
-        why = export.listed([f"{count} {cause}" for cause, count in causes])
+        why = listed([f"{count} {cause}" for cause, count in causes])
         message = f"{study.root} has no finished cell{f' ({why})' if why else ''}"
         raise OrchError(
             message, hint="`orch launch` runs what is planned; `orch status` says what failed and why"

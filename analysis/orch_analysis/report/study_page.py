@@ -13,8 +13,9 @@ from orch_analysis.report import page_tables, study_sentences
 from orch_analysis.report.page import Block, Page, Section, Text
 from orch_analysis.report.page_figures import Drawn
 from orch_analysis.report.study_findings import Findings
-from orch_analysis.tables import export, study_tables
+from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
+from orch_core.formatting import plural, significant
 
 Files = Mapping[str, tuple[str, ...]]
 
@@ -58,11 +59,11 @@ def _facts(found: Findings) -> list[tuple[str, str]]:
         (f"{runs.height} of {found.cells.height}", "cells finished"),
         (
             f"{found.results.probes.height:,}",
-            f"probes of {export.plural(found.results.probes['task'].n_unique(), 'task')}",
+            f"probes of {plural(found.results.probes['task'].n_unique(), 'task')}",
         ),
         (str(left_out), "results left out"),
         (
-            export.significant(hours) if hours >= 1 else f"{60 * hours:.0f} min",
+            significant(hours) if hours >= 1 else f"{60 * hours:.0f} min",
             "device-hours" if hours >= 1 else "device time",
         ),
         (f"{runs.filter(~pl.col('algorithm').is_in(CONTROLS))['model'].n_unique()}", "encoder sizes"),
@@ -171,7 +172,7 @@ def _part(name: str, counts: Mapping[str, int]) -> str:
             if isinstance(value, dict)
             else str(value)
         )
-        shown.append(f"{said} ({export.plural(count, 'record')})")
+        shown.append(f"{said} ({plural(count, 'record')})")
     more = f"; and {len(counts) - 4} more" if len(counts) > 4 else ""
     return f"{name.capitalize()}: {'; '.join(shown)}{more}."
 

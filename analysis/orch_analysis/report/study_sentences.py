@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from orch_analysis.report.page import Answer
-from orch_analysis.tables.export import interval, listed, number, plural
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.correlation import critical_correlation
 from orch_analysis.tasks.factors import LABELS
 from orch_analysis.tasks.slopes import Slope, tied
+from orch_core.formatting import interval, listed, number, plural
 
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report says what so little can show
 NAMED = 6  # tasks up to which the first screen gives every number

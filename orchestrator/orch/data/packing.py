@@ -13,9 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orch.console import is_terminal, quantity, say
+from orch.console import is_terminal, say
 from orch.data.given import given_sources
 from orch_core.errors import OrchError
+from orch_core.formatting import quantity
 from orch_core.packs.gather import Settings
 from orch_core.packs.layout import LEFT_OUT, Manifest
 from orch_core.packs.pack import Tell, Wishes, pack

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from orch.console import quantity, say
+from orch.console import say
 from orch_core.errors import OrchError
 from orch_core.files import write_atomic
+from orch_core.formatting import quantity
 from orch_core.packs.census import Census, census, thumbnails
 from orch_core.packs.facts import problems
 from orch_core.packs.layout import is_pack_folder

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from orch.console import quantity, say
+from orch.console import say
 from orch.launching import cluster_profile, journal
 from orch.launching import submit as clusters
 from orch.launching.settings import ATTEMPTS, Settings, Summary
@@ -20,6 +20,7 @@ from orch.planning.plan import Plan, make_plan, open_plan, read_plan
 from orch.studies import find_study
 from orch_core import provenance
 from orch_core.errors import OrchError
+from orch_core.formatting import quantity
 from orch_core.grid.resources import DEFAULT, ResourceClass
 from orch_core.study.folder import Study
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from orch.launching.status import Row, Standing, Status, eta_seconds, progress_of
+from orch_core.formatting import duration
 from orch_core.study.folder import Study
 
 if TYPE_CHECKING:
@@ -66,16 +67,8 @@ def summary_line(standings: Sequence[Standing], workers: int) -> str:
     parts.append(f"{workers} worker{'s' * (workers != 1)}")
     eta = eta_seconds(standings, workers)
     if eta is not None:
-        parts.append(f"{duration(eta)} left")
+        parts.append(f"{duration(eta / 3600)} left")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 h`, `2.1 d`."""
-    for unit, size, digits in (("d", 86400.0, 1), ("h", 3600.0, 1), ("min", 60.0, 0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def cell_line(study: Study, standing: Standing) -> str:
@@ -108,7 +101,7 @@ def status_table(status: Status) -> str:
     )
     tail = [f"{status.workers} workers", f"{status.retries} retries"]
     if status.eta_seconds is not None:
-        tail.append(f"about {duration(status.eta_seconds)} left")
+        tail.append(f"about {duration(status.eta_seconds / 3600)} left")
     if status.cluster:
         tail.append(status.cluster)
     return f"{text}\n{', '.join(tail)}"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orch.console import duration, quantity
 from orch.launching import journal, operations, submit
 from orch.launching.launch import Where, Wishes, settings_of
 from orch.launching.settings import Summary
@@ -15,6 +14,7 @@ from orch.launching.status import Status, status
 from orch.planning.plan import Plan, read_plan
 from orch.studies import find_study
 from orch_core.errors import OrchError
+from orch_core.formatting import duration, quantity
 from orch_core.grid.cells import holds
 from orch_core.grid.expression import axes_of
 from orch_core.study.folder import Study

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import yaml
 
-from orch.console import duration, quantity
 from orch.planning.pilot import points_of, truth_of
 from orch.planning.plan import Plan, read_plan
 from orch.planning.precision import Group, data_axis
@@ -21,6 +20,7 @@ from orch_analysis.design import next_cells
 from orch_analysis.design.expected import Truth
 from orch_analysis.laws.law import Array
 from orch_core.errors import OrchError
+from orch_core.formatting import duration, quantity
 from orch_core.grid.trunks import with_branches
 from orch_core.study.folder import Study
 from orch_core.yaml import load_yaml

@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import quantity
 from orch.launching import claims
 from orch.planning.plan import Plan
 from orch.planning.pricing import hours_left
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
+from orch_core.formatting import quantity
 from orch_core.study import attempts
 from orch_core.study.folder import Study
 

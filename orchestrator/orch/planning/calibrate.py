@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orch.console import quantity, say
+from orch.console import say
 from orch.planning.speed import measure, spread
 from orch_core.cell import Cell
+from orch_core.formatting import quantity
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
 

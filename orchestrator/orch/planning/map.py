@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import columns, duration, quantity
+from orch.console import columns
 from orch.planning.plan import Plan
 from orch.planning.pricing import hours_left
+from orch_core.formatting import duration, quantity
 from orch_core.study.folder import Study
 
 BAR = 30  # characters of the longest bar

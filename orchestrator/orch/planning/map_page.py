@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orch.console import duration, quantity
 from orch.planning.map import costs, coverage
 from orch.planning.plan import Plan, summary
 from orch_core.errors import OrchError
+from orch_core.formatting import duration, quantity
 
 
 def _lead(plan: Plan, hours: float, flops: float) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import columns, duration, quantity
+from orch.console import columns
 from orch.planning.diff import Diff
 from orch.planning.plan import Plan
 from orch.planning.precision import Told
 from orch.planning.pricing import FLOPS_PAID, hours_left
+from orch_core.formatting import duration, quantity
 
 MOST_GROUPS = 12  # recipes x mixes that the terminal shows
 SHOWN = 20  # cells of each kind that a diff shows
