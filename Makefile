@@ -19,6 +19,9 @@ check: .venv/dev.stamp           ## lint, format, types, the dependency rule
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+docs: .venv/dev.stamp            ## docs/cli.md, from the help of the commands
+	$(BIN)/python docs/cli_reference.py
+
 bench: .venv/dev.stamp           ## the benchmarks, each a ratio measured in one run
 	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 

@@ -1,18 +1,51 @@
 """What the documents show works as shown."""
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import polars as pl
+import pytest
 
+from orch.cli import main
 from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
 from orch_analysis.laws.law import load
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "experiments").rglob("*.md")])
+
+
+def test_the_command_reference_is_the_help_of_the_commands():
+    script = DOCS / "cli_reference.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every `orch ...` of a page's shell blocks, without comments, pipes and redirections."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)).replace("\\\n", " ")
+    lines = [part.strip() for line in blocks.splitlines() for part in re.split(r"&&|\||>|  #", line)]
+    return [line for line in lines if line.startswith("orch ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_of_the_documents_is_one_that_orch_reads(page: Path):
+    for line in commands_of(page):
+        command: click.Command = main
+        words = shlex.split(line)[1:]
+        while isinstance(command, click.Group):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        with command.make_context(line, words):  # raises what the command line would
+            pass
 
 
 def test_the_law_of_ones_own_fits(tmp_path: Path):

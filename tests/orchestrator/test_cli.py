@@ -256,22 +256,55 @@ def test_a_closed_pipe_is_no_error(images: Path):
     assert "Traceback" not in done.stderr
 
 
-def verbs(group: click.Group, prefix: str = "") -> list[str]:
+def commands(group: click.Group, prefix: str = "") -> list[str]:
     return [
         verb
         for name, command in sorted(group.commands.items())
-        for verb in (verbs(command, f"{name} ") if isinstance(command, click.Group) else [f"{prefix}{name}"])
+        for verb in (
+            commands(command, f"{name} ") if isinstance(command, click.Group) else [f"{prefix}{name}"]
+        )
     ]
 
 
-@pytest.mark.parametrize("name", verbs(main))
+@pytest.mark.parametrize("name", commands(main))
 def test_every_command_has_help_with_an_example_and_json_where_it_tells(name: str):
     shown = CliRunner().invoke(main, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert f"orch {name}" in shown.output.replace("\n  ", " ")
     assert "Example: orch" in re.sub(r"\s+", " ", shown.output)
-    if name not in {"ui", "demo", "logs"}:  # these serve, run the others, and print a file
+    if name not in {
+        "ui",
+        "demo",
+        "logs",
+        "completion",
+    }:  # these serve, run the others, and print a file or a script
         assert "--json" in shown.output
+
+
+@pytest.mark.parametrize("group", [(), ("data",)], ids=" ".join)
+def test_every_summary_fits_80_columns(group: tuple[str, ...]):
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(main, [*group, "--help"]).output
+    summaries = shown.partition("Commands:")[2].strip().splitlines()
+    assert len(summaries) >= 2
+    assert [line for line in summaries if "..." in line or not line.endswith(".")] == []
+
+
+@pytest.mark.parametrize("name", commands(main))
+def test_every_option_has_a_sentence_of_help(name: str):
+    command: click.Command = main
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    options = {one.opts[-1]: one.help or "" for one in command.params if isinstance(one, click.Option)}
+    assert {flag: text for flag, text in options.items() if not re.fullmatch(r"[A-Z].* .*\.", text)} == {}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_commands(shell: str):
+    assert "_ORCH_COMPLETE" in CliRunner().invoke(main, ["completion", shell]).output
+    words = {"COMP_WORDS": "orch fit", "COMP_CWORD": "1" if shell != "fish" else "fit"}
+    done = CliRunner().invoke(main, env={**words, "_ORCH_COMPLETE": f"{shell}_complete"}, prog_name="orch")
+    assert "fit-laws" in done.output
 
 
 def test_nothing_is_coloured_in_a_pipe(images: Path):

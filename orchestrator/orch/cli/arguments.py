@@ -1,0 +1,59 @@
+"""Arguments and options that several commands share, and how a command shows its answer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from orch.console import emit
+
+Where = Literal["local", "debug", "slurm"]
+FOLDER = click.Path(path_type=Path)
+WHOLE = click.IntRange(min=1)
+NATURAL = click.IntRange(min=0)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+STUDY = click.argument("study", type=FOLDER, required=False)
+STUDY_OPTION = click.option(
+    "--study", type=FOLDER, help="Use this study instead of the one planned last in this directory."
+)
+CLUSTER = click.option(
+    "--cluster",
+    type=click.Choice(["local", "debug", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Run on this machine, inside this process, or on Slurm.",
+)
+
+
+def options_of(module: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command those of its options that are fields of a frozen type as one object of it, named `options`.
+
+    The type is `name` in `module`, which is imported when the command runs.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            kind = getattr(import_module(module), name)
+            known = {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
+            command(**given, options=kind(**known))
+
+        return call
+
+    return decorate
+
+
+def answer(document: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print the answer of a command on stdout: as one JSON document, or as text."""
+    if as_json:
+        emit(document)
+    else:
+        click.echo(text)

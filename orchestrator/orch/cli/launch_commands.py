@@ -1,0 +1,209 @@
+"""`orch launch`, `status`, `cancel`, `retry`, `logs`, `why`: running a study and looking at its cells."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from orch.cli.arguments import (
+    AS_JSON,
+    CLUSTER,
+    FOLDER,
+    NATURAL,
+    POSITIVE,
+    STUDY,
+    STUDY_OPTION,
+    WHOLE,
+    Where,
+    answer,
+)
+from orch.console import emit
+
+
+@click.command()
+@click.argument("target", type=FOLDER, required=False)
+@CLUSTER
+@click.option(
+    "--parallel",
+    "--max-parallel",
+    type=WHOLE,
+    help="Run this many workers at once; the default is one per GPU or core.",
+)
+@click.option("--partition", help="Pass this partition to sbatch; it wins over the grid's `cluster:`.")
+@click.option("--account", help="Pass this account to sbatch.")
+@click.option("--qos", help="Pass this quality of service to sbatch.")
+@click.option("--gpus-per-node", type=NATURAL, help="Pass this number of GPUs per node to sbatch.")
+@click.option("--nodes", type=WHOLE, help="Pass this number of nodes to sbatch.")
+@click.option(
+    "--time", help="Pass this time limit to sbatch; a worker saves before it ends and continues in a new job."
+)
+@click.option("--sbatch", multiple=True, metavar="NAME=VALUE", help="Pass any other long option to sbatch.")
+@click.option("--max-gpu-hours", type=POSITIVE, help="Save and stop once the launch has spent this much.")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts and their cost, and submit nothing.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Wait for completion (default), or return once workers have started.",
+)
+@AS_JSON
+def launch(
+    target: Path | None,
+    *,
+    cluster: Where,
+    parallel: int | None,
+    partition: str | None,
+    account: str | None,
+    qos: str | None,
+    gpus_per_node: int | None,
+    nodes: int | None,
+    time: str | None,
+    sbatch: tuple[str, ...],
+    max_gpu_hours: float | None,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Run the cells and probes of a study that are missing.
+
+    TARGET is a study, a grid or a plan; without it, the study planned last in this directory is launched.
+
+    Example: orch launch --cluster local
+    """
+    from orch.launching.launch import launch_study, preview, script_page, wishes_of
+
+    asked = wishes_of(
+        cluster=cluster,
+        parallel=parallel,
+        partition=partition,
+        account=account,
+        qos=qos,
+        gpus_per_node=gpus_per_node,
+        nodes=nodes,
+        time=time,
+        sbatch=sbatch,
+        max_gpu_hours=max_gpu_hours,
+        wait=wait,
+    )
+    if dry_run:
+        scripts = preview(target, asked)
+        page = "\n".join(script_page(one) for one in scripts) or "nothing is left to launch"
+        emit({"scripts": [asdict(script) for script in scripts]}) if as_json else click.echo(page)
+        return
+    summary = launch_study(target, asked)
+    if as_json:
+        emit(summary.to_json())
+    raise SystemExit(summary.exit_code)
+
+
+@click.command()
+@STUDY
+@click.option(
+    "--axis",
+    default="algorithm x model",
+    show_default=True,
+    help="Show a row per value of this axis (model, mix, images, class, ...) or product of axes.",
+)
+@click.option("--watch", is_flag=True, help="Refresh every few seconds until nothing is left or Ctrl-C.")
+@AS_JSON
+def status(study: Path | None, *, axis: str, watch: bool, as_json: bool) -> None:
+    """Show which cells are done, running, pending or failed.
+
+    Example: orch status studies/demo --axis model
+    """
+    from orch.launching.progress import status_table
+    from orch.launching.steering import statuses
+
+    for now in statuses(study, axis, watch=watch):
+        if watch and not as_json:
+            click.clear()
+        emit(now.to_json()) if as_json else click.echo(status_table(now))
+
+
+@click.command()
+@STUDY
+@click.option(
+    "--cells",
+    multiple=True,
+    metavar="CELL|EXPR",
+    help="Only cancel cells with this name or id, or that match an expression such as mix == 'ct'.",
+)
+@click.option("--dropped", is_flag=True, help="Only cancel running cells that are no longer in the plan.")
+@AS_JSON
+def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json: bool) -> None:
+    """Stop a study's workers, or only some of its cells.
+
+    Running cells save their state first. Cancelled cells start again only after `orch retry --cause cancelled`.
+
+    Example: orch cancel --cells "model == 'ViT-L'"
+    """
+    from orch.launching.steering import cancelled
+
+    done = cancelled(study, cells, dropped=dropped)
+    counts = f"{done.launches} launches, {done.cells} cells and {done.workers} workers on this machine"
+    text = f"asked {counts} to stop. {done.note}"
+    answer(asdict(done), text.rstrip(), as_json=as_json)
+
+
+@click.command()
+@STUDY
+@click.option(
+    "--cause", default="", help="Only retry cells that failed with this cause, such as out_of_memory."
+)
+@CLUSTER
+@AS_JSON
+def retry(study: Path | None, *, cause: str, cluster: Where, as_json: bool) -> None:
+    """Launch failed cells again from their last checkpoint.
+
+    Example: orch retry --cause killed
+    """
+    from orch.launching.steering import retried
+
+    summary = retried(study, cause, cluster)
+    if as_json:
+        emit(summary.to_json())
+    raise SystemExit(summary.exit_code)
+
+
+@click.command()
+@click.argument("cell")
+@STUDY_OPTION
+def logs(cell: str, *, study: Path | None) -> None:
+    """Print the log of a cell's newest attempt.
+
+    CELL is a cell's name or the beginning of its id.
+
+    Example: orch logs mae-w64-all-2000-s0
+    """
+    from orch.launching.operations import find_cell, log_path
+    from orch.studies import find_study
+
+    opened = find_study(study)
+    path = log_path(opened, find_cell(opened, cell))
+    click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
+
+
+@click.command()
+@click.argument("cell")
+@STUDY_OPTION
+@AS_JSON
+def why(cell: str, *, study: Path | None, as_json: bool) -> None:
+    """Show how a cell's numbers came about.
+
+    The page shows the cell's configuration, attempts, nodes, cost, code state and the end of its log. CELL is a
+    cell's name or the beginning of its id.
+
+    Example: orch why mae-w64-all-2000-s0
+    """
+    from orch.launching.operations import find_cell
+    from orch.launching.operations import why as reasons
+    from orch.launching.steering import why_page
+    from orch.studies import find_study
+
+    opened = find_study(study)
+    found = reasons(opened, find_cell(opened, cell))
+    emit(found.to_json()) if as_json else click.echo(why_page(found))
+
+
+COMMANDS = (launch, status, cancel, retry, logs, why)

@@ -1,0 +1,162 @@
+"""`orch fit-laws`, `predict`, `frontier`: from a study or a table of points to laws and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orch.cli.arguments import AS_JSON, FOLDER, NATURAL, POSITIVE, answer, options_of
+from orch.console import share
+
+if TYPE_CHECKING:
+    from orch.fit_laws import Wishes
+
+WORDS = click.argument("words", nargs=-1, metavar="[STUDY|TABLE] [NAME=COLUMN]...")
+MAPPING = click.option(
+    "--map",
+    "pairs",
+    multiple=True,
+    metavar="NAME=COLUMN ...",
+    help="Name the columns of value, params, samples, compute and run; a number stands for a constant.",
+)
+
+
+@click.command("fit-laws")
+@WORDS
+@click.option(
+    "--law",
+    default="",
+    help="Fit this law: its name, a Python file, or auto; the default is power for a table, and every law of the "
+    "report for a study.",
+)
+@MAPPING
+@click.option(
+    "--group-by",
+    multiple=True,
+    help="Fit each value of this column apart; the default is dataset, task, algorithm and mix.",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["auto", "huber", "l2", "mse"]),
+    default="auto",
+    show_default=True,
+    help="Minimise this loss; auto is l2 on logs for a power law and huber otherwise.",
+)
+@click.option(
+    "--huber-delta", type=POSITIVE, help="Use this delta for Huber's loss; the default follows the noise."
+)
+@click.option("--weights", help="Weight rows by this column.")
+@click.option("--stderr", help="Take known standard errors of the values from this column.")
+@click.option("--cluster", help="Resample rows together that share a run or seed in this column.")
+@click.option(
+    "--bootstrap", type=NATURAL, default=1000, show_default=True, help="Draw this many bootstrap replicates."
+)
+@click.option(
+    "--interval",
+    type=click.Choice(["auto", "t", "percentile", "bca"]),
+    default="auto",
+    show_default=True,
+    help="Compute this kind of interval; auto is percentile with a hundred points to spare, otherwise t.",
+)
+@click.option(
+    "--level", type=share, default="95%", show_default=True, help="Set the level of intervals and bands."
+)
+@click.option(
+    "--ceiling", type=float, help="Set the best value that a growing metric can reach, for --law auto."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed the search and the bootstrap.")
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Write the report into this folder; the default is in the study, or TABLE-laws.",
+)
+@click.option("--tracking-uri", help="Fit the runs of an MLflow experiment on this server instead.")
+@click.option("--experiment", help="Name the MLflow experiment; the default is the study's name.")
+@AS_JSON
+@options_of("orch.fit_laws", "Wishes")
+def fit_laws(words: tuple[str, ...], pairs: tuple[str, ...], *, options: Wishes, as_json: bool) -> None:
+    """Fit laws with intervals to a study or a table of points.
+
+    The report, the laws and their tables and figures are written into a folder.
+
+    Example: orch fit-laws points.csv --law chinchilla --map params=N samples=D value=loss
+    """
+    from orch.fit_laws import fit_laws as fit
+    from orch.fit_laws import target_and_mapping
+
+    target, mapping = target_and_mapping(words, pairs)
+    fitted = fit(target, replace(options, mapping=mapping))
+    answer(fitted.document, fitted.text, as_json=as_json)
+    raise SystemExit(fitted.exit_code)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--params", type=float, help="Set the number of encoder parameters to predict for.")
+@click.option("--samples", type=float, help="Set the number of training samples to predict for.")
+@click.option("--at", multiple=True, metavar="NAME=NUMBER", help="Set any other variable of the laws.")
+@AS_JSON
+def predict(
+    folder: Path, params: float | None, samples: float | None, at: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Predict values at a given scale with fitted laws.
+
+    FOLDER is a folder that `orch fit-laws` wrote. Every prediction has a band.
+
+    Example: orch predict points-laws --params 1e9 --samples 2e10
+    """
+    from orch.fit_laws import numbers
+    from orch.fit_laws import predict as predicted
+
+    given = {"params": params, "samples": samples}
+    said = predicted(folder, numbers(at) | {name: v for name, v in given.items() if v is not None})
+    answer(said.document, said.text, as_json=as_json)
+
+
+@click.command()
+@WORDS
+@MAPPING
+@click.option(
+    "--group-by",
+    multiple=True,
+    help="Estimate a frontier per value of this column; the default for a study is algorithm and mix.",
+)
+@click.option("--flops", type=POSITIVE, help="Show the optimum for this budget in FLOPs.")
+@click.option("--gpu-hours", type=POSITIVE, help="Show the optimum for this budget in GPU-hours.")
+@click.option(
+    "--flops-per-gpu-hour",
+    "rate",
+    type=POSITIVE,
+    help="Set the FLOPs that a GPU-hour achieves (not its peak).",
+)
+@AS_JSON
+def frontier(
+    words: tuple[str, ...],
+    pairs: tuple[str, ...],
+    *,
+    group_by: tuple[str, ...],
+    flops: float | None,
+    gpu_hours: float | None,
+    rate: float | None,
+    as_json: bool,
+) -> None:
+    """Estimate the compute-optimal model size and data size.
+
+    Three approaches are compared: the envelope of training curves, isoFLOP minima and the fitted law.
+
+    Example: orch frontier points.csv --map params=N compute=C value=loss --flops 1e21
+    """
+    from orch.compute_optimal import budget
+    from orch.compute_optimal import frontier as found
+    from orch.fit_laws import target_and_mapping
+
+    target, mapping = target_and_mapping(words, pairs)
+    said = found(target, mapping, group_by, budget(flops, gpu_hours, rate))
+    answer(said.document, said.text, as_json=as_json)
+    raise SystemExit(said.exit_code)
+
+
+COMMANDS = (fit_laws, predict, frontier)

@@ -1,0 +1,145 @@
+"""`orch plan`, `calibrate`, `suggest`, `map`, `schema`: what comes before a launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, answer, options_of
+from orch.console import emit
+
+if TYPE_CHECKING:
+    from orch.planning.command import Wishes
+
+
+@click.command()
+@click.argument("grid", type=FOLDER)
+@click.option("--study", type=FOLDER, help="Put the study into this folder instead of studies/NAME.")
+@click.option(
+    "--diff",
+    "against",
+    is_flag=False,
+    flag_value="",
+    metavar="[STUDY|PLAN]",
+    help="Only show what changes against the study's last plan, or against another study or plan.",
+)
+@click.option(
+    "--pilot", type=FOLDER, help="Take the expected laws from the fits of this study, not from publications."
+)
+@click.option(
+    "--target", help="Predict the loss at this point, such as params=1e9,samples=1e8, not 4x beyond the grid."
+)
+@click.option(
+    "--budget-gpu-hours", "gpu_hours", type=POSITIVE, help="Limit the study to this many GPU-hours."
+)
+@click.option("--budget-usd", "usd", type=POSITIVE, help="Limit the study to this price in US dollars.")
+@AS_JSON
+@options_of("orch.planning.command", "Wishes")
+def plan(grid: Path, study: Path | None, *, options: Wishes, as_json: bool) -> None:
+    """Check a grid, price its cells and save the plan.
+
+    The plan lists every cell with its cost and estimates how precisely the grid can fit its laws.
+
+    Example: orch plan experiments/demo.yaml
+    """
+    from orch.planning.command import planned
+
+    made = planned(grid, study, options)
+    if as_json:
+        emit(made.to_json())
+    else:
+        click.echo(made.text)
+
+
+@click.command()
+@click.argument("grid", type=FOLDER, required=False)
+@AS_JSON
+def calibrate(grid: Path | None, *, as_json: bool) -> None:
+    """Measure how fast this machine trains and probes.
+
+    Later plans for this machine's device use the measured speeds. With GRID, the recipes and model shapes of its
+    cells are measured, otherwise a small ladder of models.
+
+    Example: orch calibrate experiments/demo.yaml
+    """
+    from orch.planning.calibrate import calibrate_for
+
+    document, text = calibrate_for(grid)
+    answer(document, text, as_json=as_json)
+
+
+@click.command()
+@STUDY
+@click.option(
+    "--target", required=True, help="Name the point to predict the loss at, such as params=1e9,samples=1e8."
+)
+@click.option("--budget", required=True, type=POSITIVE, help="Spend at most this many device-hours.")
+@click.option("--algorithm", help="Only suggest cells of this recipe, such as mae@1.")
+@click.option("--mix", help="Only suggest cells of this mix.")
+@click.option(
+    "--out", type=FOLDER, default="next.yaml", show_default=True, help="Write the grid into this file."
+)
+@AS_JSON
+def suggest(
+    study: Path | None,
+    target: str,
+    budget: float,
+    algorithm: str | None,
+    mix: str | None,
+    out: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Write a grid of the most informative cells to run next.
+
+    These are the cells that most reduce the uncertainty of the loss at the target for each device-hour.
+
+    Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
+    """
+    from orch.planning.suggest import suggest_for
+
+    document, text = suggest_for(study, target, budget, out, algorithm=algorithm, mix=mix)
+    answer(document, text, as_json=as_json)
+
+
+@click.command("map")
+@STUDY
+@click.option("--page", type=FOLDER, help="Also write the map with pictures into this HTML file.")
+@AS_JSON
+def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> None:
+    """Show which sizes a study covers and where its hours go.
+
+    The map has model sizes in rows and data sizes in columns, and marks what is done, planned or failed.
+
+    Example: orch map studies/demo --page map.html
+    """
+    from orch.planning.map import costs, coverage, failed_cells, render
+    from orch.planning.map_page import write_page
+    from orch.planning.plan import read_plan
+    from orch.studies import find_study
+
+    opened = find_study(study)
+    made, failed = read_plan(opened), failed_cells(opened)
+    if page:
+        write_page(made, failed, page)
+    if as_json:
+        emit({"study": made.study, "cells": coverage(made, failed), "hours": costs(made)})
+    else:
+        click.echo(render(made, failed))
+
+
+@click.command()
+@AS_JSON
+def schema(*, as_json: bool) -> None:  # noqa: ARG001 - the schema is JSON either way
+    """Print the JSON schema of a grid for editors.
+
+    Example: orch schema > grid.schema.json
+    """
+    from orch_core.grid.language import Grid
+
+    emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Grid.model_json_schema()})
+
+
+COMMANDS = (plan, calibrate, suggest, coverage_map, schema)
