@@ -18,15 +18,15 @@ def product(*, params: np.ndarray, samples: np.ndarray, repeats: int = 1) -> dic
     return {"params": first, "samples": second}
 
 
-def simulated(truth: expected.Truth, x: Values, count: int, seed: int) -> dict[str, np.ndarray]:
+def simulated(assumed_law: expected.AssumedLaw, x: Values, count: int, seed: int) -> dict[str, np.ndarray]:
     """Least-squares estimates from `count` noisy copies of the study: parameters, and the prediction's log."""
-    value = truth.law.value(x, truth.params)
+    value = assumed_law.law.value(x, assumed_law.params)
     noise = np.random.default_rng(seed).standard_normal((count, value.size))
-    problem = build(truth.law, x, value, "log")
-    target = np.log(value) + truth.noise * noise
+    problem = build(assumed_law.law, x, value, "log")
+    target = np.log(value) + assumed_law.noise * noise
     found = solve(problem, target, np.ones_like(target), float("inf"), seed=seed)
     named = params_of(problem, found.theta)
-    return {name: np.asarray(named[name]).reshape(count, 1) for name in truth.law.free}
+    return {name: np.asarray(named[name]).reshape(count, 1) for name in assumed_law.law.free}
 
 
 @pytest.mark.parametrize(
@@ -35,17 +35,17 @@ def simulated(truth: expected.Truth, x: Values, count: int, seed: int) -> dict[s
 )
 def test_expected_intervals_match_the_spread_of_simulated_fits(sizes: int, data: int, repeats: int):
     x = product(params=np.geomspace(5e6, 3e8, sizes), samples=np.geomspace(2e5, 2e7, data), repeats=repeats)
-    truth = expected.assumed(x, noise=0.005)
+    assumed_law = expected.assumed(x, noise=0.005)
     target = {"params": 1e9, "samples": 1e8}
-    told = expected.expected(truth, x, target=target)
-    fits = simulated(truth, x, 800, seed=sizes)
+    told = expected.expected(assumed_law, x, target=target)
+    fits = simulated(assumed_law, x, 800, seed=sizes)
     t = expected.student(0.95, x["params"].size - 5)
     for name in ("alpha", "beta"):
         assert told.parameters[name].half == pytest.approx(t * fits[name].std(), rel=0.12)
     for name in ("A", "B", "E"):
         half = (np.log(told.parameters[name].hi) - np.log(told.parameters[name].lo)) / 2
         assert half == pytest.approx(t * np.log(fits[name]).std(), rel=0.12)
-    predicted = truth.law.value({k: np.array([v]) for k, v in target.items()}, fits)
+    predicted = assumed_law.law.value({k: np.array([v]) for k, v in target.items()}, fits)
     assert told.prediction is not None
     half = np.log(told.prediction.hi / told.prediction.lo) / 2
     assert half == pytest.approx(t * np.log(predicted).std(), rel=0.12)
@@ -54,11 +54,11 @@ def test_expected_intervals_match_the_spread_of_simulated_fits(sizes: int, data:
 def test_intervals_cover_the_truth_at_their_level():
     """The expected interval, centred on each simulated estimate, holds the true exponent about 95 times in 100."""
     x = product(params=np.geomspace(5e6, 3e8, 4), samples=np.geomspace(2e5, 2e7, 5), repeats=2)
-    truth = expected.assumed(x, noise=0.005)
-    told = expected.expected(truth, x)
-    fits = simulated(truth, x, 800, seed=9)
+    assumed_law = expected.assumed(x, noise=0.005)
+    told = expected.expected(assumed_law, x)
+    fits = simulated(assumed_law, x, 800, seed=9)
     for name in ("alpha", "beta"):
-        inside = np.abs(fits[name] - truth.params[name]) <= told.parameters[name].half
+        inside = np.abs(fits[name] - assumed_law.params[name]) <= told.parameters[name].half
         assert 0.93 <= inside.mean() <= 0.98
 
 
@@ -68,37 +68,38 @@ def test_a_power_law_is_a_regression_line(logs: list[float], noise: float):
     x = np.exp(np.array(sorted(logs)))
     if np.ptp(np.log(x)) < 0.5:
         return
-    truth = expected.Truth(law=LAWS["power"], params={"A": 2.0, "slope": -0.3}, noise=noise, source="test")
-    told = expected.expected(truth, {"params": x})
+    assumed_law = expected.AssumedLaw(
+        law=LAWS["power"], params={"A": 2.0, "slope": -0.3}, noise=noise, source="test"
+    )
+    told = expected.expected(assumed_law, {"params": x})
     spread = np.sum((np.log(x) - np.log(x).mean()) ** 2)
     half = stats.t.ppf(0.975, len(x) - 2) * noise / np.sqrt(spread)
     assert told.parameters["slope"].half == pytest.approx(half, rel=2e-2)
-    assert expected.slope_half_width(x, noise) == pytest.approx(half, rel=2e-2)
 
 
 def test_the_memory_of_a_plan_grows_with_its_cells_not_with_their_square():
     params, samples = np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e7, 1e10, 6))
     few = {"params": params.ravel(), "samples": samples.ravel()}
     many = {name: np.tile(values, 10_000) for name, values in few.items()}
-    truth = expected.assumed(few)
-    narrow, wide = (expected.covariance_factor(truth, x) for x in (many, few))
+    assumed_law = expected.assumed(few)
+    narrow, wide = (expected.covariance_factor(assumed_law, x) for x in (many, few))
     np.testing.assert_allclose(narrow @ narrow.T, wide @ wide.T / 10_000, rtol=1e-6)
 
 
 def test_more_seeds_narrow_by_the_square_root():
     x = product(params=np.geomspace(5e6, 3e8, 8), samples=np.geomspace(2e5, 2e7, 8))
     four = {name: np.tile(values, 4) for name, values in x.items()}
-    truth = expected.assumed(x)
-    spread = [np.linalg.norm(expected.covariance_factor(truth, each), axis=1) for each in (x, four)]
+    assumed_law = expected.assumed(x)
+    spread = [np.linalg.norm(expected.covariance_factor(assumed_law, each), axis=1) for each in (x, four)]
     np.testing.assert_allclose(spread[0] / spread[1], 2.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("params", "samples", "words", "blind"),
     [
-        (np.array([1e7]), np.geomspace(1e4, 1e7, 8), "one params only", {"alpha", "A"}),
-        (np.geomspace(1e6, 1e9, 8), np.array([1e5]), "one samples only", {"beta", "B"}),
-        (np.geomspace(1e7, 4e7, 5), np.geomspace(1e4, 1e7, 5), "params spans only 4x", set()),
+        (np.array([1e7]), np.geomspace(1e4, 1e7, 8), "the same params", {"alpha", "A"}),
+        (np.geomspace(1e6, 1e9, 8), np.array([1e5]), "the same samples", {"beta", "B"}),
+        (np.geomspace(1e7, 4e7, 5), np.geomspace(1e4, 1e7, 5), "params spans only a factor of 4", set()),
         (np.array([1e6, 1e9]), np.geomspace(1e4, 1e7, 5), "two values of params", set()),
     ],
 )
@@ -117,13 +118,13 @@ def test_size_and_data_that_grow_together_are_called_confounded():
     x = {"params": sizes, "samples": 20 * sizes}
     told = expected.expected(expected.assumed(x), x)
     assert any("confounded" in warning for warning in told.warnings)
-    assert any("cannot tell" in warning for warning in told.warnings)
+    assert any("cannot estimate" in warning for warning in told.warnings)
 
 
 def test_too_few_cells_promise_nothing():
     x = product(params=np.geomspace(1e6, 1e8, 2), samples=np.geomspace(1e4, 1e6, 2))
     told = expected.expected(expected.assumed(x), x, target={"params": 1e9, "samples": 1e7})
-    assert any("cannot be fitted whole" in warning for warning in told.warnings)
+    assert any("cannot determine" in warning for warning in told.warnings)
     assert all(np.isinf(interval.hi) for interval in told.parameters.values())
 
 
@@ -157,7 +158,7 @@ def test_noise_from_seeds_is_the_pooled_standard_deviation():
 
 def test_the_assumed_law_sits_in_the_middle_of_the_grid():
     x = product(params=np.geomspace(1e6, 1e8, 3), samples=np.geomspace(1e3, 1e7, 3))
-    truth = expected.assumed(x)
+    assumed_law = expected.assumed(x)
     middle = {"params": np.array([1e7]), "samples": np.array([1e5])}
-    assert truth.law is LAWS["chinchilla"]
-    assert truth.law.value(middle, truth.params)[0] == pytest.approx(1.0)
+    assert assumed_law.law is LAWS["chinchilla"]
+    assert assumed_law.law.value(middle, assumed_law.params)[0] == pytest.approx(1.0)

@@ -170,3 +170,32 @@ def test_wide_designs_use_plain_resampling() -> None:
     bca = fit("power_offset", table, value="y", bootstrap=400, interval="bca")
     plain = fit("power_offset", table, value="y", bootstrap=400)
     assert bca.intervals["alpha"] == pytest.approx(plain.intervals["alpha"], rel=0.1)
+
+
+def by_pairs(positive: np.ndarray, negative: np.ndarray) -> float:
+    """DeLong's variance from the matrix of all pairs."""
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    rows, columns = wins.mean(axis=1), wins.mean(axis=0)
+    return float(np.sqrt(rows.var(ddof=1) / positive.size + columns.var(ddof=1) / negative.size))
+
+
+def test_intervals_from_delong_errors_cover_the_true_slope() -> None:
+    """AUCs of eight models on one simulated test set each; 1 - AUC is a power law of size with slope -0.15."""
+    rng, size, sets = np.random.default_rng(5), np.geomspace(1e6, 1e9, 8), 120
+    truth = 1.0 - 0.25 * (size / size[0]) ** -0.15
+    shift = np.sqrt(2.0) * stats.norm.ppf(truth)
+    labels = np.arange(800) < 300
+    hits = 0
+    for _ in range(sets):
+        scores = rng.standard_normal((8, 800)) + shift[:, None] * labels
+        ranks = stats.rankdata(scores, axis=1)[:, labels].sum(axis=1)
+        errors = 1.0 - (ranks - 300 * 301 / 2) / (300 * 500)
+        table = pl.DataFrame(
+            {"params": size, "y": errors, "se": [by_pairs(row[labels], row[~labels]) for row in scores]}
+        )
+        found = fit("power", table, value="y", stderr="se", bootstrap=300)
+        low, high = found.intervals["slope"]
+        hits += low <= -0.15 <= high
+    assert found.interval == "parametric"
+    assert stats.binom(sets, 0.95).cdf(hits) > 0.005
+    assert hits < sets

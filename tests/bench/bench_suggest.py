@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 
 from orch_analysis.design import expected, next_cells
-from orch_analysis.design.expected import Truth
+from orch_analysis.design.expected import AssumedLaw
 from orch_analysis.fitting.newton import solve
 from orch_analysis.fitting.problem import build, params_of
 from orch_analysis.laws import LAWS
@@ -56,21 +56,21 @@ class Simulation:
     def run(self, cells: list[int]) -> np.ndarray:
         return self.true[cells] * np.exp(NOISE * self.generator.standard_normal(len(cells)))
 
-    def fitted(self, cells: list[int], values: np.ndarray) -> Truth:
+    def fitted(self, cells: list[int], values: np.ndarray) -> AssumedLaw:
         x = {name: column[cells] for name, column in GRID.items()}
         problem = build(LAW, x, values, "log")
         found = solve(problem, np.log(values), np.ones((1, values.size)), float("inf"), starts=4)
         named = {name: float(np.ravel(value)[0]) for name, value in params_of(problem, found.theta).items()}
         residuals = np.log(LAW.value(x, named)) - np.log(values)
         sd = float(np.sqrt((residuals**2).sum() / max(values.size - len(LAW.free), 1)))
-        return Truth(law=LAW, params=named, noise=max(sd, 1e-4), source="fit")
+        return AssumedLaw(law=LAW, params=named, noise=max(sd, 1e-4), source="fit")
 
     def judged(self, cells: list[int], values: np.ndarray) -> tuple[float, bool]:
-        """Log error of the prediction at the target, and whether its interval holds the truth."""
-        truth = self.fitted(cells, values)
+        """Log error of the prediction at the target, and whether its interval contains the truth."""
+        assumed_law = self.fitted(cells, values)
         x = {name: column[cells] for name, column in GRID.items()}
-        told = expected.expected(truth, x, target=TARGET).prediction
-        return float(np.log(told.value / self.at_target)), told.lo <= self.at_target <= told.hi
+        interval = expected.expected(assumed_law, x, target=TARGET).prediction
+        return float(np.log(interval.value / self.at_target)), interval.lo <= self.at_target <= interval.hi
 
 
 def full(simulation: Simulation, _budget: float) -> tuple[list[int], np.ndarray]:

@@ -99,7 +99,7 @@ def test_with_a_fit_it_narrows_the_target_within_the_budget(planned):
     assert advice.after is not None
     assert advice.before is not None
     assert advice.after < 0.5 * advice.before
-    assert "the pilot's fit to 8 cells" in advice.truth
+    assert "the pilot's fit to 8 cells" in advice.assumed
     done = set(cheap.select("model", "images", "seed").rows())
     picked = {(pick.model, pick.images, seed) for pick in advice.picks for seed in pick.seeds}
     assert not picked & done
@@ -163,19 +163,19 @@ def test_a_choice_never_passes_its_budget_and_its_variances_are_those_of_the_des
         "params": np.repeat(np.geomspace(1e6, 1e8, 4), 4),
         "samples": np.tile(np.geomspace(1e4, 1e6, 4), 4),
     }
-    truth = design.Truth(law=LAW, params=TRUE, noise=0.01, source="test")
+    assumed_law = design.AssumedLaw(law=LAW, params=TRUE, noise=0.01, source="test")
     prices = generator.uniform(0.5, 2, 16)
     repeats = generator.integers(0, 3, 16)
     done = {name: values[:7] for name, values in grid.items()}
     choice = next_cells.choose(
-        truth, done, grid, prices, TARGET, budget=share * prices.sum(), repeats=repeats, check=check
+        assumed_law, done, grid, prices, TARGET, budget=share * prices.sum(), repeats=repeats, check=check
     )
     assert prices[list(choice.chosen)].sum() <= share * prices.sum() + 1e-9
     assert (np.bincount(choice.chosen, minlength=16) <= repeats).all()
     assert all(b <= a for a, b in zip((choice.before, *choice.variances), choice.variances, strict=False))
-    aim = design.jacobian(truth, {name: np.array([value]) for name, value in TARGET.items()})[0]
+    aim = design.jacobian(assumed_law, {name: np.array([value]) for name, value in TARGET.items()})[0]
     x = {name: np.append(values[:7], values[list(choice.chosen)]) for name, values in grid.items()}
-    rows = design.jacobian(truth, x) / truth.noise
+    rows = design.jacobian(assumed_law, x) / assumed_law.noise
     exact = aim @ np.linalg.inv(rows.T @ rows + 1e-6 * np.eye(5)) @ aim
     assert (choice.variances or (choice.before,))[-1] == pytest.approx(exact, rel=1e-4)
 
@@ -185,13 +185,13 @@ def test_the_first_choice_is_the_best_of_all_by_exhaustion():
         "params": np.repeat(np.geomspace(1e6, 1e8, 5), 5),
         "samples": np.tile(np.geomspace(1e4, 1e6, 5), 5),
     }
-    truth = design.Truth(law=LAW, params=TRUE, noise=0.01, source="test")
+    assumed_law = design.AssumedLaw(law=LAW, params=TRUE, noise=0.01, source="test")
     prices = grid["params"] * grid["samples"]
-    choice = next_cells.choose(truth, grid, grid, prices, TARGET, budget=prices.max())
+    choice = next_cells.choose(assumed_law, grid, grid, prices, TARGET, budget=prices.max())
     gains = []
     for index in range(25):
         more = {name: np.append(values, values[index]) for name, values in grid.items()}
-        told = [design.expected(truth, x, target=TARGET) for x in (grid, more)]
+        told = [design.expected(assumed_law, x, target=TARGET) for x in (grid, more)]
         t = [design.student(0.95, n) for n in (20, 21)]
         sds = [np.log(one.prediction.hi / one.prediction.value) / q for one, q in zip(told, t, strict=True)]
         gains.append((sds[0] ** 2 - sds[1] ** 2) / prices[index])
@@ -213,10 +213,10 @@ def test_what_is_chosen_pays_the_longest_trunk_of_each_run_once(candidates, budg
         "params": 10 ** generator.uniform(6, 8, group.size),
         "samples": 10 ** generator.uniform(4, 7, group.size),
     }
-    truth = design.Truth(law=LAW, params=TRUE, noise=0.01, source="")
+    assumed_law = design.AssumedLaw(law=LAW, params=TRUE, noise=0.01, source="")
     trunks = next_cells.Trunks(group=group, price=trunk, runs=runs)
     choice = next_cells.choose(
-        truth, x, x, trunk + rest, TARGET, budget=budget, repeats=SEEDS - runs, check=0.2, trunks=trunks
+        assumed_law, x, x, trunk + rest, TARGET, budget=budget, repeats=SEEDS - runs, check=0.2, trunks=trunks
     )  # fmt: skip
     assert sum(choice.paid) <= budget * (1 + 1e-9)
     longest, before = {}, {}

@@ -1,4 +1,4 @@
-"""What a plan says it will tell: against a regression in numpy, and warnings for grids that cannot tell."""
+"""What precision a plan promises: against a regression in numpy, and warnings for grids that cannot determine a law."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from scipy import stats
 
 from orch.planning.command import Wishes, planned, read_target
 from orch.planning.plan import Plan, draft
-from orch.planning.precision import tell
+from orch.planning.precision import expected_precision
 from orch_analysis.design import expected
 from orch_core.errors import OrchError
 
@@ -57,7 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_slope_of_a_task_is_as_wide_as_a_regression_says(tmp_path: Path):
     plan = plan_of(tmp_path)
-    (told,) = tell(plan)
+    (precision,) = expected_precision(plan)
     rows = plan.frame.filter(pl.col("algorithm") == "mae")
     x = np.stack(
         [np.ones(rows.height), *(np.log(rows[name].to_numpy()) for name in ("params_encoder", "images"))]
@@ -65,27 +65,31 @@ def test_the_slope_of_a_task_is_as_wide_as_a_regression_says(tmp_path: Path):
     inverse = np.linalg.inv(x.T @ x)
     noise = expected.auc_standard_error(0.9, 78, 78) / 0.1  # half of 156 images positive
     t = stats.t.ppf(0.975, rows.height - 3)
-    for half, variance in zip(told.slopes["few"], np.diag(inverse)[1:], strict=True):
+    for half, variance in zip(precision.slopes["few"], np.diag(inverse)[1:], strict=True):
         assert half == pytest.approx(t * noise * np.sqrt(variance), rel=1e-3)
-    assert told.slopes["many"][0] < told.slopes["few"][0] / 5
+    assert precision.slopes["many"][0] < precision.slopes["few"][0] / 5
 
 
 def test_controls_tell_nothing_and_the_default_target_lies_beyond_the_grid(tmp_path: Path):
-    (told,) = tell(plan_of(tmp_path))
-    assert (told.recipe, told.mix, told.cells) == ("mae@1", "all", 40)
-    assert told.target["samples"] == pytest.approx(8e7)
-    assert told.target["params"] == pytest.approx(4 * 303.1e6, rel=1e-3)
-    assert told.loss.prediction is not None
-    assert told.loss.warnings == ()
+    (precision,) = expected_precision(plan_of(tmp_path))
+    assert (precision.recipe, precision.mix, precision.cells) == ("mae@1", "all", 40)
+    assert precision.target["samples"] == pytest.approx(8e7)
+    assert precision.target["params"] == pytest.approx(4 * 303.1e6, rel=1e-3)
+    assert precision.loss.prediction is not None
+    assert precision.loss.warnings == ()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("[ViT-Ti, ViT-S, ViT-B, ViT-L]", "[ViT-S]", "one params only"),
-        ("images: {log_space: [2e5, 2e7, 5]}", "images: 200000", "one samples only"),
-        ("images: {log_space: [2e5, 2e7, 5]}", "images: {log_space: [2e5, 4e5, 5]}", "samples spans only 2x"),
-        ("samples_seen: 50000000", "epochs: 10", "data size and samples seen move together"),
+        ("[ViT-Ti, ViT-S, ViT-B, ViT-L]", "[ViT-S]", "the same params"),
+        ("images: {log_space: [2e5, 2e7, 5]}", "images: 200000", "the same samples"),
+        (
+            "images: {log_space: [2e5, 2e7, 5]}",
+            "images: {log_space: [2e5, 4e5, 5]}",
+            "samples spans only a factor of 2",
+        ),
+        ("samples_seen: 50000000", "epochs: 10", "data size and samples seen are correlated"),
         (
             "training:",
             (
@@ -97,8 +101,8 @@ def test_controls_tell_nothing_and_the_default_target_lies_beyond_the_grid(tmp_p
     ],
 )
 def test_a_grid_that_cannot_tell_says_why(tmp_path: Path, old: str, new: str, words: str):
-    (told,) = tell(plan_of(tmp_path, (old, new)))
-    assert any(words in warning for warning in told.loss.warnings), told.loss.warnings
+    (precision,) = expected_precision(plan_of(tmp_path, (old, new)))
+    assert any(words in warning for warning in precision.loss.warnings), precision.loss.warnings
 
 
 def test_the_plans_text_and_document_carry_it(tmp_path: Path):
@@ -109,8 +113,8 @@ def test_the_plans_text_and_document_carry_it(tmp_path: Path):
     assert told["target"] == {"params": 1e9, "samples": 1e8}
     assert told["parameters"]["alpha"]["hi"] is None
     assert told["parameters"]["beta"]["hi"] > told["parameters"]["beta"]["value"]
-    assert "warning: mae@1 all: one params only" in text
-    assert "cannot tell" in text
+    assert "warning: mae@1 all: all cells have the same params" in text
+    assert "not determined" in text
 
 
 @pytest.mark.parametrize(

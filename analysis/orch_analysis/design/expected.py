@@ -1,4 +1,4 @@
-"""What a grid can tell before it has run: expected intervals of a law's parameters and predictions.
+"""How precisely a grid can fit its laws, before it has run: expected intervals of a law's parameters and predictions.
 
 With independent errors of known size around a law, the least any unbiased estimate can vary is the inverse of the
 Fisher information J'J / sd^2, J being the law's derivatives in its link (Atkinson, Donev & Tobias 2007, Optimum
@@ -16,14 +16,14 @@ import numpy as np
 from orch_analysis.laws import LAWS
 from orch_analysis.laws.law import Array, Law, Values
 
-SPAN = 10.0  # below this ratio of largest to smallest a variable says little about its exponent
-CONFOUNDED = 0.95  # correlation of logs from which two variables cannot be told apart in practice
+SPAN = 10.0  # below this ratio of largest to smallest a variable shows little of its exponent
+CONFOUNDED = 0.95  # correlation of logs from which two variables cannot be separated in practice
 BLIND = 1e-9  # singular values below this share of the largest are rounding
-UNKNOWN = 50.0  # a half width beyond it (of an exponent, or a logarithm) is no knowledge at all
+UNKNOWN = 50.0  # a half width beyond it (of an exponent, or a logarithm) is as good as unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Truth:
+class AssumedLaw:
     """The law that a study is planned under: parameter values, and `noise`, the sd of one cell in the law's link."""
 
     law: Law
@@ -34,7 +34,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An expected interval around the value assumed; infinite where the design cannot tell."""
+    """An expected interval around the value assumed; infinite where the design does not determine it."""
 
     value: float
     lo: float
@@ -48,7 +48,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What `n` cells at `scales` distinct points will tell under a law, and what they cannot.
+    """How precisely `n` cells at `scales` distinct points determine a law, and what they do not determine.
 
     parameters: by name; prediction: the law's value at the target, None without a target.
     """
@@ -62,42 +62,40 @@ class Expected:
 
 
 def expected(
-    truth: Truth, x: Values, *, target: Mapping[str, float] | None = None, level: float = 0.95
+    assumed_law: AssumedLaw, x: Values, *, target: Mapping[str, float] | None = None, level: float = 0.95
 ) -> Expected:
     """Expected intervals of every parameter, and of the prediction at `target`, from cells at `x` (arrays of one length).
 
     The error's size is estimated too, so intervals use Student's t with n - p degrees of freedom. Parameters that
     may be any positive number are judged in logs, exponents as they are, as the fits do.
     """
-    n, free = int(next(iter(x.values())).size), truth.law.free
+    n, free = int(next(iter(x.values())).size), assumed_law.law.free
     scales = int(np.unique(np.stack(list(x.values()), axis=1), axis=0).shape[0])
-    warnings = list(oddities(x))
+    warnings = list(design_warnings(x))
     if scales < len(free) or n <= len(free):
-        warnings.append(
-            f"{n} cells at {scales} scales for {len(free)} parameters: the law cannot be fitted whole"
-        )
-    factor = covariance_factor(truth, x)
+        warnings.append(f"{n} cells at {scales} scales cannot determine the law's {len(free)} parameters")
+    factor = covariance_factor(assumed_law, x)
     t = student(level, max(n - len(free), 1))
     parameters = {}
     for index, name in enumerate(free):
         spread = float(np.linalg.norm(factor[index]))
         parameters[name] = _interval(
-            truth.params[name], t * spread, logs=_in_logs(truth.law, name), known=n > len(free)
+            assumed_law.params[name], t * spread, logs=_in_logs(assumed_law.law, name), known=n > len(free)
         )
-    scales_of_terms = {term.coefficient for term in truth.law.terms if term.powers}
-    weak = [name for name in free if name not in scales_of_terms and not _tells(parameters[name])]
+    scales_of_terms = {term.coefficient for term in assumed_law.law.terms if term.powers}
+    weak = [name for name in free if name not in scales_of_terms and not _is_informative(parameters[name])]
     if weak:
         warnings.append(
-            f"cannot tell {', '.join(weak)}: the expected interval is wider than the value itself"
+            f"cannot estimate {', '.join(weak)}: the expected interval is wider than the value itself"
         )
     prediction = None
     if target is not None:
-        point = {name: np.array([float(target[name])]) for name in truth.law.x}
-        spread = float(np.linalg.norm(jacobian(truth, point) @ factor))
-        value = float(truth.law.value(point, truth.params)[0])
-        prediction = _interval(value, t * spread, logs=truth.law.link == "log", known=n > len(free))
+        point = {name: np.array([float(target[name])]) for name in assumed_law.law.x}
+        spread = float(np.linalg.norm(jacobian(assumed_law, point) @ factor))
+        value = float(assumed_law.law.value(point, assumed_law.params)[0])
+        prediction = _interval(value, t * spread, logs=assumed_law.law.link == "log", known=n > len(free))
     return Expected(
-        law=truth.law.name,
+        law=assumed_law.law.name,
         n=n,
         scales=scales,
         parameters=parameters,
@@ -115,7 +113,7 @@ def _interval(value: float, half: float, *, logs: bool, known: bool) -> Interval
     return Interval(value=value, lo=value - half, hi=value + half)
 
 
-def _tells(interval: Interval) -> bool:
+def _is_informative(interval: Interval) -> bool:
     return interval.half <= abs(interval.value)
 
 
@@ -123,18 +121,18 @@ def _in_logs(law: Law, name: str) -> bool:
     return not np.isfinite(law.bound(name)[1]) and law.bound(name)[0] == 0.0
 
 
-def jacobian(truth: Truth, x: Values) -> Array:
+def jacobian(assumed_law: AssumedLaw, x: Values) -> Array:
     """Derivatives of the law in its link, one row per point, one column per free parameter.
 
     Parameters that may be any positive number count in logs. Central differences of relative step 1e-5: the error is
     of order 1e-10.
     """
-    law, step = truth.law, 1e-5
+    law, step = assumed_law.law, 1e-5
     columns = []
     for name in law.free:
-        value = truth.params[name]
+        value = assumed_law.params[name]
         width = step * max(abs(value), 1e-12)
-        up, down = (_linked(law, x, {**truth.params, name: value + side * width}) for side in (1, -1))
+        up, down = (_linked(law, x, {**assumed_law.params, name: value + side * width}) for side in (1, -1))
         slope = (up - down) / (2 * width)
         columns.append(slope * value if _in_logs(law, name) else slope)
     return np.stack(columns, axis=1)
@@ -147,9 +145,9 @@ def _linked(law: Law, x: Values, params: Mapping[str, float]) -> Array:
     return np.asarray(np.log1p(-value)) if law.link == "log_error" else value
 
 
-def covariance_factor(truth: Truth, x: Values) -> Array:
-    """A matrix F with F F' the covariance of the estimates; huge in directions about which the cells say nothing."""
-    matrix = jacobian(truth, x) / truth.noise
+def covariance_factor(assumed_law: AssumedLaw, x: Values) -> Array:
+    """A matrix F with F F' the covariance of the estimates; huge in directions that the cells do not determine."""
+    matrix = jacobian(assumed_law, x) / assumed_law.noise
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
     values = np.zeros(len(scale))
@@ -159,33 +157,37 @@ def covariance_factor(truth: Truth, x: Values) -> Array:
     return np.asarray(directions.T / np.maximum(values, BLIND * values.max()) / scale[:, None])
 
 
-def oddities(x: Values) -> tuple[str, ...]:
-    """What in the spread of the cells keeps an exponent from being told, in words."""
+def design_warnings(x: Values) -> tuple[str, ...]:
+    """Sentences on what keeps cells at `x` (arrays of one length) from showing an exponent."""
     words = []
     logs = {name: np.log(values) for name, values in x.items()}
     for name, values in logs.items():
         ratio = float(np.exp(np.ptp(values)))
         if ratio == 1.0:
-            words.append(f"one {name} only: its exponent cannot be estimated")
+            words.append(f"all cells have the same {name}; its exponent cannot be estimated")
         elif np.unique(values).size == 2:
-            words.append(f"two values of {name}: an exponent, but no check of the law's form")
+            words.append(
+                f"only two values of {name}: an exponent can be fitted, but the law's form cannot be tested"
+            )
         elif ratio < SPAN:
-            words.append(f"{name} spans only {ratio:.2g}x: its exponent will be vague")
+            words.append(
+                f"{name} spans only a factor of {ratio:.2g}: the interval of its exponent will be wide"
+            )
     names = [name for name, values in logs.items() if np.ptp(values) > 0]
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
             r = float(np.corrcoef(logs[first], logs[second])[0, 1])
             if abs(r) > CONFOUNDED:
                 words.append(
-                    f"{first} and {second} move together (r = {r:.2f}): their exponents are confounded"
+                    f"{first} and {second} are correlated (r = {r:.2f}): their exponents are confounded"
                 )
     return tuple(words)
 
 
-def assumed(x: Values, *, noise: float = 0.01) -> Truth:
-    """Chinchilla's law with published exponents, placed in the grid's middle, for studies without a pilot.
+def assumed(x: Values, *, noise: float = 0.01) -> AssumedLaw:
+    """Chinchilla's law with published exponents, centred on the grid, for studies without a pilot.
 
-    Exponents .348 and .366 are those of Besiroglu et al. 2024 (arXiv:2404.10102, table 1). At the geometric middle
+    Exponents .348 and .366 are those of Besiroglu et al. 2024 (arXiv:2404.10102, table 1). At the geometric centre
     of the grid the loss is 1: half of it irreducible, a quarter each due to size and data. 1% noise is about the sd
     of losses over seeds (Porian et al. 2024, arXiv:2406.19146, use 0.5% to 10%).
     """
@@ -198,20 +200,8 @@ def assumed(x: Values, *, noise: float = 0.01) -> Truth:
         "alpha": alpha,
         "beta": beta,
     }
-    source = "exponents .348, .366 (arXiv:2404.10102); half of the loss irreducible in the grid's middle"
-    return Truth(law=LAWS["chinchilla"], params=params, noise=noise, source=source)
-
-
-def slope_half_width(x: Array, noise: float, *, level: float = 0.95) -> float:
-    """Expected half width of the slope of a log-log line: t sd / sqrt(sum (log x - mean)^2); infinite below 3 points.
-
-    `noise` is the sd of the log of the value. Exact for normal errors, whatever the slope (Draper & Smith 1998, ch. 1).
-    """
-    logs = np.log(x)
-    spread = float(((logs - logs.mean()) ** 2).sum())
-    if logs.size < 3 or spread == 0.0:
-        return float("inf")
-    return student(level, logs.size - 2) * noise / float(np.sqrt(spread))
+    source = "exponents .348, .366 (arXiv:2404.10102); assuming that half the loss is irreducible at the grid's centre"
+    return AssumedLaw(law=LAWS["chinchilla"], params=params, noise=noise, source=source)
 
 
 def auc_standard_error(auc: float, positives: float, negatives: float) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orch_analysis.design.expected import Truth, jacobian
+from orch_analysis.design.expected import AssumedLaw, jacobian
 from orch_analysis.laws.law import Array, Values
 
 RIDGE = 1e-6  # prior precision of every parameter: an exponent, or a log, is known to some 1,000
@@ -46,7 +46,7 @@ class Trunks:
     runs: NDArray[np.int_]
 
 
-class _Bill:
+class MarginalCost:
     """What each candidate costs next, given what has been chosen."""
 
     def __init__(self, prices: Array, trunks: Trunks | None, most: int) -> None:
@@ -59,12 +59,14 @@ class _Bill:
                 self._reach(index, run)
 
     def due(self) -> Array:
+        """Price [candidates] of each one as the next, in the unit of `prices`."""
         if self.trunks is None:
             return self.prices
         there = self.reached[self.trunks.group, self.taken]
         return np.asarray(self.prices - np.minimum(self.trunks.price, there))
 
     def add(self, index: int) -> None:
+        """Count candidate `index` as chosen once more."""
         if self.trunks:
             self._reach(index, int(self.taken[index]))
             self.taken[index] += 1
@@ -76,7 +78,7 @@ class _Bill:
 
 
 def choose(
-    truth: Truth,
+    assumed_law: AssumedLaw,
     done: Values,
     candidates: Values,
     prices: Array,
@@ -96,11 +98,11 @@ def choose(
     trunks:  what candidates share, so that one costs less after another
     """
     left = np.ones(prices.size, dtype=int) if repeats is None else repeats.astype(int).copy()
-    rows = jacobian(truth, candidates) / truth.noise
-    aim = jacobian(truth, {name: np.array([float(target[name])]) for name in truth.law.x})[0]
-    covariance = _covariance(truth, done)
+    rows = jacobian(assumed_law, candidates) / assumed_law.noise
+    aim = jacobian(assumed_law, {name: np.array([float(target[name])]) for name in assumed_law.law.x})[0]
+    covariance = _covariance(assumed_law, done)
     before = float(aim @ covariance @ aim)
-    bill = _Bill(prices, trunks, int(left.max(initial=0)))
+    marginal = MarginalCost(prices, trunks, int(left.max(initial=0)))
     chosen: list[int] = []
     paid: list[float] = []
     checks: list[bool] = []
@@ -108,14 +110,14 @@ def choose(
     for testing, share in ((False, 1 - check), (True, check)):
         room = share * budget
         while True:
-            due = bill.due()
+            due = marginal.due()
             index = _best(rows, aim, covariance, due, left, room, testing=testing)
             if index is None:
                 break
             covariance = _updated(covariance, rows[index])
             room -= float(due[index])
             paid.append(float(due[index]))
-            bill.add(index)
+            marginal.add(index)
             left[index] -= 1
             chosen.append(index)
             checks.append(testing)
@@ -129,10 +131,10 @@ def choose(
     )
 
 
-def _covariance(truth: Truth, done: Values) -> Array:
-    precision = RIDGE * np.eye(len(truth.law.free))
+def _covariance(assumed_law: AssumedLaw, done: Values) -> Array:
+    precision = RIDGE * np.eye(len(assumed_law.law.free))
     if next(iter(done.values())).size:
-        rows = jacobian(truth, done) / truth.noise
+        rows = jacobian(assumed_law, done) / assumed_law.noise
         precision = precision + rows.T @ rows
     return np.asarray(np.linalg.inv(precision))
 

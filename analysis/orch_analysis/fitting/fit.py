@@ -17,7 +17,7 @@ from orch_analysis.fitting.estimates import Band, Dropped, Fit, Identifiability,
 from orch_analysis.fitting.newton import Solution, begin, finish, minimise, solve
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
 from orch_analysis.fitting.usable import Usable
-from orch_analysis.fitting.verdict import strays, verdict
+from orch_analysis.fitting.verdict import outside_own_interval, verdict
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 
@@ -101,9 +101,9 @@ def fit(
     rows = usable.usable(
         request.law, table, value=value, x=request.x, link=request.link, extra=extra, cluster=cluster
     )
-    obstacle = usable.obstacle(request.law, rows, value)
-    if obstacle:
-        return _without_estimates(request, rows, *obstacle)
+    blocked = usable.blocking_outcome(request.law, rows, value)
+    if blocked:
+        return _without_estimates(request, rows, *blocked)
     with _blas().limit(limits=1), np.errstate(all="ignore"):  # starts far away overflow, and lose
         return _line(request, rows) if request.closed_form else _curve(request, rows)
 
@@ -162,7 +162,7 @@ def _fit(request: Request, rows: Usable, *, outcome: Outcome, message: str, **fo
     blank: dict[str, object] = {
         "estimates": {}, "intervals": {}, "interval": "none", "objective": None, "residuals": (), "sd": None,
         "certificate": None, "identifiability": {}, "draws": np.zeros((0, free)), "delta": request.delta,
-        "warnings": usable.oddities(request.law, rows, request.value),
+        "warnings": usable.data_warnings(request.law, rows, request.value),
     }  # fmt: skip
     return Fit(
         law=request.law, group=dict(request.group), value=request.value, x=dict(request.x), loss=request.loss,
@@ -230,10 +230,10 @@ def _curve(request: Request, rows: Usable) -> Fit:
     known: dict[str, Identifiability] = {}
     if request.bootstrap:
         draws, intervals = _intervals(request, rows, problem, best, weight, delta, kind)
-        valley = profile.Valley(
+        around = profile.Profile(
             problem=problem, theta=theta, objective=objective, minima=best.minima, weights=weight, delta=delta
         )
-        known = profile.profile(valley)
+        known = profile.identifiability(around)
     sd = _noise(residuals, len(law.free))
     outcome, message = verdict(problem, theta, known)
     estimates = {name: float(value[0]) for name, value in params_of(problem, best.theta).items()}
@@ -242,8 +242,8 @@ def _curve(request: Request, rows: Usable) -> Fit:
         intervals=intervals, interval=kind if request.bootstrap else "none", objective=objective,
         residuals=tuple(map(float, residuals)), sd=sd, delta=delta if request.loss == "huber" else None,
         certificate=float(best.agreement[0]), draws=draws, identifiability=known,
-        warnings=usable.oddities(law, rows, request.value) + _doubts(request, rows, problem, residuals, best)
-        + strays(problem, theta, estimates, intervals),
+        warnings=usable.data_warnings(law, rows, request.value) + _doubts(request, rows, problem, residuals, best)
+        + outside_own_interval(problem, theta, estimates, intervals),
     )  # fmt: skip
 
 

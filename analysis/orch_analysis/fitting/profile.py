@@ -28,7 +28,7 @@ SIDES = np.array([-1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Valley:
+class Profile:
     """An optimum to look around: its coordinates (p,), objective, other minima (m, p), weights and delta."""
 
     problem: Problem
@@ -112,22 +112,22 @@ class Valley:
         return np.where(self.problem.logs, 1.0, np.maximum(np.abs(self.theta), 0.05))
 
 
-def profile(valley: Valley) -> dict[str, Identifiability]:
+def identifiability(profile: Profile) -> dict[str, Identifiability]:
     """Identifiability of each free parameter around an optimum."""
-    p = valley.theta.size
-    costly = valley.problem.terms is None and p > FEW
+    p = profile.theta.size
+    costly = profile.problem.terms is None and p > FEW
     if costly:
-        valley = replace(valley, minima=valley.theta[None])
-    rises = valley.rises(np.broadcast_to(REACH[:, None, None], (REACH.size, p, 2)))
+        profile = replace(profile, minima=profile.theta[None])
+    rises = profile.rises(np.broadcast_to(REACH[:, None, None], (REACH.size, p, 2)))
     likely = 3.841 / max(
-        valley.problem.y.size - p, 1
+        profile.problem.y.size - p, 1
     )  # 95% point of chi2 with one degree of freedom over n - p
-    levels = valley.levels()
-    wide = valley.ends(rises, levels, likely, refine=0)
-    near = valley.ends(rises, levels, NEARLY, refine=0 if costly else 5)
+    levels = profile.levels()
+    wide = profile.ends(rises, levels, likely, refine=0)
+    near = profile.ends(rises, levels, NEARLY, refine=0 if costly else 5)
     return {
-        name: _judge(valley.problem, k, name, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
-        for k, name in enumerate(valley.problem.law.free)
+        name: _judge(profile.problem, k, name, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
+        for k, name in enumerate(profile.problem.law.free)
     }
 
 

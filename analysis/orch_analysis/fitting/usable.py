@@ -83,14 +83,14 @@ def with_compute(table: pl.DataFrame, x: Mapping[str, str | float]) -> pl.DataFr
     return table.with_columns(pl.Series(COMPUTE, flops))
 
 
-def gap(value: str, ceiling: float) -> str:
-    """The name of the column of `below`."""
+def error_column(value: str, ceiling: float) -> str:
+    """The name of the column of `with_error_column`."""
     return f"{ceiling:g} - {value}"
 
 
-def below(table: pl.DataFrame, value: str, ceiling: float) -> pl.DataFrame:
+def with_error_column(table: pl.DataFrame, value: str, ceiling: float) -> pl.DataFrame:
     """Add what a metric lacks to its ceiling, the error that laws describe, as a column."""
-    return table.with_columns(pl.Series(gap(value, ceiling), ceiling - as_numbers(table, value)))
+    return table.with_columns(pl.Series(error_column(value, ceiling), ceiling - as_numbers(table, value)))
 
 
 def _mark(reasons: list[str | None], bad: NDArray[np.bool_], reason: str) -> None:
@@ -169,7 +169,7 @@ def require(table: pl.DataFrame, column: str) -> None:
         raise OrchError(msg, hint="write it out, or name another column")
 
 
-def obstacle(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] | None:
+def blocking_outcome(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] | None:
     """Why these rows cannot determine the law at all, with what would help; None when a fit can be tried."""
     n, p = rows.y.size, len(law.free)
     if n == 0:
@@ -219,7 +219,7 @@ def _mixed_units(rows: Usable, value: str) -> str | None:
     return None
 
 
-def oddities(law: Law, rows: Usable, value: str) -> tuple[str, ...]:
+def data_warnings(law: Law, rows: Usable, value: str) -> tuple[str, ...]:
     """Warnings about rows that can be fitted but should be looked at."""
     out: list[str] = []
     if len(law.x) == 1:

@@ -43,7 +43,7 @@ def _at_bound(problem: Problem, theta: Array, k: int) -> bool:
     return bool(np.max(np.abs(change[0] - change[1])) < NOTHING)
 
 
-def strays(
+def outside_own_interval(
     problem: Problem,
     theta: Array,
     estimates: Mapping[str, float],

@@ -191,9 +191,9 @@ def auto(
     warnings: tuple[str, ...] = ()
     if growing and ceiling is None:
         ceiling, warnings = _assumed(value, raw.y)
-    column = value if ceiling is None else usable.gap(value, ceiling)
+    column = value if ceiling is None else usable.error_column(value, ceiling)
     if ceiling is not None:
-        table = usable.below(table, value, ceiling)
+        table = usable.with_error_column(table, value, ceiling)
     rows = usable.usable(null, table, value=column, x=x, link="log", cluster=cluster)
     xs = {name: rows.x[name] for name in variables}
     forms: dict[str, Law] = {"constant": null} | {

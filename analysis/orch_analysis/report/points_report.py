@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
-from orch_analysis.fitting.usable import ROW, as_numbers, below
+from orch_analysis.fitting.usable import ROW, as_numbers, with_error_column
 from orch_analysis.report import page_tables, study_sentences
 from orch_analysis.report.page import Answer, Block, Page, Section, Text, render
 from orch_analysis.report.study_findings import varying_factors
@@ -109,7 +109,7 @@ def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
     """The rows that the fits used, numbers where they read numbers, with the columns that they made."""
     for fit in fits:
         if "ceiling" in fit.settings:
-            frame = below(frame, str(fit.settings["metric"]), float(str(fit.settings["ceiling"])))
+            frame = with_error_column(frame, str(fit.settings["metric"]), float(str(fit.settings["ceiling"])))
     if ROW in frame.columns:
         left_out = sorted({item.row for fit in fits for item in fit.dropped})
         frame = frame.filter(~pl.col(ROW).is_in(left_out)).drop(ROW)

@@ -17,7 +17,7 @@ import polars as pl
 from orch_analysis import laws
 from orch_analysis.fitting.estimates import Fit, Outcome
 from orch_analysis.fitting.fit import STARTS, fit
-from orch_analysis.fitting.usable import COMPUTE, below
+from orch_analysis.fitting.usable import COMPUTE, with_error_column
 from orch_analysis.laws.law import Law
 from orch_analysis.tables.points_file import Points
 from orch_core.errors import OrchError
@@ -103,7 +103,7 @@ def refit(card: Mapping[str, Any], points: Points) -> Fit:
     requested = fitting["requested"]
     table = select(points, data["group"])
     if "ceiling" in requested:
-        table = below(table, requested["metric"], requested["ceiling"])
+        table = with_error_column(table, requested["metric"], requested["ceiling"])
     return fit(
         law_of(card["form"], tuple(data["variables"])),
         table,

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 import yaml
 
-from orch.planning.pilot import points_of, truth_of
+from orch.planning.pilot import assumed_law_of, points_of
 from orch.planning.plan import Plan, read_plan
 from orch.planning.precision import Group, data_axis
 from orch_analysis.design import expected as design
 from orch_analysis.design import next_cells
-from orch_analysis.design.expected import Truth
+from orch_analysis.design.expected import AssumedLaw
 from orch_analysis.laws.law import Array
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
@@ -53,7 +53,7 @@ class Pick:
 class Advice:
     """What to run next for one recipe and mix, and the half width of the target's 95% interval (relative) before and after.
 
-    Both are None in a pilot, where nothing is fitted yet; truth says what they rest on.
+    Both are None in a pilot, where nothing is fitted yet; assumed says what they rest on.
     """
 
     recipe: str
@@ -61,7 +61,7 @@ class Advice:
     picks: tuple[Pick, ...]
     before: float | None
     after: float | None
-    truth: str
+    assumed: str
 
 
 def advise(
@@ -106,14 +106,14 @@ def _advise(
     candidates = _candidates(rows, axis, points)
     x = {name: candidates[name].to_numpy().astype(float) for name in ("params", "samples")}
     prices = candidates["hours"].to_numpy().astype(float)
-    truth = truth_of(points, axis) if points is not None and points.height > LEAST - 1 else None
-    if points is None or truth is None:
+    assumed_law = assumed_law_of(points, axis) if points is not None and points.height > LEAST - 1 else None
+    if points is None or assumed_law is None:
         order = next_cells.pilot(x, prices, least=LEAST)
         chosen = _within([index for index in order if candidates["runs"][index] == 0], prices, budget)
         picks = _picks(candidates, chosen, [float(prices[index]) for index in chosen], [], None, group)
         return Advice(
             recipe=group[0], mix=group[1], picks=picks, before=None, after=None,
-            truth="no fit yet: a pilot along the cheap edges of the grid",
+            assumed="no fit yet: a pilot along the cheap edges of the grid",
         )  # fmt: skip
     done = {
         "params": points["params_encoder"].to_numpy().astype(float),
@@ -121,7 +121,7 @@ def _advise(
     }
     repeats = np.maximum(SEEDS - candidates["runs"].to_numpy(), 0)
     choice = next_cells.choose(
-        truth,
+        assumed_law,
         done,
         x,
         prices,
@@ -131,14 +131,14 @@ def _advise(
         check=CHECK,
         trunks=_trunks(candidates),
     )
-    t = design.student(0.95, max(points.height - len(truth.law.free), 1))
+    t = design.student(0.95, max(points.height - len(assumed_law.law.free), 1))
     return Advice(
         recipe=group[0],
         mix=group[1],
-        picks=_picks(candidates, choice.chosen, choice.paid, choice.checks, (truth, done), group),
+        picks=_picks(candidates, choice.chosen, choice.paid, choice.checks, (assumed_law, done), group),
         before=t * float(np.sqrt(choice.before)),
         after=t * float(np.sqrt(choice.variances[-1])) if choice.variances else None,
-        truth=truth.source,
+        assumed=assumed_law.source,
     )
 
 
@@ -199,7 +199,7 @@ def _picks(
     chosen: Sequence[int],
     paid: Sequence[float],
     checks: Sequence[bool],
-    known: tuple[Truth, dict[str, Array]] | None,
+    known: tuple[AssumedLaw, dict[str, Array]] | None,
     group: Group,
 ) -> tuple[Pick, ...]:
     """Candidates as cells of a group: what was chosen several times gets as many seeds, planned ones first."""
@@ -210,10 +210,10 @@ def _picks(
         fresh = [row["last"] + 1 + extra for extra in range(len(times))]
         expected = None
         if known is not None:
-            truth, done = known
+            assumed_law, done = known
             at = {"params": row["params"], "samples": float(row["samples"])}
-            told = design.expected(truth, done, target=at).prediction
-            expected = (told.value, told.lo, told.hi) if told is not None else None
+            predicted = design.expected(assumed_law, done, target=at).prediction
+            expected = (predicted.value, predicted.lo, predicted.hi) if predicted is not None else None
         picks.append(
             Pick(
                 recipe=group[0],
@@ -279,7 +279,7 @@ def render(advice: list[Advice], out: Path, study: Study) -> str:
                 f"; the target's 95% interval goes from ± {100 * one.before:.1f}% to ± {100 * one.after:.1f}%"
             )
         cells = sum(len(pick.seeds) for pick in one.picks)
-        lines.append(f"{one.recipe} {one.mix}: {cells} cells, {duration(hours)}{gain} ({one.truth})")
+        lines.append(f"{one.recipe} {one.mix}: {cells} cells, {duration(hours)}{gain} ({one.assumed})")
         for pick in one.picks:
             seeds = f"seed{'s' if len(pick.seeds) > 1 else ''} {', '.join(map(str, pick.seeds))}"
             said = (

@@ -14,9 +14,9 @@ from orch.planning.budget import assess, describe, limits_of
 from orch.planning.diff import Diff, diff
 from orch.planning.plan import Plan, draft, open_plan, read_plan, summary, write
 from orch.planning.plan_text import render, render_diff
-from orch.planning.precision import Group, tell
+from orch.planning.precision import Group, expected_precision
 from orch.studies import find_study
-from orch_analysis.design.expected import Truth
+from orch_analysis.design.expected import AssumedLaw
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
 
@@ -61,12 +61,12 @@ def planned(grid: Path, study: Path | None, wishes: Wishes) -> Planned:
     if wishes.against is not None:
         return _compared(plan, opened, wishes.against)
     target = read_target(wishes.target) if wishes.target else None
-    truths: Mapping[Group, Truth] = {}
+    assumed_laws: Mapping[Group, AssumedLaw] = {}
     if wishes.pilot:
-        from orch.planning.pilot import truths_of
+        from orch.planning.pilot import assumed_laws_of
 
-        truths = truths_of(find_study(wishes.pilot))
-    told = tell(plan, target=target, truths=truths)
+        assumed_laws = assumed_laws_of(find_study(wishes.pilot))
+    precisions = expected_precision(plan, target=target, assumed_laws=assumed_laws)
     numbers = summary(plan)
     write(plan, opened, checked, numbers)
     beyond = (
@@ -75,10 +75,10 @@ def planned(grid: Path, study: Path | None, wishes: Wishes) -> Planned:
     document = {
         **numbers,
         "root": str(opened.root),
-        "tells": [one.to_json() for one in told],
+        "tells": [one.to_json() for one in precisions],
         "beyond_budget": beyond["id"].to_list(),
     }
-    text = render(plan, numbers, opened.root, told, _beyond(beyond))
+    text = render(plan, numbers, opened.root, precisions, _beyond(beyond))
     return Planned(document=document, text=text, frame=plan.frame)
 
 

@@ -1,4 +1,4 @@
-"""What a study's records say about its laws: the truth that plans and suggestions are computed under."""
+"""What a study's records say about its laws: the law that plans and suggestions are computed under."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import polars as pl
 
 from orch.planning.precision import Group, data_axis
 from orch_analysis.design import expected
-from orch_analysis.design.expected import Truth
+from orch_analysis.design.expected import AssumedLaw
 from orch_analysis.fitting.estimates import Fit, Outcome
 from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
@@ -32,7 +32,7 @@ def fit_loss(points: pl.DataFrame, axis: str) -> Fit:
     return fit(LAW, points, value="heldout_loss", x=x, bootstrap=0)
 
 
-def truth_of(points: pl.DataFrame, axis: str) -> Truth | None:
+def assumed_law_of(points: pl.DataFrame, axis: str) -> AssumedLaw | None:
     """The fitted law of a group with its noise, from seeds where there are any, else from residuals; None without a fit."""
     found = fit_loss(points, axis)
     if found.outcome is not Outcome.OK or not all(value > 0 for value in found.estimates.values()):
@@ -41,7 +41,7 @@ def truth_of(points: pl.DataFrame, axis: str) -> Truth | None:
     seeds = expected.pooled_noise(points["heldout_loss"].to_numpy(), cells.to_numpy())
     noise = seeds if seeds is not None else found.sd
     where = "seeds" if seeds is not None else "residuals"
-    return Truth(
+    return AssumedLaw(
         law=LAW,
         params=found.estimates,
         noise=max(noise or 0.0, LEAST_NOISE),
@@ -49,11 +49,11 @@ def truth_of(points: pl.DataFrame, axis: str) -> Truth | None:
     )
 
 
-def truths_of(study: Study) -> dict[Group, Truth]:
+def assumed_laws_of(study: Study) -> dict[Group, AssumedLaw]:
     """The fitted law of every recipe and mix of a study; raises OrchError where none can be fitted."""
-    found = {group: truth_of(points, data_axis(points)) for group, points in points_of(study).items()}
-    truths = {group: truth for group, truth in found.items() if truth is not None}
-    if not truths:
+    found = {group: assumed_law_of(points, data_axis(points)) for group, points in points_of(study).items()}
+    assumed_laws = {group: assumed_law for group, assumed_law in found.items() if assumed_law is not None}
+    if not assumed_laws:
         message = f"{study.root} has no recipe and mix with enough trained cells for a law of size and data"
         raise OrchError(message, hint="a pilot needs 6 or more cells, over 3 sizes and 3 data sizes")
-    return truths
+    return assumed_laws

@@ -11,7 +11,7 @@ import polars as pl
 from orch.console import columns
 from orch.planning.diff import Diff
 from orch.planning.plan import Plan
-from orch.planning.precision import Told
+from orch.planning.precision import Precision
 from orch.planning.pricing import FLOPS_PAID, hours_left
 from orch_core.formatting import duration, quantity
 
@@ -20,7 +20,11 @@ SHOWN = 20  # cells of each kind that a diff shows
 
 
 def render(
-    plan: Plan, numbers: Mapping[str, Any], root: Path, told: Sequence[Told], beyond: Sequence[str] = ()
+    plan: Plan,
+    numbers: Mapping[str, Any],
+    root: Path,
+    precisions: Sequence[Precision],
+    beyond: Sequence[str] = (),
 ) -> str:
     """What is to run, what exists, what it costs, what it will tell, what is beyond the budget, and what to type next."""
     states = numbers["states"]
@@ -28,7 +32,7 @@ def render(
         f"{plan.study}: {numbers['cells']:,} cells, {states['done']:,} done, {states['partial']:,} to probe, "
         f"{states['new']:,} to train; {numbers['probes_left']:,} probes to run"
     )
-    lines = [counts, "", _table(plan), "", *_cost(plan, numbers), "", *_told(told), *beyond]
+    lines = [counts, "", _table(plan), "", *_cost(plan, numbers), "", *_precisions(precisions), *beyond]
     lines += [f"note: {note}" for note in plan.notes]
     if plan.absent:
         lines.append(f"note: not on this machine, so it cannot be launched here: {', '.join(plan.absent)}")
@@ -74,28 +78,28 @@ def _shared(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _told(told: Sequence[Told]) -> list[str]:
-    """Expected intervals per recipe and mix, the smallest slope each task can show, and what cannot be told."""
-    if not told:
+def _precisions(precisions: Sequence[Precision]) -> list[str]:
+    """Expected intervals per recipe and mix, the smallest slope each task can show, and what cannot be estimated."""
+    if not precisions:
         return []
     head = ["will tell", "mix", "cells", "size exponent", "data exponent", "loss 4x beyond"]
-    rows = [[one.recipe, one.mix, f"{one.cells:,}", *_intervals(one)] for one in told[:MOST_GROUPS]]
-    lines = [columns([head, *rows], left=2), f"  expected 95% intervals under {told[0].truth}"]
-    if len(told) > MOST_GROUPS:
-        lines.append(f"  and {len(told) - MOST_GROUPS} more: see --json")
-    lengths = [f"{one.recipe} {one.mix}" for one in told if one.data == "samples_seen"]
+    rows = [[one.recipe, one.mix, f"{one.cells:,}", *_intervals(one)] for one in precisions[:MOST_GROUPS]]
+    lines = [columns([head, *rows], left=2), f"  expected 95% intervals under {precisions[0].assumed}"]
+    if len(precisions) > MOST_GROUPS:
+        lines.append(f"  and {len(precisions) - MOST_GROUPS} more: see --json")
+    lengths = [f"{one.recipe} {one.mix}" for one in precisions if one.data == "samples_seen"]
     if lengths:
         lines.append(
             f"  data are samples seen where all cells draw from the same images: {', '.join(lengths[:3])}"
         )
-    widest = max(told, key=lambda one: one.cells)
+    widest = max(precisions, key=lambda one: one.cells)
     slopes = [f"{task} {half[0]:.2g}" for task, half in widest.slopes.items() if half[0] != float("inf")]
     if slopes:
         lines.append(
             f"  smallest slope of log(1 - AUC) on log size that a task can show ({widest.recipe} {widest.mix}): {', '.join(slopes)}"
         )
     warned: dict[str, list[str]] = {}
-    for one in told:
+    for one in precisions:
         for warning in one.loss.warnings:
             warned.setdefault(warning, []).append(f"{one.recipe} {one.mix}")
     lines += [
@@ -105,17 +109,19 @@ def _told(told: Sequence[Told]) -> list[str]:
     return lines
 
 
-def _intervals(told: Told) -> list[str]:
+def _intervals(precision: Precision) -> list[str]:
     words = []
     for name in ("alpha", "beta"):
-        one = told.loss.parameters.get(name)
+        one = precision.loss.parameters.get(name)
         if one is not None:
-            words.append(f"{one.value:.2f} ± {one.half:.2f}" if one.half != float("inf") else "cannot tell")
-    prediction = told.loss.prediction
+            words.append(
+                f"{one.value:.2f} ± {one.half:.2f}" if one.half != float("inf") else "not determined"
+            )
+    prediction = precision.loss.prediction
     known = prediction is not None and prediction.hi != float("inf")
     return [
         *words,
-        f"± {100 * prediction.half / prediction.value:.1f}%" if prediction and known else "cannot tell",
+        f"± {100 * prediction.half / prediction.value:.1f}%" if prediction and known else "not determined",
     ]
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from orch.planning.plan import Plan
 from orch_analysis.design import expected
-from orch_analysis.design.expected import Expected, Truth
+from orch_analysis.design.expected import AssumedLaw, Expected
 from orch_analysis.laws.law import Array
 
 BEYOND = 4.0  # the default target lies this factor beyond the largest model and the largest data size
@@ -21,12 +21,12 @@ Group = tuple[str, str]  # recipe, mix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Precision:
     """What the cells of one recipe and mix will tell.
 
     data:    what D is: `images`, or `samples_seen` where all cells draw from the same images for different lengths
     loss:    held-out loss by encoder parameters N and data D: intervals and prediction at `target`
-    truth:   where the law that this is computed under comes from
+    assumed: where the law that this is computed under comes from
     slopes:  per task the half width of the 95% interval of d log(1 - AUC) / d log N, and of the same by D
     """
 
@@ -35,7 +35,7 @@ class Told:
     cells: int
     data: str
     target: Mapping[str, float]
-    truth: str
+    assumed: str
     loss: Expected
     slopes: Mapping[str, tuple[float, float]]
 
@@ -53,7 +53,7 @@ class Told:
             "data": self.data,
             "scales": self.loss.scales,
             "law": self.loss.law,
-            "assumed": self.truth,
+            "assumed": self.assumed,
             "parameters": parameters,
             "target": dict(self.target),
             "prediction": prediction
@@ -66,30 +66,33 @@ class Told:
         }
 
 
-def tell(
-    plan: Plan, *, target: Mapping[str, float] | None = None, truths: Mapping[Group, Truth] | None = None
-) -> list[Told]:
+def expected_precision(
+    plan: Plan,
+    *,
+    target: Mapping[str, float] | None = None,
+    assumed_laws: Mapping[Group, AssumedLaw] | None = None,
+) -> list[Precision]:
     """What each recipe and mix of a plan will tell.
 
     target: `params` and `samples` of the prediction; without it both 4x beyond the largest of the group.
-    truths: laws from a pilot by (recipe, mix); without one, published exponents and 1% noise (`design.assumed`).
+    assumed_laws: laws from a pilot by (recipe, mix); without one, published exponents and 1% noise (`expected.assumed`).
     """
     found = []
     for group, points in _groups(plan.frame):
         axis = data_axis(pl.DataFrame(points))
         x = {"params": points["params"], "samples": points[axis]}
-        truth = (truths or {}).get(group) or expected.assumed(x)
+        assumed_law = (assumed_laws or {}).get(group) or expected.assumed(x)
         at = dict(target or {name: BEYOND * float(values.max()) for name, values in x.items()})
-        loss = expected.expected(truth, x, target=at)
+        loss = expected.expected(assumed_law, x, target=at)
         extra = _training_length(points)
         found.append(
-            Told(
+            Precision(
                 recipe=group[0],
                 mix=group[1],
                 cells=int(points["params"].size),
                 data=axis,
                 target=at,
-                truth=truth.source,
+                assumed=assumed_law.source,
                 loss=Expected(
                     **{n: getattr(loss, n) for n in Expected.__slots__} | {"warnings": loss.warnings + extra}
                 ),
@@ -125,7 +128,7 @@ def _training_length(points: Mapping[str, Array]) -> tuple[str, ...]:
     if abs(r) <= expected.CONFOUNDED:
         return ()
     return (
-        f"data size and samples seen move together (r = {r:.2f}): the data exponent holds training length too",
+        f"data size and samples seen are correlated (r = {r:.2f}): the data exponent includes the effect of training length",
     )
 
 
