@@ -129,3 +129,15 @@ def test_no_library_reads_the_process_arguments():
         if isinstance(node, ast.Attribute) and node.attr in {"argv", "orig_argv"}
     }
     assert readers <= entries
+
+
+@pytest.mark.parametrize("package", ["orch_core"])
+def test_importing_a_package_imports_its_public_names_only_when_they_are_used(package: str):
+    script = (
+        f"import sys, {package} as face\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'numpy', 'polars', 'pydantic', 'yaml', 'click', *HEAVY}, loaded\n"
+        "assert [name for name in face.__all__ if getattr(face, name, None) is None] == []\n"
+    ).replace("HEAVY", repr(HEAVY))
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
