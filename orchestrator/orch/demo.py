@@ -23,7 +23,7 @@ def run_demo(folder: Path) -> int:
     from orch.launching.launch import launch_study
     from orch.planning.command import Wishes, planned
     from orch.studies import find_study
-    from orch_analysis.report import report_study
+    from orch_analysis.reports import report_study
 
     started = time.monotonic()
     grid = _copy(folder)

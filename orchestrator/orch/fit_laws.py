@@ -16,7 +16,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.usable import ROW, listed, require
 from orch_analysis.forecast.auto import Choice
 from orch_analysis.laws import get
-from orch_analysis.report import report_points, report_study
+from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import Points, read_points
 from orch_analysis.tables.study_tables import read_results

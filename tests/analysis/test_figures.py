@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from orch_analysis.figures import coverage, factor_plots, style, task_plots, training_plots
-from orch_analysis.report.study_findings import findings, mix_rows
+from orch_analysis.reports.study_findings import findings, mix_rows
 from orch_analysis.tasks.slopes import slope_table
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.frontier import approaches, minimum
+from orch_analysis.frontiers import approaches, minimum
 
 DATA = Path(__file__).parents[1] / "data" / "laws"
 

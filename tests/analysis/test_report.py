@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from orch_analysis.report import report_points, report_study
+from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import points_file
 from orch_core.cell import Model
@@ -272,7 +272,7 @@ def test_points_without_tasks_or_with_another_law(tmp_path):
 
 def test_importing_the_report_draws_nothing():
     code = (
-        "import sys, orch_analysis.report; "
+        "import sys, orch_analysis.reports; "
         "print([m for m in ('seaborn', 'matplotlib', 'statsmodels', 'sklearn', 'torch', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

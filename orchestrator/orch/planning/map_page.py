@@ -18,7 +18,7 @@ def _lead(plan: Plan, hours: float, flops: float) -> str:
 def write_page(plan: Plan, failed: frozenset[str], path: Path) -> None:
     """Write the map of a plan as one HTML file; raises OrchError where it cannot be written."""
     from orch_analysis.figures.plan_maps import pictures
-    from orch_analysis.report.page import Page, Section, render
+    from orch_analysis.reports.page import Page, Section, render
     from orch_analysis.tables.export import Table
 
     cells, numbers = coverage(plan, failed), summary(plan)

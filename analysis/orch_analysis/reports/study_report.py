@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
-from orch_analysis.report.page import render
-from orch_analysis.report.page_tables import fit_table
-from orch_analysis.report.study_findings import Findings, findings
+from orch_analysis.reports.page import render
+from orch_analysis.reports.page_tables import fit_table
+from orch_analysis.reports.study_findings import Findings, findings
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
 from orch_analysis.tasks import slopes
@@ -26,8 +26,8 @@ def report_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, 
     Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same records give the
     same bytes. Raises OrchError where there is no study, nothing is finished, or the folder cannot be written.
     """
-    from orch_analysis.report import page_figures
-    from orch_analysis.report.study_page import study_page
+    from orch_analysis.reports import page_figures
+    from orch_analysis.reports.study_page import study_page
 
     study = open_study(root)
     found = findings(study, bootstrap=bootstrap, seed=seed)

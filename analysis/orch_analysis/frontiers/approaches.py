@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from orch_analysis.fitting.usable import as_numbers, require
-from orch_analysis.frontier.minimum import Floats, Minimum, loss_noise, minimum
+from orch_analysis.frontiers.minimum import Floats, Minimum, loss_noise, minimum
 from orch_core.errors import OrchError
 
 LEVEL = 0.95

@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
-from orch_analysis.frontier import approaches
-from orch_analysis.frontier.approaches import Frontier
-from orch_analysis.report import study_sentences
+from orch_analysis.frontiers import approaches
+from orch_analysis.frontiers.approaches import Frontier
+from orch_analysis.reports import study_sentences
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_analysis.tasks import correlation, factors, slopes

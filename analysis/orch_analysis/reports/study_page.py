@@ -9,10 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.report import page_tables, study_sentences
-from orch_analysis.report.page import Block, Page, Section, Text
-from orch_analysis.report.page_figures import Drawn
-from orch_analysis.report.study_findings import Findings
+from orch_analysis.reports import page_tables, study_sentences
+from orch_analysis.reports.page import Block, Page, Section, Text
+from orch_analysis.reports.page_figures import Drawn
+from orch_analysis.reports.study_findings import Findings
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_core.formatting import plural, significant

@@ -17,13 +17,13 @@ from orch_analysis.figures import (
     task_plots,
     training_plots,
 )
-from orch_analysis.report.study_findings import Findings, varying_factors
+from orch_analysis.reports.study_findings import Findings, varying_factors
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks import slopes
 from orch_core.formatting import count, plural
 
 if TYPE_CHECKING:
-    from orch_analysis.report.points_report import PointFindings
+    from orch_analysis.reports.points_report import PointFindings
 
 Drawn: TypeAlias = Mapping[str, Sequence[Picture]]
 DRAWN = ("n_total", "classes", "classes_binary", "gzip_rgb", "dbi_pixels", "headroom")
@@ -224,7 +224,7 @@ def _axes(found: PointFindings, folder: Path) -> list[Picture]:
 
 
 def _point_factors(found: PointFindings, folder: Path) -> list[Picture]:
-    from orch_analysis.report.points_report import correlated
+    from orch_analysis.reports.points_report import correlated
 
     if not found.axes or not found.names:
         return []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from orch_analysis.report.page import Answer
+from orch_analysis.reports.page import Answer
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.correlation import critical_correlation
 from orch_analysis.tasks.factors import LABELS

@@ -11,9 +11,9 @@ import polars as pl
 
 from orch_analysis.fitting.fit import Fit
 from orch_analysis.fitting.usable import ROW, as_numbers, with_error_column
-from orch_analysis.report import page_tables, study_sentences
-from orch_analysis.report.page import Answer, Block, Page, Section, Text, render
-from orch_analysis.report.study_findings import varying_factors
+from orch_analysis.reports import page_tables, study_sentences
+from orch_analysis.reports.page import Answer, Block, Page, Section, Text, render
+from orch_analysis.reports.study_findings import varying_factors
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
 from orch_analysis.tables.points_file import Points
@@ -26,7 +26,7 @@ from orch_core.formatting import listed, plural
 
 if TYPE_CHECKING:
     from orch_analysis.forecast.auto import Choice
-    from orch_analysis.report.page_figures import Drawn
+    from orch_analysis.reports.page_figures import Drawn
 
 SCORES = ("auc", "accuracy")  # values with a ceiling of 1
 OTHER = {"params": "params_encoder", "params_encoder": "params"}  # the axis that a slope is compared with
@@ -61,7 +61,7 @@ def report_points(
     choice, and the page says what the choice does. Writes report.html, figures, tables, laws.json and cards; the same
     points give the same bytes. Raises OrchError where there is no fit or the folder cannot be written.
     """
-    from orch_analysis.report import page_figures
+    from orch_analysis.reports import page_figures
 
     fits = [item if isinstance(item, Fit) else item.fit for item in found]
     if not fits:

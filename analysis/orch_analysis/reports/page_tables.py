@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
-from orch_analysis.frontier.approaches import Frontier
+from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.tables.export import Table
 from orch_analysis.tasks.correlation import critical_correlation
 from orch_analysis.tasks.factors import LABELS, WORDS
