@@ -62,7 +62,7 @@ def far_apart() -> None:
         for name, before, after in (
             ("orch_core/study/attempts.py", b"def machine() -> str:", own),
             ("orch_core/study/attempts.py", b"STALE_SECONDS = 90.0", b"STALE_SECONDS = 8.0"),
-            ("orch/launching/claims.py", b"BEAT_SECONDS = 15.0", b"BEAT_SECONDS = 1.0"),
+            ("orch/launching/worker/claims.py", b"BEAT_SECONDS = 15.0", b"BEAT_SECONDS = 1.0"),
         ):
             assert before in kept[name]
             kept[name] = kept[name].replace(before, after)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orch.launching import journal, waiting
-from orch.launching.process import Stop
+from orch.launching.worker.process import Stop
 from orch.launching.workers import Fleet
 from orch_core.study import attempts
 from orch_core.study.folder import create_study, open_study

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import causes, claims, launch, ranks, side_by_side, worker
+from orch.launching import launch
 from orch.launching.journal import ManifestEntry
-from orch.launching.process import Stop
+from orch.launching.worker import causes, claims, main, ranks, side_by_side
+from orch.launching.worker.process import Stop
 from orch_core import provenance
+from orch_core.grid.resources import Cluster
 from orch_core.study import attempts
 from orch_core.study.attempts import End
 from orch_core.study.folder import create_study
@@ -74,7 +76,7 @@ def test_a_process_that_the_kernel_killed_for_want_of_memory_is_told_from_anothe
         attempt = claims.claim(folder, replace(claims.current_owner("t", "w"), pid=1), 1)
         os.close(attempt.lock)
         vmstat.write_text(f"pgfault 9\noom_kill {kills}\n")
-        worker.record_death(study, ManifestEntry(id=job.cell.id, job=job), 1)
+        main.record_death(study, ManifestEntry(id=job.cell.id, job=job), 1)
         found.append(attempts.end_of(attempt.folder).cause)
     assert found == ["killed", "out_of_memory"]
 
@@ -113,12 +115,19 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
 )
 def test_a_cell_takes_no_more_gpus_than_there_are_here(monkeypatch, wanted, here, gpus):
     monkeypatch.setattr(provenance, "gpus", lambda: ["a GPU"] * here)
-    plan = SimpleNamespace(classes={"default": {"gpus_per_node": wanted}})
+    plan = SimpleNamespace(cluster=Cluster(gpus_per_node=wanted))
     assert launch.settings_of(plan, launch.Wishes()).gpus == gpus
 
 
-def test_side_by_side_the_last_reason_counts_and_a_crash_is_none(tmp_path):
+def test_side_by_side_a_crash_gives_no_reason_and_the_weightiest_reason_counts(
+    launching, tmp_path, monkeypatch
+):
     assert side_by_side.side_by_side((str(tmp_path), "no such launch", "", "10"), 2, Stop()) == "signal"
-    ends = list(side_by_side.ENDS.values())
-    assert ends.index("finished") < ends.index("deadline")  # one that must come back brings the job back
-    assert not {0, 1, 2} & side_by_side.ENDS.keys()  # what Python itself exits with
+    ends = iter(["finished", "deadline", "signal"])
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **how: real(["echo", "some talk\n" + next(ends)], **how)
+    )
+    assert (
+        side_by_side.side_by_side((), 3, Stop()) == "deadline"
+    )  # one that must come back brings the job back

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import causes, claims, journal, training, worker
-from orch.launching.process import Stop
+from orch.launching import journal
+from orch.launching.worker import causes, claims, main, training
+from orch.launching.worker.process import Stop
 from orch_core.cell import Cell, Job
 from orch_core.errors import OrchError
 from orch_core.study import attempts
@@ -68,7 +69,7 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
     entry = journal.ManifestEntry(id=job.cell.id, job=job)
     token = journal.new_token()
     journal.begin(study, token, [entry], {})
-    context = worker.WorkerContext(
+    context = training.WorkerContext(
         study=study,
         token=token,
         owner=claims.current_owner(token, "w0"),
@@ -86,7 +87,7 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
         return real(attempt)
 
     monkeypatch.setattr(claims, "is_newest", overtaken)
-    assert worker.walk_manifest(context, [entry]) == "finished"
+    assert main.walk_manifest(context, [entry]) == "finished"
     assert attempts.end_of(folder / "attempts" / "1").how == "fenced"
     assert not (folder / "record.json").exists()
     assert not list((folder / "checkpoint").glob("*"))

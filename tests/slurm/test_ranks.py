@@ -24,7 +24,7 @@ def call(*command: object) -> str:
 
 def ranks_of(root) -> list[int]:
     """Processes of this machine that are ranks of a study's cells."""
-    words = f"orch.launching.ranks rank {root}"
+    words = f"orch.launching.worker.ranks rank {root}"
     found = subprocess.run(["pgrep", "-f", "--", words], capture_output=True, text=True).stdout
     return [int(line) for line in found.split()]
 

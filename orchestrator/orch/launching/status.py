@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from orch.launching import journal, slurm
 from orch.launching.journal import ManifestEntry
-from orch.launching.worker import is_stopped
+from orch.launching.worker.main import is_stopped
 from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.study import attempts

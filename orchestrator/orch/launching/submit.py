@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from orch.console import command_line
-from orch.launching import claims, freeze, journal, progress, slurm, worker
+from orch.launching import freeze, journal, progress, slurm
 from orch.launching.journal import ManifestEntry
-from orch.launching.process import ONE_THREAD, Stop, signals_to, warning_seconds
 from orch.launching.settings import Failure, Settings, Summary, summarise
 from orch.launching.slurm import Value
 from orch.launching.status import Standing, stand, survey
-from orch.launching.training import WorkerContext
 from orch.launching.waiting import Watch, disk_full, wait_for
+from orch.launching.worker import claims, main
+from orch.launching.worker.process import ONE_THREAD, Stop, signals_to, warning_seconds
+from orch.launching.worker.training import WorkerContext
 from orch.launching.workers import Fleet, job_name, local_fleet, shares_of, slurm_fleet
 from orch_core import provenance
 from orch_core.cell import Job
@@ -122,7 +123,7 @@ def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[
         taken = attempts.numbers(folder)
         ended = [number for number in taken if attempts.end_of(folder / "attempts" / str(number))]
         entry = ManifestEntry(id=cell, job=job, group=group, after=max(ended, default=0))
-        if not worker.is_settled(study, entry):
+        if not main.is_settled(study, entry):
             entries.append(entry)
     return _in_order(entries)
 
@@ -192,7 +193,7 @@ def _in_process(watch: Watch, entries: list[ManifestEntry], code: dict[str, Any]
     def look() -> list[Standing]:
         return survey(watch.study, entries, token=watch.token, limit=watch.limit)
 
-    if worker.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
+    if main.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
         raise disk_full(watch.study)
     return look()
 
@@ -282,7 +283,7 @@ def _submit_local(study: Study, token: str, name: str, each: int, snapshot: Path
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with _environment(snapshot):
-            return executor.submit(worker.run, str(study.root.resolve()), token, name)
+            return executor.submit(main.run, str(study.root.resolve()), token, name)
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGHUP, before[1])
@@ -305,7 +306,7 @@ def _submit_slurm(
 
 
 def _entry(study: Study, token: str, group: str, minutes: float) -> Callable[[], str]:
-    return functools.partial(worker.run, str(study.root.resolve()), token, "", group, minutes)
+    return functools.partial(main.run, str(study.root.resolve()), token, "", group, minutes)
 
 
 def _adopt(study: Study, token: str, group: str, job: str, count: int, minutes: float) -> None:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orch.launching import causes, journal
+from orch.launching import journal
 from orch.launching.journal import ManifestEntry
-from orch.launching.process import Stop
 from orch.launching.status import Standing, stand
-from orch.launching.worker import record_death
+from orch.launching.worker import causes
+from orch.launching.worker.main import record_death
+from orch.launching.worker.process import Stop
 from orch.launching.workers import Fleet
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study

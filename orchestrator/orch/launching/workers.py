@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orch.launching import claims, journal, slurm
+from orch.launching import journal, slurm
 from orch.launching.settings import SLURM_WORKERS, Settings
 from orch.launching.slurm import SlurmJob
 from orch.launching.status import Standing
+from orch.launching.worker import claims
 from orch_core import provenance
 from orch_core.errors import OrchError
 from orch_core.study import attempts

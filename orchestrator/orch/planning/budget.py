@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.launching import claims
+from orch.launching.worker import claims
 from orch.planning.plan import Plan
 from orch.planning.pricing import hours_left
 from orch_core.errors import OrchError

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orch.launching import causes, claims, journal, ranks
-from orch.launching.claims import Attempt
+from orch.launching import journal
 from orch.launching.journal import ManifestEntry
-from orch.launching.process import Stop, heartbeat, log_to
+from orch.launching.worker import causes, claims, ranks
+from orch.launching.worker.claims import Attempt
+from orch.launching.worker.process import Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
 from orch_core.files import dumps, publish_once, write_atomic

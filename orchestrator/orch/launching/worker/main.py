@@ -10,17 +10,19 @@ import contextlib
 import faulthandler
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orch.launching import claims, journal, ranks, side_by_side, slurm
-from orch.launching.claims import Attempt
+from orch.launching import journal, slurm
 from orch.launching.journal import ManifestEntry
-from orch.launching.process import Stop, signals_to, warning_seconds
-from orch.launching.training import WorkerContext, attempt_cell, failed_record
+from orch.launching.worker import claims, ranks, side_by_side
+from orch.launching.worker.claims import Attempt
+from orch.launching.worker.process import Stop, signals_to, warning_seconds
+from orch.launching.worker.training import WorkerContext, attempt_cell, failed_record
 from orch_core.files import dumps, publish_once
 from orch_core.study import attempts
 from orch_core.study.folder import Study
@@ -188,3 +190,8 @@ def is_stopped(root: Path, token: str, entry: ManifestEntry) -> bool:
     except FileNotFoundError:
         return False
     return any(len(list(signature.iterdir())) >= SAME_ERROR_LIMIT for signature in signatures)
+
+
+if __name__ == "__main__":  # one of several processes of a job, see side_by_side
+    root, token, group, minutes = sys.argv[1:]
+    sys.stdout.write(work(Path(root), token, "", group, float(minutes), Stop()) + "\n")

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orch.launching import causes, claims
-from orch.launching.process import Stop, heartbeat, signals_to
+from orch.launching.worker import causes, claims
+from orch.launching.worker.process import Stop, heartbeat, signals_to
 from orch_core.files import dumps, publish_once, write_atomic
 from orch_core.study import attempts
 from orch_core.study.attempts import STALE_SECONDS, End
@@ -214,7 +214,7 @@ def _start_rank(folder: Path, config: RankConfig, rank: int, local: int) -> subp
 
 
 def _command(role: str, folder: Path) -> list[str]:
-    return [sys.executable, "-P", "-m", "orch.launching.ranks", role, str(folder)]
+    return [sys.executable, "-P", "-m", "orch.launching.worker.ranks", role, str(folder)]
 
 
 def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
