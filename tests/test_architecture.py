@@ -117,11 +117,7 @@ def test_fitting_a_table_of_points_loads_neither_the_planner_nor_image_packs(tmp
 
 
 def test_no_library_reads_the_process_arguments():
-    entries = {
-        "orch.launching.worker.ranks",
-        "orch.launching.side_by_side",
-        "orch.launching.worker",
-    }  # `python -m` of a node
+    entries = {"orch.launching.worker.main", "orch.launching.worker.ranks"}  # `python -m` of a node
     readers = {
         name
         for name, path in modules()
