@@ -13,8 +13,9 @@ import pytest
 
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.files import dumps
-from orch_core.study.folder import Study, create_study, publish
+from orch_core.study.folder import Study, create_study
 from orch_core.study.record import Reason, Record
+from orch_core.study.stored import publish
 
 LOSS = {
     "mae": (-0.12, -0.05),

@@ -8,8 +8,8 @@ import polars as pl
 
 from orch_analysis.tables.study_tables import read_curves, read_results, study_table
 from orch_core.cell import Model
-from orch_core.study.folder import publish
 from orch_core.study.record import Reason, Record
+from orch_core.study.stored import publish
 
 WIDE = Model(name="w32", width=32, depth=4, heads=4)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orch_core.errors import OrchError
 from orch_core.files import dumps, publish_once, write_atomic
-from orch_core.study.record import Reason, Record, read_record, record_from_json
+from orch_core.study.record import Cause, Reason, Record, parse_record
+from orch_core.study.stored import publish, read_record, repair
 
 
 def test_a_record_survives_json():
@@ -17,7 +19,7 @@ def test_a_record_survives_json():
     record = Record(
         cell="ff", name="a", status="diverged", values={"loss": 1.5, "steps": 3, "se": None}, reason=reason
     )
-    assert record_from_json(json.loads(dumps(record.to_json()))) == record
+    assert parse_record(dumps(record.to_json()).encode()) == record
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -60,8 +62,53 @@ def test_files_are_as_open_as_the_umask_says(tmp_path: Path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
-def test_no_record_is_none_and_another_file_is_an_error(tmp_path: Path):
-    assert read_record(tmp_path / "record.json") is None
-    (tmp_path / "record.json").write_text("{}")
-    with pytest.raises(KeyError):
-        read_record(tmp_path / "record.json")
+def test_a_record_of_another_version_is_read_with_what_this_one_knows():
+    document = Record(cell="ff", name="a", status="failed").to_json() | {
+        "reason": {"cause": "gremlins"},
+        "new": 1,
+    }
+    assert parse_record(json.dumps(document).encode()).reason == Reason(cause="gremlins", message="")
+
+
+def test_causes_are_words_in_json():
+    assert json.loads(dumps({"cause": Cause.OUT_OF_MEMORY})) == {"cause": "out_of_memory"}
+
+
+WHOLE = dumps(Record(cell="ff", name="a", status="done", values={"loss": 1.5}).to_json())
+DAMAGED = {
+    "empty": "",
+    "cut": WHOLE[: len(WHOLE) // 2],
+    "object": "{}",
+    "list": "[]",
+    "torn inside": WHOLE.replace('"loss"', '"lo'),
+    "no status": WHOLE.replace('"done"', '"perhaps"'),
+    "values are a list": WHOLE.replace('{\n  "loss": 1.5\n }', "[]"),
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_record_is_named_and_made_again(tmp_path: Path, text: str):
+    folder = tmp_path / "cells" / "ff"
+    folder.mkdir(parents=True)
+    assert read_record(folder / "record.json") is None
+    (folder / "record.json").write_text(text)
+    with pytest.raises(OrchError, match=f"{folder}/record.json is damaged"):
+        read_record(folder / "record.json")
+    assert repair(tmp_path) == [folder / "record.json.damaged-1"]
+    assert publish(folder, Record(cell="ff", name="a", status="done"))
+    assert (folder / "record.json.damaged-1").read_text() == text
+
+
+def test_repair_takes_the_copy_that_the_attempt_left(tmp_path: Path):
+    folder = tmp_path / "cells" / "ff"
+    for number, text in ((1, WHOLE), (2, WHOLE.replace('"done"', '"failed"'))):
+        (folder / "attempts" / str(number)).mkdir(parents=True)
+        (folder / "attempts" / str(number) / "record.json").write_text(text)
+    (folder / "record.json").write_text(WHOLE[:9])
+    assert repair(tmp_path)
+    assert not (folder / "record.json").exists()  # the last attempt failed
+    (folder / "attempts" / "2" / "record.json").write_text(WHOLE)
+    (folder / "record.json").write_text(WHOLE[:9])
+    assert repair(tmp_path)
+    assert (folder / "record.json").read_text() == WHOLE
+    assert repair(tmp_path) == []

@@ -14,8 +14,9 @@ import pytest
 from orch.tracking import track
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.files import dumps, publish_once
-from orch_core.study.folder import Study, create_study, publish
+from orch_core.study.folder import Study, create_study
 from orch_core.study.record import Reason, Record
+from orch_core.study.stored import publish
 
 BEGAN = 1_760_000_000.0  # Unix seconds
 TASKS = {"breast": 2, "pneumonia": 2, "blood": 8, "tissue": 8}

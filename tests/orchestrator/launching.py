@@ -199,7 +199,7 @@ def check_complete(study: Study, jobs: list[Job]) -> None:
         assert sum("end" in line for line in lines) == 1
         probed = [line["probe"] for line in lines if "probe" in line]
         assert sorted(probed) == sorted(probe.task for probe in job.probes)
-        assert all(study.probe_record(job.cell.id, probe) for probe in job.probes)
+        assert all(study.record(job.cell.id, probe) for probe in job.probes)
     assert len(list(study.root.glob("cells/*/record.json"))) == len(jobs)
 
 

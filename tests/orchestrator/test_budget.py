@@ -16,8 +16,9 @@ from orch.planning.command import Wishes, planned
 from orch.planning.plan import Plan, make_plan, read_plan
 from orch_core.errors import OrchError
 from orch_core.study.attempts import End
-from orch_core.study.folder import Study, publish
+from orch_core.study.folder import Study
 from orch_core.study.record import Record
+from orch_core.study.stored import publish
 
 GRID = """\
 study: costs

@@ -11,8 +11,9 @@ from orch.cli import main
 from orch.planning.map import costs, coverage, failed_cells, render
 from orch.planning.plan import Plan, make_plan, read_plan
 from orch_core.files import dumps
-from orch_core.study.folder import Study, publish
+from orch_core.study.folder import Study
 from orch_core.study.record import Reason, Record
+from orch_core.study.stored import publish
 
 GRID = """\
 study: map

@@ -139,7 +139,7 @@ def test_a_broken_probe_fails_alone(launching, start, tmp_path):
     summary = launching.finish(start(tmp_path, "--cells", 1, "--tasks", "a,broken,c"), 1)
     study = open_study(tmp_path)
     (job,) = launching.jobs(1, tasks=("a", "broken", "c"))
-    assert [bool(study.probe_record(job.cell.id, probe)) for probe in job.probes] == [True, False, True]
+    assert [bool(study.record(job.cell.id, probe)) for probe in job.probes] == [True, False, True]
     (failure,) = summary["failures"]
     assert (failure["task"], failure["cause"]) == ("broken", "code_error")
     assert study.record(job.cell.id).status == "done"

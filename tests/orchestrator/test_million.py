@@ -11,8 +11,8 @@ from orch.planning.plan import make_plan, read_plan, summary
 from orch_core.cost import price
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
-from orch_core.study.folder import publish
 from orch_core.study.record import Record
+from orch_core.study.stored import publish
 
 GRID = """\
 study: many

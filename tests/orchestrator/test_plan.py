@@ -17,8 +17,8 @@ from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.images.npz import pretraining_order
-from orch_core.study.folder import publish
 from orch_core.study.record import Record
+from orch_core.study.stored import publish
 
 GRID = """\
 study: small

@@ -16,8 +16,9 @@ from orch_analysis.design import next_cells
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of
-from orch_core.study.folder import Study, publish
+from orch_core.study.folder import Study
 from orch_core.study.record import Record
+from orch_core.study.stored import publish
 
 GRID = """\
 study: next

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from orch_core.files import write_atomic
 
+TAIL_BYTES = 4096
+Row = dict[str, float | int]
 
-def append_row(path: Path, row: dict[str, float | int]) -> None:
+
+def append_row(path: Path, row: Row) -> None:
     """Add a line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def read_rows(path: Path) -> list[dict[str, float | int]]:
-    """All rows; a line cut short by a crash is none."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+def read_rows(path: Path) -> list[Row]:
+    """All rows; lines that are not whole, such as one that a crash cut short, are left out."""
+    return _rows(path, 0)
 
 
-def write_rows(path: Path, rows: list[dict[str, float | int]]) -> None:
+def last_row(path: Path) -> Row:
+    """The last row, read from the file's end; empty before the first."""
+    return next(reversed(_rows(path, -TAIL_BYTES)), {})
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
     """Replace all rows."""
     write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
@@ -35,4 +37,26 @@ def write_rows(path: Path, rows: list[dict[str, float | int]]) -> None:
 def cut_after(path: Path, step: int) -> None:
     """Drop the rows beyond `step`, which a resumed run writes again."""
     if path.exists():
-        write_rows(path, [row for row in read_rows(path) if row["step"] <= step])
+        write_rows(path, [row for row in read_rows(path) if row.get("step", 0) <= step])
+
+
+def _rows(path: Path, start: int) -> list[Row]:
+    """The rows from byte `start` on, from the end if negative; none if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(start if start >= 0 else max(0, end + start))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return [row for row in map(_row, lines) if row]
+
+
+def _row(line: bytes) -> Row:
+    """The numbers of a line; empty if it is not a JSON object."""
+    try:
+        document: Any = json.loads(line)
+    except ValueError:
+        return {}
+    pairs = document.items() if isinstance(document, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, int | float)}

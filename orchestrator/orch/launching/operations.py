@@ -20,7 +20,8 @@ from orch_core.errors import OrchError
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner
 from orch_core.study.folder import Study
-from orch_core.study.record import Record, read_record
+from orch_core.study.record import Record
+from orch_core.study.stored import read_record
 
 LOG_LINES = 20
 

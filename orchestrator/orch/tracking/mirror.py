@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orch_core.study.folder import Study
-from orch_core.study.record import Record, record_from_json
+from orch_core.study.record import Record, parse_record
 
 FORMAT = 1  # enters every digest: a change of what is mirrored rewrites the runs
 CURVE_POINTS = 100  # per metric and run: more costs time and shows nothing more; the file has them all
@@ -150,7 +150,7 @@ def _digest(paths: Iterable[Path], *words: str) -> str:
 
 
 def _read(path: Path) -> Record:
-    return record_from_json(json.loads(path.read_text(encoding="utf-8")))
+    return parse_record(path.read_bytes())
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from orch_core.cell import Job, Probe
 from orch_core.files import dumps, publish_once, write_atomic
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner
-from orch_core.study.folder import Study, publish
+from orch_core.study.folder import Study
 from orch_core.study.record import Reason, Record
+from orch_core.study.stored import publish
 
 if TYPE_CHECKING:
     from orch_core.learn import MemoryPlan, Result
@@ -129,7 +130,7 @@ def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> En
     from orch_core import learn
 
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
-    missing = [probe for probe in entry.job.probes if not context.study.probe_record(entry.id, probe)]
+    missing = [probe for probe in entry.job.probes if not context.study.record(entry.id, probe)]
     parent = {"parent": f"cells/{entry.id}/record.json"}
     end = End(how="done")
     while missing:

@@ -1,0 +1,64 @@
+"""A record as a flat row: what its config, its values and its cost say, under the names that tables use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from orch_core.study.record import Record
+
+Label = str | int | float | None
+Row = dict[str, Label]
+CONFIG = ("mix", "images", "resolution", "patch", "channels", "batch", "precision", "seed")
+PROBE = ("kind", "protocol", "train_limit")
+
+
+def labels(config: Mapping[str, Any]) -> Row:
+    """What a cell's config (`cell.json`) says: algorithm, recipe, model and its shape, CONFIG, and `hp.<override>`."""
+    model, recipe = config.get("model") or {}, str(config.get("recipe", ""))
+    return {
+        "algorithm": recipe.partition("@")[0],
+        "recipe": recipe,
+        "model": model.get("name", ""),
+        **{name: model.get(name) for name in ("width", "depth", "heads")},
+        **{name: config.get(name) for name in CONFIG},
+        **{f"hp.{name}": value for name, value in config.get("overrides", ())},
+    }
+
+
+def row_of(record: Record) -> Row:
+    """Cell, name, status, task and probe of a record, its numbers, `seconds`, and of a probe its kind and protocol."""
+    probe = record.provenance.get("probe") or {}
+    return {
+        "cell": record.cell,
+        "name": record.name,
+        "status": record.status,
+        "task": record.task,
+        "probe": record.probe,
+        **{name: probe.get(name) for name in PROBE if record.task},
+        **numbers(record.values),
+        "seconds": record.cost.get("seconds"),
+    }
+
+
+def reason_row(record: Record) -> dict[str, str]:
+    """Cell, name and task of a record that holds no result, with cause, message and log."""
+    reason = record.reason
+    return {
+        "cell": record.cell,
+        "name": record.name,
+        "task": record.task,
+        "cause": reason.cause if reason else record.status,
+        "message": reason.message if reason else "",
+        "log": reason.log if reason else "",
+    }
+
+
+def numbers(values: Mapping[str, object]) -> dict[str, float]:
+    """The finite numbers among some values, as floats."""
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
