@@ -1,4 +1,4 @@
-"""stdout is data, stderr is talk; a user's mistake ends with its remedy and exit code 2, without a traceback."""
+"""Results on stdout, messages on stderr; a user's mistake prints its remedy and exits with 2, without a traceback."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-def share(text: str) -> float:
-    """A share between 0 and 1, written `1%` or `0.01`; raises click.BadParameter for anything else."""
+def fraction(text: str) -> float:
+    """Read a fraction between 0 and 1, written `1%` or `0.01`; raises click.BadParameter for anything else."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        message = f"{text!r} is not a share such as 1% or 0.01"
+        message = f"{text!r} is not a fraction such as 1% or 0.01"
         raise click.BadParameter(message)
     return value
 
 
 class Commands(click.Group):
-    """A click group in whose commands an OrchError is a message and a pipe may close early."""
+    """A click group whose commands print an OrchError as a message and accept that a pipe closes early."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words of the command for `command_line`, then parse them."""
@@ -49,14 +49,14 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn what the user can mend into exit codes."""
+        """Run the command, and turn what the user can correct into an exit code."""
         try:
             return super().invoke(ctx)
         except OrchError as error:
             report_error(error, as_json="--json" in command_line())
             ctx.exit(Exit.BAD_INPUT)
         except KeyboardInterrupt:
-            say("interrupted: the same command goes on where this one stopped")
+            say("interrupted: run the same command again to continue")
             ctx.exit(Exit.INTERRUPTED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,12 +70,12 @@ def command_line() -> tuple[str, ...]:
 
 
 def say(text: str) -> None:
-    """Talk, on stderr."""
+    """Print a message on stderr."""
     click.echo(text, err=True)
 
 
 def emit(document: Mapping[str, Any]) -> None:
-    """One JSON document on stdout; numbers that JSON has not (infinite, not a number) are null."""
+    """Print one JSON document on stdout; infinity and NaN, which JSON does not have, become null."""
     whole = {"schema_version": SCHEMA_VERSION, **document}
     try:
         text = json.dumps(whole, ensure_ascii=False, allow_nan=False)
@@ -86,12 +86,12 @@ def emit(document: Mapping[str, Any]) -> None:
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether colours and live displays are welcome: a terminal, not dumb, without NO_COLOR."""
+    """Whether to show colours and live displays: a terminal that is not dumb, without NO_COLOR."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def report_error(error: OrchError, *, as_json: bool) -> None:
-    """Print a mistake and its remedy; with --json also as the one document on stdout."""
+    """Print a mistake and its remedy on stderr; with --json also as the one document on stdout."""
     if as_json:
         problems = [
             {"file": p.file, "line": p.line, "column": p.column, "message": p.message}
@@ -106,7 +106,7 @@ def report_error(error: OrchError, *, as_json: bool) -> None:
 
 
 def columns(rows: list[list[str]], *, left: int) -> str:
-    """Rows as aligned text: the first `left` columns to the left, the rest to the right."""
+    """Align rows as text: the first `left` columns to the left, the others to the right."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

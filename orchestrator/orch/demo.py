@@ -1,4 +1,4 @@
-"""`orch demo`: a whole study on this machine, from the shipped images to a report."""
+"""`orch demo`: run a whole study on this machine, from the shipped images to a report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EXPERIMENTS = Path(orch.__file__).parents[2] / "experiments"
 
 
 def run_demo(folder: Path) -> int:
-    """Copy the demo's grid and images into `folder`, then plan, launch, sync and fit-laws; the exit code of the launch.
+    """Copy the demo's grid and images into `folder`, plan, launch and fit; returns the exit code of the launch.
 
-    Raises OrchError where the shipped experiments are not beside the package, or `folder` cannot be written.
+    Raises OrchError if the shipped experiments are missing or `folder` cannot be written.
     """
     from orch.launching.launch import Wishes as Launch
     from orch.launching.launch import launch_study
@@ -38,17 +38,19 @@ def run_demo(folder: Path) -> int:
     say("\n$ orch fit-laws")
     report = report_study(study.root)
     say(f"\nreport: {report} ({duration((time.monotonic() - started) / 3600)} from grid to report)")
-    say("what to try next:")
-    say("  orch ui                                   browse the runs in MLflow")
-    say("  orch plan experiments/small-study.yaml    a study that shows real scaling, within the hour")
-    say("  orch fit-laws experiments/published/biovfm.csv    the published study's 24 slopes, with intervals")
+    say("next, you can browse the runs in MLflow:")
+    say("  orch ui")
+    say("plan a study that shows real scaling and takes about half an hour:")
+    say("  orch plan experiments/small-study.yaml")
+    say("or fit the 24 slopes of the published study:")
+    say("  orch fit-laws experiments/published/biovfm.csv")
     return summary.exit_code
 
 
 def _copy(folder: Path) -> Path:
     if not (EXPERIMENTS / "demo.yaml").exists():
-        message = f"the demo's grid and images are not at {EXPERIMENTS}"
-        raise OrchError(message, hint="run it from a clone of the repository, installed with `make demo`")
+        message = f"the demo's grid and images are missing at {EXPERIMENTS}"
+        raise OrchError(message, hint="clone the repository and run `make demo` there")
     try:
         shutil.copytree(
             EXPERIMENTS / "images",
@@ -59,4 +61,4 @@ def _copy(folder: Path) -> Path:
         return Path(shutil.copy(EXPERIMENTS / "demo.yaml", folder / "demo.yaml"))
     except OSError as error:
         message = f"cannot copy the demo into {folder}: {error.strerror or error}"
-        raise OrchError(message, hint="run it in a folder that you can write, with 1 GB free") from error
+        raise OrchError(message, hint="run it in a writable folder with 1 GB free") from error

@@ -1,6 +1,6 @@
-"""`orch doctor`: what of this machine works, and what to do about what does not.
+"""`orch doctor`: check this machine, and print a remedy for everything that does not work.
 
-Nothing heavy is imported: versions come from package metadata, torch answers from a process of its own.
+Nothing heavy is imported: versions come from package metadata, and torch runs in a separate process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "gpus"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One line of the doctor's answer: `message` says what was found, `remedy` what to do where it is not ok."""
+    """One check: `message` describes what was found, `remedy` what to do unless the status is ok."""
 
     name: str
     status: Status
@@ -49,7 +49,10 @@ class Check:
 
 
 def checks(study_root: Path | None = None) -> list[Check]:
-    """Every check, in the order in which things are needed; `study_root` or the working directory is written to."""
+    """Every check, in the order in which things are needed.
+
+    Writes temporary files into `study_root`, or into the working directory without one.
+    """
     place = study_root or Path.cwd()
     return [
         _python(),
@@ -69,27 +72,25 @@ def _python() -> Check:
     if missing:
         message = f"{version}, built without {', '.join(missing)}"
         remedy = (
-            "install liblzma-dev, libsqlite3-dev and libssl-dev and build Python again, or use another one"
+            "install liblzma-dev, libsqlite3-dev and libssl-dev and rebuild Python, or use another Python"
         )
         return Check(name="python", status="error", message=message, remedy=remedy)
     return Check(name="python", status="ok", message=f"{version} at {sys.executable}")
 
 
 def _training() -> list[Check]:
-    """Torch with CUDA, and timm: missing ones are no mistake where only plans and fits are made."""
+    """Torch with CUDA, and timm; if they are missing, this machine can still plan and fit, so that is a warning."""
     found = {name: _version(name) for name in ("torch", "torchvision", "timm")}
     absent = [name for name, version in found.items() if not version]
     if absent:
-        message = (
-            f"{', '.join(absent)} not installed: this machine plans, launches and fits, but cannot train"
-        )
+        message = f"{', '.join(absent)} not installed; this machine can plan, launch and fit, but not train"
         return [
             Check(name="torch", status="warning", message=message, remedy="pip install 'orch-scaling[train]'")
         ]
     answer, error = _ask_torch()
     if error:
         message = f"torch {found['torch']} and torchvision {found['torchvision']} cannot be imported: {error}"
-        remedy = "install a pair that matches: pip install --force-reinstall torch torchvision"
+        remedy = "install matching versions: pip install --force-reinstall torch torchvision"
         return [Check(name="torch", status="error", message=message, remedy=remedy)]
     return [_cuda(answer), Check(name="timm", status="ok", message=found["timm"])]
 
@@ -105,11 +106,11 @@ def _cuda(answer: dict[str, object]) -> Check:
         message = f"{answer['torch']} sees no GPU, but nvidia-smi lists {', '.join(seen)}"
         remedy = "install a torch built for this driver's CUDA (`nvidia-smi` prints the version)"
         return Check(name="torch", status="error", message=message, remedy=remedy)
-    return Check(name="torch", status="ok", message=f"{answer['torch']} on the CPU, no GPU here")
+    return Check(name="torch", status="ok", message=f"{answer['torch']} on the CPU; this machine has no GPU")
 
 
 def _ask_torch() -> tuple[dict[str, object], str]:
-    """What torch says of itself, or the last line of why it does not."""
+    """Versions and GPUs as torch reports them, and otherwise the last line of its error."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", ASK_TORCH],
@@ -119,7 +120,7 @@ def _ask_torch() -> tuple[dict[str, object], str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {}, f"no answer within {TORCH_SECONDS:.0f} s"
+        return {}, f"importing torch took more than {TORCH_SECONDS:.0f} s"
     if done.returncode:
         return {}, (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
     return dict(json.loads(done.stdout.splitlines()[-1])), ""
@@ -127,17 +128,17 @@ def _ask_torch() -> tuple[dict[str, object], str]:
 
 def _slurm() -> Check:
     if not shutil.which("sbatch"):
-        message = "no sbatch on PATH"
-        remedy = "for --cluster slurm run on a login node; --cluster local and debug work here"
+        message = "sbatch is not on PATH"
+        remedy = "run orch on a login node to use --cluster slurm; --cluster local and debug work here"
         return Check(name="slurm", status="warning", message=message, remedy=remedy)
     partitions, error = _output("sinfo", "--noheader", "--format=%R")
     if error:
-        remedy = "ask the cluster's operators whether the controller is down; --cluster local works here"
+        remedy = "ask the cluster's operators whether the controller is down; --cluster local works meanwhile"
         return Check(name="slurm", status="error", message=f"sinfo: {error}", remedy=remedy)
     names = ", ".join(sorted(set(partitions.split())))
     _, error = _output("sacct", "--noheader", "--allocations", "--format=jobid")
     if error:
-        remedy = "without accounting, jobs that ended while no launcher ran are known by their records alone"
+        remedy = "none is needed; without accounting, jobs that end while no launcher runs are judged by their records"
         return Check(
             name="slurm", status="warning", message=f"partitions {names}; sacct: {error}", remedy=remedy
         )
@@ -148,13 +149,16 @@ def _disk(place: Path) -> Check:
     existing = next(path for path in (place.resolve(), *place.resolve().parents) if path.exists())
     usage = shutil.disk_usage(existing)
     message = f"{usage.free / GIGABYTE:.1f} GB free of {usage.total / GIGABYTE:.0f} GB at {existing}"
-    remedy = "free some, or choose another folder with --study; a checkpoint takes 12 bytes a parameter, 1 GB for a ViT-B"
+    remedy = (
+        "free some space, or choose another folder with --study; "
+        "a checkpoint takes 12 bytes per parameter, which is 1 GB for a ViT-B"
+    )
     status: Status = "error" if usage.free < NO_DISK else "warning" if usage.free < LITTLE_DISK else "ok"
     return Check(name="disk", status=status, message=message, remedy="" if status == "ok" else remedy)
 
 
 def _writable(place: Path) -> Check:
-    """Write, sync, link, rename and lock: what records, attempts and the mirror need of the file system."""
+    """Write, sync, link, rename and lock a file, which records, attempts and the mirror need to do."""
     existing = next(path for path in (place.resolve(), *place.resolve().parents) if path.exists())
     step = "write"
     try:
@@ -171,9 +175,9 @@ def _writable(place: Path) -> Check:
             second.rename(third)
     except OSError as error:
         message = f"cannot {step} in {existing}: {error.strerror}"
-        remedy = "choose a folder of your own on a disk with POSIX links and locks, with --study"
+        remedy = "use --study to choose a folder that you own, on a disk with POSIX links and locks"
         return Check(name="folder", status="error", message=message, remedy=remedy)
-    return Check(name="folder", status="ok", message=f"{existing} can be written, linked and locked")
+    return Check(name="folder", status="ok", message=f"files in {existing} can be written, linked and locked")
 
 
 def _study(root: Path) -> Check:
@@ -186,27 +190,25 @@ def _study(root: Path) -> Check:
 
 
 def _mlflow(place: Path) -> Check:
-    """The installed MLflow against the schema of the study's database, where there is one."""
+    """Compare the installed MLflow with the schema of the study's database, if there is one."""
     version = _version("mlflow")
     if not version:
-        message = "not installed: `orch sync` and `orch ui` need it"
+        message = "MLflow is not installed; `orch sync` and `orch ui` need it"
         return Check(name="mlflow", status="error", message=message, remedy="pip install mlflow")
     database = place / "mlflow.db"
     if not database.exists():
-        return Check(name="mlflow", status="ok", message=f"{version}; no mlflow.db in {place} yet")
+        return Check(name="mlflow", status="ok", message=f"{version}; {place} has no mlflow.db yet")
     found, head = _schema_of(database), _schema_head()
     if found != head:
-        message = f"{database} has schema {found or 'none'}, MLflow {version} has {head}"
-        remedy = "delete mlflow.db and run `orch sync`: the study holds everything that was in it"
+        message = f"{database} has schema {found or 'none'}, but MLflow {version} needs {head}"
+        remedy = "delete mlflow.db and run `orch sync`, which rebuilds it from the study"
         return Check(name="mlflow", status="error", message=message, remedy=remedy)
     network = network_filesystem(place)
     if network:
-        message = f"{version}; {database} lies on {network}, where SQLite's locks may not hold"
-        remedy = (
-            "let one machine at a time run `orch sync` and `orch ui`, or use a server with --tracking-uri"
-        )
+        message = f"{version}; {database} is on {network}, where SQLite's locks may not work"
+        remedy = "run `orch sync` and `orch ui` on one machine at a time, or use a server with --tracking-uri"
         return Check(name="mlflow", status="warning", message=message, remedy=remedy)
-    return Check(name="mlflow", status="ok", message=f"{version}, schema {head} as in {database}")
+    return Check(name="mlflow", status="ok", message=f"{version}; {database} has its schema {head}")
 
 
 def _schema_of(database: Path) -> str:
@@ -218,7 +220,7 @@ def _schema_of(database: Path) -> str:
 
 
 def _schema_head() -> str:
-    """The newest revision among MLflow's migrations, read from their files: importing MLflow takes 2 CPU seconds."""
+    """The newest revision among MLflow's migration files; importing MLflow would take 2 CPU seconds."""
     spec = importlib.util.find_spec("mlflow")
     folders = list(spec.submodule_search_locations or []) if spec else []
     revisions: set[str] = set()
@@ -234,12 +236,12 @@ def _schema_head() -> str:
 
 def _git() -> Check:
     if not shutil.which("git"):
-        message = "not on PATH: records of a checkout will not name its commit"
+        message = "git is not on PATH; records made from a checkout will not name its commit"
         return Check(name="git", status="warning", message=message, remedy="install git")
     state = provenance.code_state()
     if not state:
-        return Check(name="git", status="ok", message="orch is installed from a package, not a checkout")
-    changed = ", with changes that records name by a hash" if state["dirty"] else ""
+        return Check(name="git", status="ok", message="orch is installed from a package, not from a checkout")
+    changed = "; records identify its uncommitted changes by a hash" if state["dirty"] else ""
     return Check(name="git", status="ok", message=f"orch runs from commit {state['commit'][:10]}{changed}")
 
 
@@ -251,7 +253,7 @@ def _version(package: str) -> str:
 
 
 def _output(*command: str) -> tuple[str, str]:
-    """What a command printed, and why it failed: empty where it did not."""
+    """The output of a command, and its error, which is empty if it succeeded."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

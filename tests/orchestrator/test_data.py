@@ -58,8 +58,8 @@ def test_packing_tells_what_is_there(tmp_path: Path, packs: Path) -> None:
         (["={images}/blood.npz"], "names no modality"),
         (["all={images}/blood.npz"], "names no modality"),
         (["ct={images}/blood.npz", "mr={images}/../images/blood.npz"], "two sources are called 'blood'"),
-        (["{images}/blood.npz", "--max-bad", "200%"], "'200%' is not a share"),
-        (["{images}/blood.npz", "--val", "some"], "'some' is not a share"),
+        (["{images}/blood.npz", "--max-bad", "200%"], "'200%' is not a fraction"),
+        (["{images}/blood.npz", "--val", "some"], "'some' is not a fraction"),
         ([], "Missing argument"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orch.cli.arguments import AS_JSON, FOLDER, WHOLE, answer
-from orch.console import Commands, say, share
+from orch.console import Commands, fraction, say
 
 
 @click.group(cls=Commands)
@@ -31,14 +31,14 @@ def data() -> None:
 )
 @click.option(
     "--val",
-    type=share,
+    type=fraction,
     default="1%",
     show_default=True,
     help="Hold out this share of a source that brings no validation split.",
 )
 @click.option(
     "--max-bad",
-    type=share,
+    type=fraction,
     default="1%",
     show_default=True,
     help="Stop if more than this share of a source is unusable.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orch.cli.arguments import AS_JSON, FOLDER, NATURAL, POSITIVE, answer, options_of
-from orch.console import share
+from orch.console import fraction
 
 if TYPE_CHECKING:
     from orch.fit_laws import Wishes
@@ -62,7 +62,7 @@ MAPPING = click.option(
     help="Compute this kind of interval; auto is percentile with a hundred points to spare, otherwise t.",
 )
 @click.option(
-    "--level", type=share, default="95%", show_default=True, help="Set the level of intervals and bands."
+    "--level", type=fraction, default="95%", show_default=True, help="Set the level of intervals and bands."
 )
 @click.option(
     "--ceiling", type=float, help="Set the best value that a growing metric can reach, for --law auto."
