@@ -4,12 +4,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from orch.cli import main
 from orch_analysis.fitting.fit import fit
@@ -81,3 +83,10 @@ def test_the_grid_that_uses_most_of_the_language_is_a_grid(tmp_path: Path):
     checked = read_grid(tmp_path / "grid.yaml")
     assert checked.absent == {"ct", "us", "lung"}
     assert enumerate_cells(checked).height > 100
+
+
+def test_the_citation_names_the_version_and_licence_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what the format requires
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
