@@ -21,18 +21,19 @@ def run_demo(folder: Path) -> int:
     """
     from orch.launching.launch import Wishes as Launch
     from orch.launching.launch import launch_study
-    from orch.planning.command import Wishes, planned
+    from orch.planning.planner import PlanOptions, plan_grid
     from orch.studies import find_study
     from orch_analysis.reports import report_study
+    from orch_core.study.plan import read_plan
 
     started = time.monotonic()
     grid = _copy(folder)
     say(f"$ orch plan {grid}")
-    made = planned(grid, None, Wishes())
+    made = plan_grid(grid, None, PlanOptions())
     say(made.text)
     study = find_study(None)
     say("\n$ orch launch --cluster local")
-    summary = launch_study(study.root, Launch())
+    summary = launch_study(read_plan(study), study, Launch())
     if summary.exit_code or summary.remaining:
         return summary.exit_code
     say("\n$ orch fit-laws")

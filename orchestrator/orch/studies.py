@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from orch_core.errors import OrchError
+from orch_core.files import write_atomic
 from orch_core.study.folder import Study, open_study
 
 POINTER = ".orch"  # in the working directory: the path of the study that was planned there last
@@ -26,3 +28,9 @@ def find_study(argument: Path | None) -> Study:
 
         return open_study(Path("studies").resolve() / read_grid(argument).grid.study)
     return open_study(argument.resolve())
+
+
+def remember_study(study: Study) -> None:
+    """Make a study the one that commands mean in this directory; in a read-only directory it is not remembered."""
+    with contextlib.suppress(OSError):
+        write_atomic(Path(POINTER), f"{study.root}\n")

@@ -47,12 +47,12 @@ def measured(seeds: int) -> dict[str, float]:
         folder = Path(name)
         (folder / "grid.yaml").write_text(GRID.replace("SEEDS", str(list(range(seeds)))))
         began, cpu = time.perf_counter(), time.process_time()
-        from orch.planning.plan import draft, summary, write
+        from orch.planning.draft import draft, save
 
         imported = time.perf_counter()
         plan, study, checked = draft(folder / "grid.yaml", folder / "study")
         drafted = time.perf_counter()
-        write(plan, study, checked, summary(plan))
+        save(plan, study, checked)
         ended = time.perf_counter()
         found = {
             "cells": plan.frame.height,

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning import budget
-from orch.planning.budget import Limits, assess, limits_of, open_reservations, reserve, spent_hours
-from orch.planning.command import Wishes, planned
-from orch.planning.plan import Plan, make_plan, read_plan
+from orch import budget
+from orch.budget import Limits, assess, limits_of, open_reservations, reserve, spent_hours
+from orch.planning.draft import make_plan
+from orch.planning.planner import PlanOptions, plan_grid
 from orch_core.errors import OrchError
 from orch_core.study.attempts import End
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish
 
@@ -168,8 +169,8 @@ def test_launches_at_once_never_reserve_more_than_the_limit(planned_study):
 def test_the_plan_names_what_is_beyond_its_budget(planned_study, tmp_path: Path):
     plan, _ = planned_study
     total = plan.frame["hours_mid"].sum()
-    made = planned(tmp_path / "grid.yaml", None, Wishes(usd=2 * 0.8 * total))
-    document, text = made.document, made.text
+    made = plan_grid(tmp_path / "grid.yaml", None, PlanOptions(usd=2 * 0.8 * total))
+    document, text = made.to_json(), made.text
     assert len(document["beyond_budget"]) == 2
     assert "`orch launch` refuses: 2 cells: mae@1 ViT-S" in text
     assert document["usd"] == pytest.approx(2 * total)

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 
 from orch.planning import calibration, speed
 from orch.planning.calibration import Calibration, ProbeLoad, ProbeRate, Rate
-from orch.planning.plan import draft
+from orch.planning.draft import draft
 from orch_core.cell import Cell, Model
 from orch_core.cost import price
 from orch_core.errors import OrchError
@@ -145,9 +145,9 @@ def test_more_work_takes_longer_whatever_the_rates():
 
 
 def test_a_grids_cells_are_spread_over_their_work():
-    from orch.planning.calibrate import _cells
+    from orch.planning.speed import cells_of
 
-    chosen, precision = _cells(Path("grid.yaml"))
+    chosen, precision = cells_of(Path("grid.yaml"))
     assert precision == "fp32"
     assert {(one.recipe, one.model.name) for one in chosen if one.model} == {
         (recipe, model) for recipe in ("mae@1", "moco-v3@1") for model in "ab"

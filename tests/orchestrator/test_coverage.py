@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from orch.cli import main
-from orch.planning.map import costs, coverage, failed_cells, render
-from orch.planning.plan import Plan, make_plan, read_plan
+from orch.planning.draft import make_plan
+from orch.planning.map import costs, coverage, render, study_map
 from orch_core.files import dumps
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, read_plan
 from orch_core.study.record import Reason, Record
 from orch_core.study.stored import publish
 
@@ -71,7 +72,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, Stud
 
 def test_marks_and_counts_are_those_of_the_rows(planned):
     plan, study = planned
-    cells = {(c["recipe"], c["model"], c["images"]): c for c in coverage(plan, failed_cells(study))}
+    cells = {(c["recipe"], c["model"], c["images"]): c for c in coverage(plan, study_map(study).failed)}
     assert {key: cell["mark"] for key, cell in cells.items()} == {
         ("mae@1", "ViT-S", 1000000): "!",
         ("mae@1", "ViT-Ti", 1000000): "+",
@@ -95,7 +96,7 @@ def test_hours_of_every_axis_add_up_to_the_plan(planned):
 
 def test_the_map_is_plain_text_from_small_to_large(planned):
     plan, study = planned
-    lines = render(plan, failed_cells(study)).splitlines()
+    lines = render(plan, study_map(study).failed).splitlines()
     at = lines.index("mae@1 all")
     assert lines[at + 1].split() == ["size", "\\", "images", "20", "k", "1", "M"]
     assert lines[at + 2].split() == ["ViT-Ti", "#", "2/2", "+", "0/2"]
@@ -119,7 +120,7 @@ def test_the_page_draws_every_square_and_counts_what_the_terminal_does(planned, 
     assert done.exit_code == 0
     html = (tmp_path / "map.html").read_text()
     plan = read_plan(study)
-    for cell in coverage(plan, failed_cells(study)):
+    for cell in coverage(plan, study_map(study).failed):
         whole = cell["done"] + cell["partial"] + cell["failed"] + cell["planned"]
         assert f">{cell['done']}/{whole}<" in html  # the number in the square
     assert html.count("<svg") == 2

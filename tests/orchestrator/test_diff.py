@@ -7,12 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.command import Wishes, planned
 from orch.planning.diff import LABELS, diff
-from orch.planning.plan import make_plan, open_plan
+from orch.planning.draft import make_plan
+from orch.planning.planner import PlanOptions, plan_grid
 from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.study.plan import open_plan
 
 GRID = """\
 study: changes
@@ -111,16 +112,16 @@ def test_orch_plan_diff_compares_with_the_studys_plan_and_writes_nothing(tmp_pat
     plan, study = make_plan(tmp_path / "grid.yaml")
     kept = (study.root / "plan.parquet").read_bytes()
     frame_of(tmp_path, batch=32, seeds=[0, 7])
-    made = planned(tmp_path / "grid.yaml", None, Wishes(against=""))
-    document, text = made.document, made.text
+    made = plan_grid(tmp_path / "grid.yaml", None, PlanOptions(against=""))
+    document, text = made.to_json(), made.text
     # 8 mae cells of seed 0 change; of seed 1 they go, of seed 7 they come; controls do not depend on the batch
     assert document["diff"]["counts"] == {"create": 8 + 2, "keep": 2, "drop": 8 + 2, "changed": 8}
     assert {row["reason"] for row in document["diff"]["changed"]} == {"batch 64 -> 32"}
     assert "batch 64 -> 32" in text
     assert (study.root / "plan.parquet").read_bytes() == kept
     (archived,) = (study.root / "plans").iterdir()
-    made = planned(tmp_path / "grid.yaml", None, Wishes(against=str(archived)))
-    again, _ = made.document, made.text
+    made = plan_grid(tmp_path / "grid.yaml", None, PlanOptions(against=str(archived)))
+    again, _ = made.to_json(), made.text
     assert again["diff"] == document["diff"]
     assert plan.hash[:12] == archived.stem
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.plan import draft, summary
+from orch.planning.draft import draft
 from orch.planning.pricing import with_classes, with_micro_batches
+from orch.planning.summary import summary
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError, OrchError
@@ -393,7 +394,7 @@ def test_the_devices_of_a_cell_share_its_batch_and_its_time(tmp_path: Path, monk
         probing = alone["b"]["hours_probes"]
         assert big["hours_mid"] == pytest.approx(alone["b"]["hours_mid"] + 7 * probing)
         assert jobs["b"].seconds == pytest.approx(3600 * big["hours_mid"] / 8)
-        assert summary(plan)["usd"] == pytest.approx(2 * plan.frame["hours_mid"].sum())
+        assert summary(plan).usd == pytest.approx(2 * plan.frame["hours_mid"].sum())
 
 
 def test_the_schema_for_editors_knows_every_key():

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.plan import draft
+from orch.planning.draft import draft
 from orch_core.errors import GridError, OrchError
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.plan import draft
+from orch.planning.draft import draft
 from orch_core.grid.cells import cell_of, enumerate_cells, halves_of
 from orch_core.grid.check import read_grid
 

@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 
 from orch.planning.diff import diff
-from orch.planning.plan import make_plan, read_plan, summary
+from orch.planning.draft import make_plan
+from orch.planning.summary import summary
 from orch_core.cost import price
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.study.plan import read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish
 
@@ -83,7 +85,7 @@ def test_a_plan_of_100_000_cells_is_written_read_and_knows_its_state(folder: Pat
     states = dict(again.frame.filter(pl.col("state") != "new").select("id", "state").iter_rows())
     assert states == {done: "done", partial: "partial", diverged: "done"}
     assert again.hash == plan.hash
-    assert summary(again)["states"] == {"new": CELLS - 3, "partial": 1, "done": 2}
+    assert summary(again).states == {"new": CELLS - 3, "partial": 1, "done": 2}
     assert again.frame["id"].equals(plan.frame["id"])
     assert (study.root / "plan.parquet").stat().st_size < 100 * CELLS
 

@@ -10,13 +10,15 @@ from click.testing import CliRunner
 
 from orch.cli import main
 from orch.console import emit
-from orch.planning.plan import make_plan, read_plan, summary
+from orch.planning.draft import make_plan
+from orch.planning.summary import summary
 from orch.studies import find_study
 from orch_core.cost import price
 from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.images.npz import pretraining_order
+from orch_core.study.plan import read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish
 
@@ -154,8 +156,8 @@ def test_a_plan_is_written_and_read_back_and_knows_what_is_done(folder: Path):
         )
     again = read_plan(find_study(None))
     assert again.hash == plan.hash
-    assert summary(again)["states"] == {"new": 20, "partial": 1, "done": 0}
-    assert summary(again)["probes_left"] == 2 * 21 - 1
+    assert summary(again).states == {"new": 20, "partial": 1, "done": 0}
+    assert summary(again).probes_left == 2 * 21 - 1
     assert [job.cell.id for job in again.jobs()] == again.frame["id"].to_list()
 
 
@@ -179,7 +181,7 @@ def test_duplicates_between_splits_are_noted_and_left_out(folder: Path):
 
 def test_the_summary_is_json(folder: Path):
     plan, _ = make_plan(folder / "grid.yaml")
-    assert json.loads(json.dumps(summary(plan), allow_nan=False))["schema_version"] == 1
+    assert json.loads(json.dumps(summary(plan).to_json(), allow_nan=False))["schema_version"] == 1
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orch.launching import cluster_profile
 from orch.launching.launch import Wishes, settings_of
+from orch.user_settings import user_cluster
 from orch_core.errors import GridError
 from orch_core.grid.resources import Cluster, SizeClass
 
@@ -54,5 +54,5 @@ def test_without_a_file_and_on_ones_own_machine_nothing_changes(write):
 def test_a_mistake_in_it_is_shown_at_its_place(write, text, place):
     write(text)
     with pytest.raises(GridError) as caught:
-        cluster_profile.of_user()
+        user_cluster()
     assert f"cluster.yaml{place}" in str(caught.value)

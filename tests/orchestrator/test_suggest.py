@@ -1,5 +1,6 @@
 """Suggestions on a study whose law is known: within budget, new cells only, narrowing the target, a grid that plans."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.planning.advise import SEEDS, advise, write_grid
-from orch.planning.plan import Plan, draft, make_plan, read_plan
-from orch.planning.suggest import suggest_for
+from orch.planning.draft import draft, make_plan
+from orch.planning.suggest import SEEDS, SuggestOptions, advise, suggest, write_grid
+from orch.studies import find_study
 from orch_analysis.design import expected as design
 from orch_analysis.design import next_cells
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 from orch_core.grid.cells import cell_of
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish
 
@@ -75,7 +77,7 @@ def answer(study: Study, frame: pl.DataFrame, *, noise: float = 0.003, axis: str
 
 def test_without_a_fit_it_walks_the_cheap_edges(planned):
     _plan, study = planned
-    (advice,) = advise(study, TARGET, 100.0)
+    (advice,) = advise(study, SuggestOptions(target=TARGET, budget=100.0))
     assert advice.before is None
     sizes = {pick.model for pick in advice.picks if pick.images == 10000}
     data = {pick.images for pick in advice.picks if pick.model == "f-w64-d6"}
@@ -83,10 +85,10 @@ def test_without_a_fit_it_walks_the_cheap_edges(planned):
     assert len(data) == 5
     hours = [pick.hours for pick in advice.picks]
     assert hours == sorted(hours)
-    poor = advise(study, TARGET, sum(hours[:3]) * 1.0001)[0]
+    poor = advise(study, SuggestOptions(target=TARGET, budget=sum(hours[:3]) * 1.0001))[0]
     assert [pick.model for pick in poor.picks] == [pick.model for pick in advice.picks[:3]]
     with pytest.raises(OrchError, match="buy no cell"):
-        advise(study, TARGET, 1e-9)
+        advise(study, SuggestOptions(target=TARGET, budget=1e-9))
 
 
 def test_with_a_fit_it_narrows_the_target_within_the_budget(planned):
@@ -95,7 +97,7 @@ def test_with_a_fit_it_narrows_the_target_within_the_budget(planned):
     cheap = frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6"))
     answer(study, cheap)
     budget = 0.3 * frame["hours_mid"].sum()
-    (advice,) = advise(study, TARGET, budget)
+    (advice,) = advise(study, SuggestOptions(target=TARGET, budget=budget))
     assert sum(pick.hours for pick in advice.picks) <= budget
     assert advice.after is not None
     assert advice.before is not None
@@ -116,11 +118,11 @@ def test_running_what_it_suggests_narrows_as_much_as_it_said(planned):
     plan, study = planned
     frame = plan.frame.filter(pl.col("images") > 0)
     answer(study, frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6")))
-    first = advise(study, TARGET, 0.3 * frame["hours_mid"].sum())
+    first = advise(study, SuggestOptions(target=TARGET, budget=0.3 * frame["hours_mid"].sum()))
     write_grid(study, first, Path("next.yaml"))
     following, _, _ = draft(Path("next.yaml"), study.root)
     answer(study, following.frame)
-    (again,) = advise(study, TARGET, 0.3 * frame["hours_mid"].sum())
+    (again,) = advise(study, SuggestOptions(target=TARGET, budget=0.3 * frame["hours_mid"].sum()))
     # the fit has moved with the new cells, and so have exponents and noise: the promise holds within a factor of 2.5
     assert again.before is not None
     assert first[0].after is not None
@@ -131,9 +133,9 @@ def test_the_grid_it_writes_plans_exactly_its_cells_into_the_same_study(planned,
     plan, study = planned
     answer(study, plan.frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6")))
     (tmp_path / "sub").mkdir()
-    document, text = suggest_for(
-        None, "params=1e8,samples=1e8", 5.0, Path("sub/next.yaml"), algorithm=None, mix="all"
-    )
+    options = SuggestOptions(target={"params": 1e8, "samples": 1e8}, budget=5.0, mix="all")
+    made_grid = suggest(find_study(None), Path("sub/next.yaml"), options)
+    document, text = json.loads(json.dumps(made_grid.to_json())), made_grid.text
     made, _, checked = draft(Path("sub/next.yaml"), study.root)
     picks = document["advice"][0]["picks"]
     expected = {(p["model"], p["images"], seed) for p in picks for seed in p["seeds"]}
@@ -151,7 +153,7 @@ def test_the_grid_it_writes_plans_exactly_its_cells_into_the_same_study(planned,
 def test_unknown_recipes_are_named_with_what_there_is(planned):
     _, study = planned
     with pytest.raises(OrchError, match="no cell of moco-v3@1") as caught:
-        advise(study, TARGET, 1.0, recipe="moco-v3@1")
+        advise(study, SuggestOptions(target=TARGET, budget=1.0, algorithm="moco-v3@1"))
     assert "mae@1 all" in str(caught.value.hint)
 
 
@@ -255,7 +257,7 @@ def test_lengths_of_one_run_are_the_data_of_the_law_and_share_their_trunk(tmp_pa
         frame.filter((pl.col("samples_seen") == lengths[0]) | (pl.col("model") == models[0])),
         axis="samples_seen",
     )
-    (advice,) = advise(study, TARGET, 0.5 * frame["hours_mid"].sum())
+    (advice,) = advise(study, SuggestOptions(target=TARGET, budget=0.5 * frame["hours_mid"].sum()))
     assert advice.before is not None
     assert len({(pick.model, pick.samples_seen) for pick in advice.picks}) > 4
     for pick in advice.picks:

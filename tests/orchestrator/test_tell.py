@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from orch.planning.command import Wishes, planned, read_target
-from orch.planning.plan import Plan, draft
-from orch.planning.precision import expected_precision
+from orch.planning.draft import draft
+from orch.planning.planner import PlanOptions, plan_grid
+from orch.planning.precision import expected_precision, read_target
 from orch_analysis.design import expected
 from orch_core.errors import OrchError
+from orch_core.study.plan import Plan
 
 GRID = """\
 study: telling
@@ -107,14 +108,15 @@ def test_a_grid_that_cannot_tell_says_why(tmp_path: Path, old: str, new: str, wo
 
 def test_the_plans_text_and_document_carry_it(tmp_path: Path):
     plan_of(tmp_path, ("[ViT-Ti, ViT-S, ViT-B, ViT-L]", "[ViT-S]"))
-    made = planned(tmp_path / "grid.yaml", None, Wishes(target="params=1e9,samples=1e8"))
-    document, text = made.document, made.text
-    (told,) = document["tells"]
+    made = plan_grid(tmp_path / "grid.yaml", None, PlanOptions(target={"params": 1e9, "samples": 1e8}))
+    document, text = made.to_json(), made.text
+    (told,) = document["precision"]
     assert told["target"] == {"params": 1e9, "samples": 1e8}
     assert told["parameters"]["alpha"]["hi"] is None
     assert told["parameters"]["beta"]["hi"] > told["parameters"]["beta"]["value"]
     assert "warning: mae@1 all: all cells have the same params" in text
     assert "not determined" in text
+    assert "loss at params=1e+09, samples=1e+08" in text
 
 
 @pytest.mark.parametrize(
@@ -152,4 +154,4 @@ def test_planning_imports_nothing_heavy(tmp_path: Path):
     document = json.loads(done.stdout)
     assert document["schema_version"] == 1
     assert len(document["frame"]) == document["cells"] == 48
-    assert document["tells"][0]["task_slopes"]["few"]["params"] > 0
+    assert document["precision"][0]["task_slopes"]["few"]["params"] > 0

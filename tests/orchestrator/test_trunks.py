@@ -7,14 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.budget import Limits, assess
-from orch.planning.plan import make_plan, summary
-from orch.planning.pricing import hours_left
+from orch.budget import Limits, assess
+from orch.planning.draft import make_plan
+from orch.planning.summary import summary
 from orch_core.errors import GridError
 from orch_core.grid.cells import cell_of, enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.recipes import constants, trunk
 from orch_core.recipes.base import branch_step
+from orch_core.study.plan import hours_left
 
 GRID = """\
 study: trunks
@@ -158,9 +159,9 @@ def test_the_plan_says_what_is_left_and_what_trunks_save(planned_study):
     plan, _ = planned_study
     numbers = summary(plan)
     seen = plan.frame["flops_train"].sum()
-    assert numbers["flops_train"] + numbers["flops_shared"] == pytest.approx(seen)
+    assert numbers.flops_train + numbers.flops_shared == pytest.approx(seen)
     # 1.6, 3.2 and 6.4 million samples, a fifth of each cooled down: .8 x 6.4 + .2 x 11.2 of 11.2
-    assert numbers["flops_shared"] / seen == pytest.approx(1 - (0.8 * 6.4 + 0.2 * 11.2) / 11.2, rel=1e-6)
+    assert numbers.flops_shared / seen == pytest.approx(1 - (0.8 * 6.4 + 0.2 * 11.2) / 11.2, rel=1e-6)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

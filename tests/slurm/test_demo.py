@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from orch.launching import slurm
-from orch.planning.plan import read_plan
 from orch_core.study.folder import open_study
+from orch_core.study.plan import read_plan
 
 LONG = "ORCH_LONG" in os.environ
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.yaml"

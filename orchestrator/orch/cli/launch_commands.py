@@ -71,6 +71,7 @@ def launch(
 
     Example: orch launch --cluster local
     """
+    from orch.launchable import launchable
     from orch.launching.launch import launch_study, preview, script_page, wishes_of
 
     asked = wishes_of(
@@ -86,12 +87,13 @@ def launch(
         max_gpu_hours=max_gpu_hours,
         wait=wait,
     )
+    plan, study = launchable(target)
     if dry_run:
-        scripts = preview(target, asked)
+        scripts = preview(plan, study, asked)
         page = "\n".join(script_page(one) for one in scripts) or "nothing is left to launch"
         emit({"scripts": [asdict(script) for script in scripts]}) if as_json else click.echo(page)
         return
-    summary = launch_study(target, asked)
+    summary = launch_study(plan, study, asked)
     if as_json:
         emit(summary.to_json())
     raise SystemExit(summary.exit_code)

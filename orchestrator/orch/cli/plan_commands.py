@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, answer, options_of
+from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, options_of
 from orch.console import emit
 
 if TYPE_CHECKING:
-    from orch.planning.command import Wishes
+    from orch.planning.planner import PlanOptions
+    from orch.planning.suggest import SuggestOptions
+
+
+def _target(
+    _context: click.Context, _parameter: click.Parameter, text: str | None
+) -> dict[str, float] | None:
+    from orch.planning.precision import read_target
+
+    return None if text is None else read_target(text)
 
 
 @click.command()
@@ -29,28 +38,27 @@ if TYPE_CHECKING:
     "--pilot", type=FOLDER, help="Take the expected laws from the fits of this study, not from publications."
 )
 @click.option(
-    "--target", help="Predict the loss at this point, such as params=1e9,samples=1e8, not 4x beyond the grid."
+    "--target",
+    callback=_target,
+    help="Predict the loss at this point, such as params=1e9,samples=1e8, not 4x beyond the grid.",
 )
 @click.option(
     "--budget-gpu-hours", "gpu_hours", type=POSITIVE, help="Limit the study to this many GPU-hours."
 )
 @click.option("--budget-usd", "usd", type=POSITIVE, help="Limit the study to this price in US dollars.")
 @AS_JSON
-@options_of("orch.planning.command", "Wishes")
-def plan(grid: Path, study: Path | None, *, options: Wishes, as_json: bool) -> None:
+@options_of("orch.planning.planner", "PlanOptions")
+def plan(grid: Path, study: Path | None, *, options: PlanOptions, as_json: bool) -> None:
     """Check a grid, price its cells and save the plan.
 
     The plan lists every cell with its cost and estimates how precisely the grid can fit its laws.
 
     Example: orch plan experiments/demo.yaml
     """
-    from orch.planning.command import planned
+    from orch.planning.planner import plan_grid
 
-    made = planned(grid, study, options)
-    if as_json:
-        emit(made.to_json())
-    else:
-        click.echo(made.text)
+    made = plan_grid(grid, study, options)
+    emit(made.to_json()) if as_json else click.echo(made.text)
 
 
 @click.command()
@@ -64,16 +72,19 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 
     Example: orch calibrate experiments/demo.yaml
     """
-    from orch.planning.calibrate import calibrate_for
+    from orch.planning import speed
 
-    document, text = calibrate_for(grid)
-    answer(document, text, as_json=as_json)
+    made = speed.calibrate(grid)
+    emit(made.to_json()) if as_json else click.echo(made.text)
 
 
 @click.command()
 @STUDY
 @click.option(
-    "--target", required=True, help="Name the point to predict the loss at, such as params=1e9,samples=1e8."
+    "--target",
+    required=True,
+    callback=_target,
+    help="Name the point to predict the loss at, such as params=1e9,samples=1e8.",
 )
 @click.option("--budget", required=True, type=POSITIVE, help="Spend at most this many device-hours.")
 @click.option("--algorithm", help="Only suggest cells of this recipe, such as mae@1.")
@@ -82,26 +93,19 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
     "--out", type=FOLDER, default="next.yaml", show_default=True, help="Write the grid into this file."
 )
 @AS_JSON
-def suggest(
-    study: Path | None,
-    target: str,
-    budget: float,
-    algorithm: str | None,
-    mix: str | None,
-    out: Path,
-    *,
-    as_json: bool,
-) -> None:
+@options_of("orch.planning.suggest", "SuggestOptions")
+def suggest(study: Path | None, out: Path, *, options: SuggestOptions, as_json: bool) -> None:
     """Write a grid of the most informative cells to run next.
 
     These are the cells that most reduce the uncertainty of the loss at the target for each device-hour.
 
     Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
     """
-    from orch.planning.suggest import suggest_for
+    from orch.planning import suggest as planner
+    from orch.studies import find_study
 
-    document, text = suggest_for(study, target, budget, out, algorithm=algorithm, mix=mix)
-    answer(document, text, as_json=as_json)
+    made = planner.suggest(find_study(study), out, options)
+    emit(made.to_json()) if as_json else click.echo(made.text)
 
 
 @click.command("map")
@@ -115,19 +119,13 @@ def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> Non
 
     Example: orch map studies/demo --page map.html
     """
-    from orch.planning.map import costs, coverage, failed_cells, render
-    from orch.planning.map_page import write_page
-    from orch.planning.plan import read_plan
+    from orch.planning.map import study_map
     from orch.studies import find_study
 
-    opened = find_study(study)
-    made, failed = read_plan(opened), failed_cells(opened)
+    made = study_map(find_study(study))
     if page:
-        write_page(made, failed, page)
-    if as_json:
-        emit({"study": made.study, "cells": coverage(made, failed), "hours": costs(made)})
-    else:
-        click.echo(render(made, failed))
+        made.write_page(page)
+    emit(made.to_json()) if as_json else click.echo(made.text)
 
 
 @click.command()

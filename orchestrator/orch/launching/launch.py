@@ -5,24 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
+from orch.budget import limits_of, release, reserve, spent_hours
 from orch.console import say
-from orch.launching import cluster_profile, journal
+from orch.launching import journal
 from orch.launching import submit as clusters
 from orch.launching.settings import ATTEMPTS, Settings, Summary
 from orch.launching.slurm import Value
-from orch.planning.budget import limits_of, release, reserve, spent_hours
-from orch.planning.plan import Plan, make_plan, open_plan, read_plan
-from orch.studies import find_study
+from orch.user_settings import user_cluster
 from orch_core import provenance
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
 from orch_core.grid.resources import DEFAULT, ResourceClass
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan
 
 Where = Literal["local", "debug", "slurm"]
 
@@ -62,12 +61,11 @@ def wishes_of(
     return Wishes(cluster=cluster, parallel=parallel, options=options, max_gpu_hours=max_gpu_hours, wait=wait)
 
 
-def launch_study(target: Path | None, wishes: Wishes) -> Summary:
-    """Launch what is missing of a study, a grid (planned first) or a plan; raises OrchError before anything runs.
+def launch_study(plan: Plan, study: Study, wishes: Wishes) -> Summary:
+    """Launch what is missing of a study's plan; raises OrchError before anything runs.
 
     The plan's budget is reserved first, and refused beyond: the message names the cells that fall out.
     """
-    plan, study = _opened(target)
     settings = settings_of(plan, wishes)
     _check_training(wishes)
     limits = limits_of(plan)
@@ -91,9 +89,8 @@ def launch_study(target: Path | None, wishes: Wishes) -> Summary:
     return summary
 
 
-def preview(target: Path | None, wishes: Wishes) -> tuple[clusters.Script, ...]:
+def preview(plan: Plan, study: Study, wishes: Wishes) -> tuple[clusters.Script, ...]:
     """The sbatch scripts that a launch on Slurm would submit; submits nothing."""
-    plan, study = _opened(target)
     return clusters.preview(study, list(plan.jobs()), settings_of(plan, wishes))
 
 
@@ -101,20 +98,6 @@ def script_page(script: clusters.Script) -> str:
     """One script of a dry run, under a line that says what it would run and cost."""
     hours = quantity(script.gpu_hours, "device-hours")
     return f"# {script.group}: {script.cells:,} cells, {script.workers:,} workers, {hours}\n{script.text}"
-
-
-def _opened(target: Path | None) -> tuple[Plan, Study]:
-    if target is not None and target.suffix == ".parquet":
-        plan, study = open_plan(target)
-    elif target is not None and target.is_file():
-        plan, study = make_plan(target)
-    else:
-        study = find_study(target)
-        plan = read_plan(study)
-    if plan.absent:
-        message = f"{plan.study} cannot be launched here: not on this machine: {', '.join(plan.absent)}"
-        raise OrchError(message, hint="bring the files to the paths that the grid gives, then plan again")
-    return plan, study
 
 
 def _check_training(wishes: Wishes) -> None:
@@ -130,7 +113,7 @@ def settings_of(plan: Plan, wishes: Wishes) -> Settings:
     Raises GridError for a mistake in that file.
     """
     on_slurm = wishes.cluster == "slurm"
-    cluster = plan.cluster.with_defaults(cluster_profile.of_user()) if on_slurm else plan.cluster
+    cluster = plan.cluster.with_defaults(user_cluster()) if on_slurm else plan.cluster
     asked = ResourceClass.model_validate({"sbatch": dict(wishes.options)})
     classes = {name: asked.over(given) for name, given in cluster.resource_classes().items()}
     profiles = {name: given.options() for name, given in classes.items()}

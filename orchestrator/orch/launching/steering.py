@@ -11,13 +11,13 @@ from orch.launching import journal, operations, submit
 from orch.launching.launch import Where, Wishes, settings_of
 from orch.launching.settings import Summary
 from orch.launching.status import Status, status
-from orch.planning.plan import Plan, read_plan
 from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
 from orch_core.grid.cells import holds
 from orch_core.grid.expression import axes_of
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, read_plan
 
 WATCH_SECONDS = 5.0  # between two looks
 OPERATORS = ("==", "!=", "<", ">", " in ", "not ")

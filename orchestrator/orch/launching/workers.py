@@ -18,9 +18,9 @@ from orch.launching import journal, slurm
 from orch.launching.settings import SLURM_WORKERS, Settings
 from orch.launching.slurm import SlurmJob
 from orch.launching.status import Standing
-from orch.launching.worker import claims
 from orch_core import provenance
 from orch_core.errors import OrchError
+from orch_core.files import exclusive
 from orch_core.study import attempts
 from orch_core.study.folder import Study
 
@@ -77,7 +77,7 @@ def local_fleet(
         started = 0
         if pending and alive() < parallel:
             # under a lock: two launches at once would each start as many as there are cores
-            with claims.exclusive(study.root / "launches" / ".spawning"):
+            with exclusive(study.root / "launches" / ".spawning"):
                 for _ in range(min(len(pending), parallel - alive())):
                     handles.append(submit(f"w{len(handles)}"))
                     started += 1

@@ -8,7 +8,6 @@ model). Coefficients are fitted per recipe by `orch calibrate`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from orch.user_settings import folder
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 
@@ -125,13 +125,6 @@ class Calibration:
         encoder = rate.flop * load.images * pl.col("flops_forward")
         fixed = rate.fixed * load.tasks + rate.image * load.images + rate.test * load.test
         return fixed + encoder + rate.fit * load.fit * width
-
-
-def folder() -> Path:
-    """Where calibrations are kept: `$ORCH_HOME`, or `orch` under the user's configuration folder."""
-    home = os.environ.get("ORCH_HOME")
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) if home else Path(base) / "orch"
 
 
 def _path(device: str, precision: str) -> Path:

@@ -1,26 +1,55 @@
-"""Maps of a study in the terminal: which sizes and data sizes are done, planned or failed, and where the hours go."""
+"""Maps of a study: which sizes and data sizes are done, planned or failed, and where the hours go."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from orch.console import columns
-from orch.planning.plan import Plan
-from orch.planning.pricing import hours_left
+from orch.planning.summary import summary
+from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, hours_left, read_plan
 
 BAR = 30  # characters of the longest bar
 AXES = ("recipe", "model", "images", "mix", "seed")
 LEGEND = "# done   + partly done or to probe   . planned   ! failed   (blank: not in the plan)"
 
 
-def failed_cells(study: Study) -> frozenset[str]:
-    """Cells whose last attempt failed and that have no record."""
-    return frozenset(record.cell for record in study.failures() if not record.task)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyMap:
+    """A study's plan with its state, and the ids of the cells whose last attempt failed."""
+
+    plan: Plan
+    failed: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Cells by recipe, mix, model and data size, and hours by axis, as one JSON document."""
+        return {
+            "study": self.plan.study,
+            "cells": coverage(self.plan, self.failed),
+            "hours": costs(self.plan),
+        }
+
+    @property
+    def text(self) -> str:
+        """The maps for the terminal."""
+        return render(self.plan, self.failed)
+
+    def write_page(self, path: Path) -> None:
+        """Write the maps as one HTML file; raises OrchError if it cannot be written."""
+        write_page(self.plan, self.failed, path)
+
+
+def study_map(study: Study) -> StudyMap:
+    """The map of a study; raises OrchError if the study has no plan."""
+    failed = frozenset(record.cell for record in study.failures() if not record.task)
+    return StudyMap(plan=read_plan(study), failed=failed)
 
 
 def coverage(plan: Plan, failed: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -103,3 +132,54 @@ def _bars(rows: list[tuple[str, float, float]]) -> str:
             [f"  {name}", "#" * spent + "." * (length - spent), f"{duration(left)} / {duration(whole)}"]
         )
     return columns(table, left=2)
+
+
+def write_page(plan: Plan, failed: Iterable[str], path: Path) -> None:
+    """Write the map of a plan as one HTML file; raises OrchError where it cannot be written."""
+    from orch_analysis.figures.plan_maps import pictures
+    from orch_analysis.reports.page import Page, Section, render
+    from orch_analysis.tables.export import Table
+
+    cells, numbers = coverage(plan, failed), summary(plan)
+    states, unit = numbers.states, "core" if plan.device == "CPU" else plan.device
+    whole = float(plan.frame["hours_mid"].sum())
+    facts = [
+        (f"{numbers.cells:,}", "cells"),
+        (f"{states['done']:,}", "done"),
+        (f"{sum(cell['failed'] for cell in cells):,}", "failed"),
+        (f"{duration(numbers.hours_mid)}", f"to come, of one {unit}"),
+        (f"{duration(whole)}", "the whole plan"),
+    ]
+    if numbers.usd is not None:
+        facts.append((f"{numbers.usd:,.0f} USD", "to come"))
+    rows = [
+        (axis, name, duration(left), duration(all_), f"{100 * all_ / whole:.0f}%" if whole else "")
+        for axis, values in costs(plan).items()
+        for name, left, all_ in values
+    ]
+    table = Table(
+        name="hours-table", title="Hours by axis.", note="To come, of the whole plan, and its share.",
+        head=("axis", "value", "to come", "whole plan", "share"), rows=tuple(rows), words=2, folded=True,
+    )  # fmt: skip
+    drawn = pictures(cells, costs(plan))
+    page = Page(
+        title=plan.study,
+        kicker="coverage of a study",
+        lead=_lead(plan, numbers.hours_mid, numbers.flops_train),
+        facts=facts,
+        answers=(),
+        sections=(
+            Section(id="map-section", title="Coverage", blocks=drawn[:1]),
+            Section(id="hours-section", title="Hours", blocks=(*drawn[1:], table)),
+        ),
+    )
+    try:
+        path.write_text(render(page), encoding="utf-8")
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise OrchError(message, hint="give a writable path with --page") from error
+
+
+def _lead(plan: Plan, hours: float, flops: float) -> str:
+    left = f"{quantity(flops, 'FLOP')} are left to train" if flops else "Only probes are left"
+    return f"{left}. Speed is {plan.rates}." if hours else "All that was planned is done."

@@ -10,52 +10,59 @@ import polars as pl
 
 from orch.console import columns
 from orch.planning.diff import Diff
-from orch.planning.plan import Plan
-from orch.planning.precision import Precision
-from orch.planning.pricing import FLOPS_PAID, hours_left
+from orch.planning.precision import BEYOND, Precision
+from orch.planning.pricing import FLOPS_PAID
+from orch.planning.summary import PlanSummary
 from orch_core.formatting import duration, quantity
+from orch_core.study.plan import Plan, hours_left
 
 MOST_GROUPS = 12  # recipes x mixes that the terminal shows
 SHOWN = 20  # cells of each kind that a diff shows
+UNDETERMINED = "not determined"  # an interval that the cells do not determine
 
 
 def render(
     plan: Plan,
-    numbers: Mapping[str, Any],
+    numbers: PlanSummary,
     root: Path,
-    precisions: Sequence[Precision],
+    precision: Sequence[Precision],
+    *,
+    target: Mapping[str, float] | None = None,
     beyond: Sequence[str] = (),
 ) -> str:
-    """What is to run, what exists, what it costs, what it will tell, what is beyond the budget, and what to type next."""
-    states = numbers["states"]
+    """What is to run, what exists, its cost and expected precision, what exceeds the budget, and the next command.
+
+    target: the `params` and `samples` that were asked for, None for the default target of each group.
+    """
+    states = numbers.states
     counts = (
-        f"{plan.study}: {numbers['cells']:,} cells, {states['done']:,} done, {states['partial']:,} to probe, "
-        f"{states['new']:,} to train; {numbers['probes_left']:,} probes to run"
+        f"{plan.study}: {numbers.cells:,} cells, {states['done']:,} done, {states['partial']:,} to probe, "
+        f"{states['new']:,} to train; {numbers.probes_left:,} probes to run"
     )
-    lines = [counts, "", _table(plan), "", *_cost(plan, numbers), "", *_precisions(precisions), *beyond]
+    lines = [counts, "", _table(plan), "", *_cost(plan, numbers), "", *_precision(precision, target), *beyond]
     lines += [f"note: {note}" for note in plan.notes]
     if plan.absent:
-        lines.append(f"note: not on this machine, so it cannot be launched here: {', '.join(plan.absent)}")
+        lines.append(f"note: cannot be launched here: not on this machine: {', '.join(plan.absent)}")
     left = states["new"] + states["partial"]
-    lines += ["", f"plan {numbers['plan'][:12]} written to {root}"]
+    lines += ["", f"plan {numbers.plan[:12]} written to {root}"]
     lines.append("next: orch launch --cluster local (or slurm)" if left else "next: orch fit-laws")
     return "\n".join(lines)
 
 
-def _cost(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
+def _cost(plan: Plan, numbers: PlanSummary) -> list[str]:
     unit = "CPU-core" if plan.device == "CPU" else plan.device
-    money = f", {numbers['usd']:,.0f} USD" if numbers["usd"] is not None else ""
+    money = f", {numbers.usd:,.0f} USD" if numbers.usd is not None else ""
     lines = [
         (
-            f"cost of what is left: {quantity(numbers['flops_train'], 'FLOP')}, "
-            f"{duration(numbers['hours_mid'])} of one {unit} "
-            f"({duration(numbers['hours_low'])} to {duration(numbers['hours_high'])}){money}; speed {plan.rates}"
+            f"cost of what is left: {quantity(numbers.flops_train, 'FLOP')}, "
+            f"{duration(numbers.hours_mid)} of one {unit} "
+            f"({duration(numbers.hours_low)} to {duration(numbers.hours_high)}){money}; speed {plan.rates}"
         ),
         *_shared(plan, numbers),
         (
-            f"memory up to {quantity(numbers['memory_bytes'], 'B')}, "
-            f"checkpoints {quantity(numbers['checkpoint_bytes'], 'B')}, about {numbers['files']:,} files, "
-            f"{numbers['sbatch_calls']} sbatch call{'s' if numbers['sbatch_calls'] != 1 else ''}"
+            f"memory up to {quantity(numbers.memory_bytes, 'B')}, "
+            f"checkpoints {quantity(numbers.checkpoint_bytes, 'B')}, about {numbers.files:,} files, "
+            f"{numbers.sbatch_calls} sbatch call{'s' if numbers.sbatch_calls != 1 else ''}"
         ),
     ]
     limits = [
@@ -66,63 +73,67 @@ def _cost(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
     return [*lines, f"budget: {' and '.join(limits)}"] if limits else lines
 
 
-def _shared(plan: Plan, numbers: Mapping[str, Any]) -> list[str]:
-    """What cells save that go on from another's trunk."""
-    shared = numbers["flops_shared"]
+def _shared(plan: Plan, numbers: PlanSummary) -> list[str]:
+    """What cells save that continue another cell's training."""
+    shared = numbers.flops_shared
     if not shared:
         return []
     count = plan.frame.filter((pl.col("state") == "new") & pl.col("continues").is_not_null()).height
-    share = shared / (shared + numbers["flops_train"])
+    share = shared / (shared + numbers.flops_train)
     return [
-        f"cool-downs branch off shared trunks: {count:,} cells go on from another, which saves {100 * share:.0f}% of the FLOPs"
+        f"{count:,} cells reuse another cell's training up to its cool-down, saving {100 * share:.0f}% of the FLOPs"
     ]
 
 
-def _precisions(precisions: Sequence[Precision]) -> list[str]:
-    """Expected intervals per recipe and mix, the smallest slope each task can show, and what cannot be estimated."""
-    if not precisions:
+def _precision(groups: Sequence[Precision], target: Mapping[str, float] | None) -> list[str]:
+    """Expected intervals per recipe and mix, the smallest slope each task can show, and warnings."""
+    if not groups:
         return []
-    head = ["will tell", "mix", "cells", "size exponent", "data exponent", "loss 4x beyond"]
-    rows = [[one.recipe, one.mix, f"{one.cells:,}", *_intervals(one)] for one in precisions[:MOST_GROUPS]]
-    lines = [columns([head, *rows], left=2), f"  expected 95% intervals under {precisions[0].assumed}"]
-    if len(precisions) > MOST_GROUPS:
-        lines.append(f"  and {len(precisions) - MOST_GROUPS} more: see --json")
-    lengths = [f"{one.recipe} {one.mix}" for one in precisions if one.data == "samples_seen"]
+    at = f"at {', '.join(f'{name}={value:g}' for name, value in target.items())}" if target else ""
+    head = ["expected precision", "mix", "cells", "size exponent", "data exponent"]
+    head.append(f"loss {at or f'{BEYOND:g}x beyond the grid'}")
+    rows = [[one.recipe, one.mix, f"{one.cells:,}", *_intervals(one)] for one in groups[:MOST_GROUPS]]
+    lines = [columns([head, *rows], left=2), f"  95% intervals expected under {groups[0].assumed}"]
+    if len(groups) > MOST_GROUPS:
+        lines.append(f"  and {len(groups) - MOST_GROUPS} more: see --json")
+    lengths = [f"{one.recipe} {one.mix}" for one in groups if one.data == "samples_seen"]
     if lengths:
-        lines.append(
-            f"  data are samples seen where all cells draw from the same images: {', '.join(lengths[:3])}"
-        )
-    widest = max(precisions, key=lambda one: one.cells)
+        names = ", ".join(lengths[:3])
+        lines.append(f"  data are samples seen where all cells draw from the same images: {names}")
+    return [*lines, *_slopes(groups), *_warnings(groups)]
+
+
+def _slopes(groups: Sequence[Precision]) -> list[str]:
+    widest = max(groups, key=lambda one: one.cells)
     slopes = [f"{task} {half[0]:.2g}" for task, half in widest.slopes.items() if half[0] != float("inf")]
-    if slopes:
-        lines.append(
-            f"  smallest slope of log(1 - AUC) on log size that a task can show ({widest.recipe} {widest.mix}): {', '.join(slopes)}"
-        )
+    if not slopes:
+        return []
+    what = f"smallest slope of log(1 - AUC) on log size that a task can show ({widest.recipe} {widest.mix})"
+    return [f"  {what}: {', '.join(slopes)}"]
+
+
+def _warnings(groups: Sequence[Precision]) -> list[str]:
     warned: dict[str, list[str]] = {}
-    for one in precisions:
+    for one in groups:
         for warning in one.loss.warnings:
             warned.setdefault(warning, []).append(f"{one.recipe} {one.mix}")
-    lines += [
+    return [
         f"warning: {', '.join(who[:3])}{' ...' if len(who) > 3 else ''}: {what}"
         for what, who in warned.items()
     ]
-    return lines
 
 
-def _intervals(precision: Precision) -> list[str]:
+def _intervals(one: Precision) -> list[str]:
     words = []
     for name in ("alpha", "beta"):
-        one = precision.loss.parameters.get(name)
-        if one is not None:
-            words.append(
-                f"{one.value:.2f} ± {one.half:.2f}" if one.half != float("inf") else "not determined"
-            )
-    prediction = precision.loss.prediction
-    known = prediction is not None and prediction.hi != float("inf")
-    return [
-        *words,
-        f"± {100 * prediction.half / prediction.value:.1f}%" if prediction and known else "not determined",
-    ]
+        found = one.loss.parameters.get(name)
+        if found is not None:
+            bounded = found.half != float("inf")
+            words.append(f"{found.value:.2f} ± {found.half:.2f}" if bounded else UNDETERMINED)
+    prediction = one.loss.prediction
+    if prediction is None or prediction.hi == float("inf"):
+        return [*words, UNDETERMINED]
+    return [*words, f"± {100 * prediction.half / prediction.value:.1f}%"]
 
 
 def render_diff(changes: Diff, root: str) -> str:

@@ -1,7 +1,8 @@
-"""What a plan's cells will be able to tell, per algorithm, mix and task: expected intervals before anything has run."""
+"""How precisely the cells of a plan can fit their laws: expected intervals by algorithm, mix and task, before anything has run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from orch.planning.plan import Plan
 from orch_analysis.design import expected
 from orch_analysis.design.expected import AssumedLaw, Expected
 from orch_analysis.laws.law import Array
+from orch_core.errors import OrchError
+from orch_core.study.plan import Plan
 
 BEYOND = 4.0  # the default target lies this factor beyond the largest model and the largest data size
 ASSUMED_AUC = 0.9  # of a probe, for the sampling error of its test set
@@ -22,7 +24,7 @@ Group = tuple[str, str]  # recipe, mix
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """What the cells of one recipe and mix will tell.
+    """Expected precision of the laws of one recipe and mix.
 
     data:    what D is: `images`, or `samples_seen` where all cells draw from the same images for different lengths
     loss:    held-out loss by encoder parameters N and data D: intervals and prediction at `target`
@@ -40,7 +42,7 @@ class Precision:
     slopes: Mapping[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """As `orch plan --json` prints it; None where nothing can be told."""
+        """As `orch plan --json` prints it; None where an interval is unbounded."""
         parameters = {
             name: {"value": one.value, "lo": _finite(one.lo), "hi": _finite(one.hi)}
             for name, one in self.loss.parameters.items()
@@ -72,7 +74,7 @@ def expected_precision(
     target: Mapping[str, float] | None = None,
     assumed_laws: Mapping[Group, AssumedLaw] | None = None,
 ) -> list[Precision]:
-    """What each recipe and mix of a plan will tell.
+    """The expected precision of each recipe and mix of a plan.
 
     target: `params` and `samples` of the prediction; without it both 4x beyond the largest of the group.
     assumed_laws: laws from a pilot by (recipe, mix); without one, published exponents and 1% noise (`expected.assumed`).
@@ -103,6 +105,20 @@ def expected_precision(
             )
         )
     return found
+
+
+def read_target(text: str) -> dict[str, float]:
+    """Read `params=1e9,samples=1e8`; raises OrchError for anything else."""
+    try:
+        pairs = {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        pairs = {}
+    if set(pairs) != {"params", "samples"} or not all(0 < value < math.inf for value in pairs.values()):
+        message = f"cannot read the target {text!r}"
+        raise OrchError(
+            message, hint="give params=1e9,samples=1e8: encoder parameters and pretraining images"
+        )
+    return pairs
 
 
 def data_axis(cells: pl.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""What the cells of a plan take on a device: hours, micro-batches that fit its memory, resource classes, money."""
+"""What the cells of a plan take on a device: hours, micro-batches that fit its memory, and size classes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ USABLE = (
 )
 # FLOPs of fitting a probe, for a training image, class and unit of width: .3 us of a core, measured (`orch calibrate`)
 SOLVER_FLOPS = 1e4
-FILES_PER_CELL = 14  # config, record, curves, encoder, four of an attempt, three each of two checkpoints
-FILES_PER_PROBE = 2  # record, and the bootstrap's AUCs
 FLOPS_PAID = pl.col("samples_paid") * pl.col(
     "flops_train_image"
 )  # what a cell has to train, its share of a trunk alone
@@ -67,13 +65,6 @@ def with_hours(
     return frame.with_columns(**columns, hours_probes=probing)
 
 
-def hours_left(probes: int, column: str = "hours_mid") -> pl.Expr:
-    """Device-hours still to come of a row: all for a new cell, those of its missing probes for a trained one."""
-    ratio = pl.when(pl.col("hours_mid") > 0).then(pl.col(column) / pl.col("hours_mid")).otherwise(0.0)
-    probing = ratio * pl.col("hours_probes") * pl.col("probes_left") / max(probes, 1)
-    return pl.when(pl.col("state") == "new").then(pl.col(column)).otherwise(probing).alias(column)
-
-
 def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
     """Add `micro_batch` and `checkpointing` that fit a device's memory (`cost.micro_batch`), 0 where not even one image does.
 
@@ -114,17 +105,3 @@ def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
         found = pl.when(inside).then(pl.lit(entry.name)).otherwise(found)
         devices = pl.when(inside).then(own).otherwise(devices)
     return frame.with_columns(size_class=found.cast(pl.Categorical), devices=devices)
-
-
-def money(hours_of_devices: float, price: float | None) -> float | None:
-    """Money for device-hours; None without a price."""
-    return None if price is None else hours_of_devices * price
-
-
-def logistics(frame: pl.DataFrame) -> Mapping[str, int]:
-    """Sbatch calls (one array per size class) and files that what is left will make."""
-    open_, new = pl.col("state") != "done", pl.col("state") == "new"
-    calls, cells, probes = frame.select(
-        pl.col("size_class").filter(open_).n_unique(), new.sum().alias("new"), pl.col("probes_left").sum()
-    ).row(0)
-    return {"sbatch_calls": calls, "files": FILES_PER_CELL * cells + FILES_PER_PROBE * probes}

@@ -1,4 +1,4 @@
-"""Measures, for `orch calibrate`, how fast this machine trains and probes, so that plans need not assume it.
+"""Measure how fast this machine trains and probes, so that plans need not assume it (`orch calibrate`).
 
 A few short runs per recipe, at the smallest and largest shape and two lengths, and the probes of two encoders, through
 the same code that cells run. On a CPU seconds are those of one core, which a cell has to itself; on a GPU they are of
@@ -12,7 +12,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orch.console import say
 from orch.planning import calibration
 from orch.planning.calibration import Calibration, ProbeRate, Rate
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.cost import Cost, price
 from orch_core.device import DEVICES
+from orch_core.formatting import quantity
+from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.check import read_grid
 from orch_core.recipes import RECIPES, recipe_of
 
 STEPS = (4, 12)  # lengths of the two runs of each shape
@@ -43,6 +47,47 @@ class Measured:
     cost: Cost
     looks: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """A calibration and the file in which it is kept."""
+
+    calibration: Calibration
+    path: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as one JSON document."""
+        return {**asdict(self.calibration), "path": str(self.path)}
+
+    @property
+    def text(self) -> str:
+        """The measured rates, for the terminal."""
+        found = self.calibration
+        lines = [f"measured on {found.machine} ({found.device}, {found.precision}), kept in {self.path}"]
+        for recipe, rate in found.training.items():
+            speed = quantity(1 / rate.flop, "FLOP/s") if rate.flop else "unlimited"
+            moved = quantity(1 / rate.byte, "B/s") if rate.byte else "unlimited"
+            lines.append(
+                f"{recipe}: {speed} and {moved} of activations, "
+                f"{1e3 * rate.step:.2f} ms a step, {rate.fixed:.2f} s a run"
+            )
+        error = f"{100 * found.error:.0f}% (median)"
+        return "\n".join([*lines, f"these rates reproduce the runs they come from within {error}"])
+
+
+def calibrate(grid: Path | None) -> Calibrated:
+    """Measure the recipes and shapes of a grid, or a small ladder without one; progress goes to stderr."""
+    cells, precision = cells_of(grid) if grid else ([], "fp32")
+    found, path = measure(cells, precision=precision, say=say)
+    return Calibrated(calibration=found, path=path)
+
+
+def cells_of(grid: Path) -> tuple[list[Cell], str]:
+    """What `calibrate` measures of a grid (see `spread`), and its precision."""
+    checked = read_grid(grid)
+    frame = enumerate_cells(checked).unique(["recipe", "flops_train_image"], maintain_order=True)
+    return spread(cell_of(row) for row in frame.iter_rows(named=True)), checked.grid.training.precision
 
 
 def measure(

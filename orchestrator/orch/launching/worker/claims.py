@@ -7,7 +7,6 @@ must not write any more: a dead slurmd, for one, does not stop its process.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -15,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -130,14 +129,3 @@ def record_crash(folder: Path, number: int, cause: str = "killed", message: str 
         devices=owner.devices if owner else 1.0,
     )
     return end if publish_once(attempt / "end.json", dumps(asdict(end))) else None
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` inside the block, waiting for it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -15,14 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from orch.launching.worker import claims
-from orch.planning.plan import Plan
-from orch.planning.pricing import hours_left
 from orch_core.errors import OrchError
-from orch_core.files import dumps, write_atomic
+from orch_core.files import dumps, exclusive, write_atomic
 from orch_core.formatting import quantity
 from orch_core.study import attempts
 from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, hours_left
 
 LEDGER = "budget.json"
 NAMED = 10  # cells that an error names; the rest is counted
@@ -131,7 +129,7 @@ def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -
 
     Raises OrchError naming the cells that fall out, nothing reserved; with `within` they are left out instead.
     """
-    with claims.exclusive(study.root / f".{LEDGER}.lock"):
+    with exclusive(study.root / f".{LEDGER}.lock"):
         verdict = assess(plan, study, limits)
         if verdict.refused.height and not within:
             raise _beyond(verdict)
@@ -172,7 +170,7 @@ def open_reservations(study: Study) -> dict[str, float]:
 
 def release(study: Study, cells: Iterable[str]) -> None:
     """Give back what was reserved for cells that will not run."""
-    with claims.exclusive(study.root / f".{LEDGER}.lock"):
+    with exclusive(study.root / f".{LEDGER}.lock"):
         gone = set(cells)
         ledger = {cell: hours for cell, hours in open_reservations(study).items() if cell not in gone}
         write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))

@@ -1,16 +1,25 @@
-"""What a user's cluster asks of every launch: `cluster.yaml` in the folder of settings, the keys of a grid's `cluster:`."""
+"""The user's own settings, one folder for every study: `cluster.yaml`, and the calibrations of this machine."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from pydantic import ValidationError
 
-from orch.planning.calibration import folder
 from orch_core.errors import GridError
 from orch_core.grid.resources import Cluster
 from orch_core.yaml import load_yaml
 
 
-def of_user() -> Cluster:
+def folder() -> Path:
+    """The folder of settings: `$ORCH_HOME`, or `orch` under the user's configuration folder."""
+    home = os.environ.get("ORCH_HOME")
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) if home else Path(base) / "orch"
+
+
+def user_cluster() -> Cluster:
     """What the user's file asks for, nothing where there is none; raises GridError with each mistake's place.
 
     It holds where the grid is silent; the command line wins over both. Size classes belong to grids.

@@ -1,0 +1,180 @@
+"""A plan: the cells and probes of a grid, what the study already holds of them, and what the rest costs.
+
+`plan.parquet` is the whole document: cells in rows, everything else in its metadata, sealed by the plan's hash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from orch_core.cell import Job, Probe, probe_from_json
+from orch_core.errors import OrchError
+from orch_core.files import dumps, write_atomic
+from orch_core.grid.cells import cell_of, halves_of
+from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass
+from orch_core.identity import digest
+from orch_core.study.folder import Study, open_study
+from orch_core.study.holdings import with_state
+
+SCHEMA_VERSION = 1
+METADATA = "orch"  # key of the document in the Parquet's metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Cells (one row each, see `orch_core.grid.cells`), the probes that every cell gets, and their cost.
+
+    The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, `hours_low`, `hours_mid`,
+    `hours_high` and `hours_probes` of devices, `size_class`, `devices`, how many train it together, and `micro_batch` and
+    `checkpointing` that fit the memory of each.
+    device, rates: what hours are computed for, and whether from measured or assumed speeds
+    cluster: the grid's section of that name: what jobs ask for, by size class
+    usd_per_hour: price of a device-hour, None without one; budget: `gpu_hours` and `usd`, None without a limit
+    test_images: size of each task's test split
+    absent:  sources and tasks whose files are not on this machine: such a plan cannot be launched
+    """
+
+    study: str
+    frame: pl.DataFrame
+    probes: tuple[Probe, ...]
+    device: str
+    rates: str = ""
+    cluster: Cluster = field(default_factory=Cluster)
+    usd_per_hour: float | None = None
+    budget: Mapping[str, float | None] = field(default_factory=dict)
+    test_images: Mapping[str, int] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """Identity of the plan: of its set of cells and its probes, not of their order or state."""
+        sums = np.zeros(2, dtype=np.uint64)
+        for part in self.frame.select("id").iter_slices(500_000):
+            sums += np.array([half.sum() for half in halves_of(part["id"])], dtype=np.uint64)
+        cells = [self.frame.height, *map(int, sums)]
+        return digest({"cells": cells, "probes": [probe.id for probe in self.probes]})
+
+    def jobs(self) -> Iterator[Job]:
+        """Every row as a job, in the order of the plan, what is done included."""
+        for row in self.frame.iter_rows(named=True):
+            seconds = 3600 * row["hours_mid"] / row["devices"]
+            yield Job(
+                cell=cell_of(row),
+                probes=self.probes,
+                seconds=seconds,
+                memory_bytes=row["memory_bytes"],
+                size_class=row["size_class"],
+                micro_batch=row["micro_batch"],
+                checkpointing=row["checkpointing"],
+            )
+
+
+def read_plan(study: Study) -> Plan:
+    """The plan written last, with the state of the study as it is now; raises OrchError where there is none."""
+    plan, _ = _read(study.root / "plan.parquet")
+    return replace(plan, frame=with_state(plan.frame, study, plan.probes))
+
+
+def open_plan(path: Path) -> tuple[Plan, Study]:
+    """A plan's own file, exactly as it was written, and the study it belongs to, whose state it is shown with.
+
+    Raises OrchError where it is no plan, was changed after it was written, or its study is gone.
+    """
+    plan, root = _read(path)
+    beside = next((parent for parent in path.resolve().parents if (parent / "study.json").exists()), root)
+    study = open_study(beside)
+    return replace(plan, frame=with_state(plan.frame, study, plan.probes)), study
+
+
+def _document(path: Path) -> dict[str, Any]:
+    metadata = pl.read_parquet_metadata(path)
+    if METADATA not in metadata or not {"samples_paid", "devices"} <= set(pl.read_parquet_schema(path)):
+        message = "a table without a plan's metadata, or written by an older orch"
+        raise ValueError(message)
+    document: dict[str, Any] = json.loads(metadata[METADATA])
+    return document
+
+
+def _read(path: Path) -> tuple[Plan, Path]:
+    try:
+        document = _document(path)
+        frame = pl.read_parquet(path)
+        probes = tuple(probe_from_json(probe) for probe in document["probes"])
+        plan = Plan(
+            **{
+                name: document[name]
+                for name in ("study", "device", "rates", "usd_per_hour", "budget", "test_images")
+            },
+            frame=frame,
+            probes=probes,
+            cluster=_cluster(document),
+            absent=tuple(document["absent"]),
+            notes=tuple(document["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        message = f"{path} is not a readable plan: {error}"
+        raise OrchError(message, hint="run `orch plan GRID` first") from error
+    if plan.hash != document["plan"]:
+        message = f"{path} was changed after it was written: its cells hash to {plan.hash[:12]}"
+        raise OrchError(
+            message, hint=f"it was plan {document['plan'][:12]}; plan again with `orch plan GRID`"
+        )
+    return plan, Path(document["root"])
+
+
+def _cluster(document: Mapping[str, Any]) -> Cluster:
+    """The cluster of a plan; plans of orch before 0.2 list every class with all that it asks for."""
+    if "cluster" in document:
+        return Cluster.model_validate(document["cluster"])
+    classes = {name: dict(given) for name, given in document["classes"].items()}
+    shared = classes.pop(DEFAULT)
+    fields = ResourceClass.model_fields
+    own = [
+        {"name": name, "when": "", **{key: value for key, value in given.items() if key in fields}}
+        for name, given in classes.items()
+    ]
+    return Cluster.model_validate({**shared, "classes": own})
+
+
+def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapping[str, Any]) -> None:
+    """Write a plan with its summary into its study, as the plan planned last; raises OrchError where it cannot."""
+    document = {
+        **numbers,
+        "root": str(study.root),
+        "grid": str(grid),
+        "cluster": plan.cluster.model_dump(exclude_none=True),
+        "test_images": plan.test_images,
+        "probes": [asdict(probe) for probe in plan.probes],
+    }
+    kept = study.root / "plans" / f"{numbers['plan'][:12]}.parquet"
+    frame = plan.frame.drop("state", "probes_left")
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
+        metadata = {METADATA: json.dumps(document)}
+        frame.write_parquet(partial, compression="lz4", statistics=False, metadata=metadata)
+        os.replace(partial, kept)
+        shutil.copyfile(kept, partial)
+        os.replace(partial, study.root / "plan.parquet")
+        write_atomic(study.root / "grid.yaml", text)
+        write_atomic(study.root / "plan.json", dumps(document))
+    except OSError as error:
+        message = f"cannot write the plan into {study.root}: {error.strerror or error}"
+        raise OrchError(message, hint="free some disk, or choose a writable folder with --study") from error
+
+
+def hours_left(probes: int, column: str = "hours_mid") -> pl.Expr:
+    """Device-hours still to come of a row: all for a new cell, those of its missing probes for a trained one."""
+    ratio = pl.when(pl.col("hours_mid") > 0).then(pl.col(column) / pl.col("hours_mid")).otherwise(0.0)
+    probing = ratio * pl.col("hours_probes") * pl.col("probes_left") / max(probes, 1)
+    return pl.when(pl.col("state") == "new").then(pl.col(column)).otherwise(probing).alias(column)

@@ -1,0 +1,29 @@
+"""From what `orch launch` is given to the plan that it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orch.planning.draft import make_plan
+from orch.studies import find_study
+from orch_core.errors import OrchError
+from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, open_plan, read_plan
+
+
+def launchable(target: Path | None) -> tuple[Plan, Study]:
+    """The plan in a file, of a grid (planned first), or the last one of a study, and its study.
+
+    Raises OrchError if the plan needs files that are not on this machine.
+    """
+    if target is not None and target.suffix == ".parquet":
+        plan, study = open_plan(target)
+    elif target is not None and target.is_file():
+        plan, study = make_plan(target)
+    else:
+        study = find_study(target)
+        plan = read_plan(study)
+    if plan.absent:
+        message = f"{plan.study} cannot be launched here: not on this machine: {', '.join(plan.absent)}"
+        raise OrchError(message, hint="bring the files to the paths that the grid gives, then plan again")
+    return plan, study

@@ -1,0 +1,168 @@
+"""From a grid to a plan: its cells with their cost, and what the study already holds of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from orch.planning import calibration
+from orch.planning.calibration import ProbeLoad
+from orch.planning.pricing import device_named, with_classes, with_hours, with_micro_batches
+from orch.planning.summary import PlanSummary, summary
+from orch.studies import remember_study
+from orch_core.cell import Probe
+from orch_core.device import Device
+from orch_core.grid.cells import enumerate_cells
+from orch_core.grid.check import CheckedGrid, read_grid
+from orch_core.images.npz import NpzFacts
+from orch_core.study.folder import Study, create_study
+from orch_core.study.holdings import with_state
+from orch_core.study.plan import Plan, write_plan
+
+
+def draft(
+    grid: Path, study: Path | None = None, *, gpu_hours: float | None = None, usd: float | None = None
+) -> tuple[Plan, Study, CheckedGrid]:
+    """Read, check, enumerate and price a grid, without writing a plan; opens or creates the study.
+
+    gpu_hours, usd: limits that take the place of the grid's budget.
+    Raises GridError for a wrong grid; OrchError for a study that is another's or cannot be written.
+    """
+    checked = read_grid(grid)
+    frame, probes, cluster = enumerate_cells(checked), _probes(checked), checked.grid.cluster
+    precision = checked.grid.training.precision
+    device = device_named(cluster.device, precision)
+    measured = calibration.load(device.name, precision)
+    frame = with_hours(
+        with_classes(frame, cluster),
+        load=_load(checked, probes),
+        device=device,
+        precision=precision,
+        measured=measured,
+    )
+    frame = with_micro_batches(frame, device)
+    given = {"gpu_hours": gpu_hours, "usd": usd}
+    root = study or Path("studies") / checked.grid.study
+    opened = create_study(root.resolve(), checked.grid.study)
+    plan = Plan(
+        study=checked.grid.study,
+        frame=with_state(frame, opened, probes),
+        probes=probes,
+        device=device.name,
+        rates=f"measured on {measured.machine}, {measured.measured}" if measured else _assumed(device),
+        cluster=cluster,
+        usd_per_hour=cluster.usd_per_gpu_hour,
+        budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
+        test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
+        absent=tuple(sorted(checked.absent)),
+        notes=(
+            *_notes(checked),
+            *_fit_notes(frame, device),
+        ),
+    )
+    return plan, opened, checked
+
+
+def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
+    """Draft a plan (see `draft`) and write it into its study."""
+    plan, opened, checked = draft(grid, study)
+    save(plan, opened, checked)
+    return plan, opened
+
+
+def save(plan: Plan, study: Study, checked: CheckedGrid) -> PlanSummary:
+    """Write a plan into its study, as the one planned last; raises OrchError if it cannot be written."""
+    numbers = summary(plan)
+    write_plan(plan, study, grid=checked.path, text=checked.text, numbers=numbers.to_json())
+    remember_study(study)
+    return numbers
+
+
+def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
+    probes = []
+    for name in checked.probed:
+        facts = _facts(checked, name)
+        declared = checked.grid.tasks[name].kind if name in checked.grid.tasks else None
+        kind = "multi-label" if facts.labels > 1 else "binary-class" if facts.classes == 2 else "multi-class"
+        probes.append(
+            Probe(
+                task=name,
+                fingerprint=facts.fingerprint,
+                kind=declared or kind,
+                classes=facts.classes,
+                train_limit=checked.grid.probes.train_limit,
+                path=str(checked.file(name)),
+            )
+        )
+    return tuple(probes)
+
+
+def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
+    """What the probes of one cell have to do."""
+    limit, images, fit, test = checked.grid.probes.train_limit, 0, 0, 0
+    for probe in probes:
+        counts = _facts(checked, probe.task).counts
+        train = min(limit or counts["train"], counts["train"])
+        images += train + counts.get("val", 0) + counts.get("test", 0)
+        fit += train * probe.classes
+        test += counts.get("test", 0) * probe.classes
+    return ProbeLoad(tasks=len(probes), images=images, fit=fit, test=test)
+
+
+def _facts(checked: CheckedGrid, task: str) -> NpzFacts:
+    return checked.tasks.get(task) or checked.sources[task]
+
+
+def _assumed(device: Device) -> str:
+    low, mid, high = (round(100 * share) for share in device.utilisation)
+    return f"assumed: {mid}% of {device.name}'s peak ({low} to {high}%); `orch calibrate` measures it"
+
+
+def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
+    """Which batches do not fit the device's memory, and what would."""
+    trained = frame.filter(pl.col("activation_bytes") > 0).with_columns(
+        share=(pl.col("batch") / pl.col("devices").clip(lower_bound=1)).ceil()
+    )
+    groups = trained.filter((pl.col("micro_batch") < pl.col("share")) | pl.col("checkpointing")).group_by(
+        "recipe", "model", maintain_order=True
+    )
+    notes = []
+    columns = pl.col("micro_batch", "checkpointing", "memory_bytes", "share").first()
+    for row in groups.agg(columns).iter_rows(named=True):
+        name, micro, share = f"{row['recipe']} {row['model']}", row["micro_batch"], row["share"]
+        if micro:
+            again = ", its blocks computed again in the backward pass" if row["checkpointing"] else ""
+            words = f"a batch of {share:g} does not fit one {device.name}; {micro} at a time do{again}"
+        else:
+            gib = row["memory_bytes"] / 2**30
+            words = (
+                f"even one image at a time takes {gib:.1f} GiB, more than one {device.name} has: "
+                "share the batch among more GPUs (gpus_per_node), or lower it"
+            )
+        notes.append(f"{name}: {words}")
+    return notes
+
+
+def _notes(checked: CheckedGrid) -> tuple[str, ...]:
+    """What a careful reader of the grid would want to know before launching."""
+    notes = []
+    for name, facts in checked.sources.items():
+        dropped = facts.counts["train"] - facts.pretraining
+        if dropped:
+            notes.append(
+                f"{name}: {dropped} training images are also in val or test; they are left out of pretraining"
+            )
+    for name in checked.probed:
+        facts = _facts(checked, name)
+        pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
+        if pairs:
+            notes.append(
+                f"{name}: its splits share byte-equal images ({pairs}); its probe is a little optimistic"
+            )
+    recipes = set(checked.grid.axes.algorithm)
+    if not any(recipe.startswith("random@") for recipe in recipes):
+        notes.append(
+            "no random@1 in axes.algorithm: without that control a gain of size is not a gain of pretraining"
+        )
+    return tuple(notes)

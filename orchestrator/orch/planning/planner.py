@@ -1,0 +1,173 @@
+"""`orch plan`: write the plan of a grid into its study, or show what it would change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from orch.budget import assess, describe, limits_of
+from orch.planning.diff import Diff, diff
+from orch.planning.draft import draft, save
+from orch.planning.plan_text import render, render_diff
+from orch.planning.precision import Group, Precision, expected_precision
+from orch.planning.summary import PlanSummary, summary
+from orch.studies import find_study
+from orch_analysis.design.expected import AssumedLaw
+from orch_core.errors import OrchError
+from orch_core.study.folder import Study
+from orch_core.study.plan import Plan, open_plan, read_plan
+
+NAMED = 10  # cells beyond the budget that the terminal names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """Options of `orch plan`.
+
+    against:        what to compare with, in which case nothing is written: a study, a plan, or "" for the study's
+                    own last plan; None to write the plan
+    pilot:          a study whose fits give the law that the expected precision is computed under
+    target:         `params` and `samples` of the prediction; default: 4x beyond the largest of the grid
+    gpu_hours, usd: limits that take the place of the grid's `budget`
+    """
+
+    against: str | None = None
+    pilot: Path | None = None
+    target: Mapping[str, float] | None = None
+    gpu_hours: float | None = None
+    usd: float | None = None
+
+
+class Planned(Protocol):
+    """What a grid's plan is, or changes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `orch plan --json` prints."""
+
+    @property
+    def text(self) -> str:
+        """The page for the terminal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPlan:
+    """A plan that was written into its study, its expected precision, and the cells that its budget does not cover."""
+
+    plan: Plan
+    study: Study
+    summary: PlanSummary
+    precision: tuple[Precision, ...]
+    options: PlanOptions
+    beyond_budget: pl.DataFrame
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary, the expected precision and every cell."""
+        return {
+            **self.summary.to_json(),
+            "root": str(self.study.root),
+            "precision": [one.to_json() for one in self.precision],
+            "beyond_budget": self.beyond_budget["id"].to_list(),
+            "frame": self.plan.frame.drop("data").to_dicts(),
+        }
+
+    @property
+    def text(self) -> str:
+        """What is to run, what exists, its cost and expected precision, and the next command."""
+        return render(
+            self.plan,
+            self.summary,
+            self.study.root,
+            self.precision,
+            target=self.options.target,
+            beyond=_beyond(self.beyond_budget),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a grid would change against an older plan; nothing was written."""
+
+    plan: Plan
+    study: Study
+    against: str
+    changes: Diff
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary, the changes and every cell."""
+        names = ("id", "recipe", "model", "mix", "images", "seed")
+        rows = {
+            "counts": self.changes.counts(),
+            "create": self.changes.create.select(names).to_dicts(),
+            "drop": self.changes.drop.select(names).to_dicts(),
+            "changed": self.changes.changed.to_dicts(),
+        }
+        return {
+            **summary(self.plan).to_json(),
+            "root": str(self.study.root),
+            "against": self.against,
+            "diff": rows,
+            "frame": self.plan.frame.drop("data").to_dicts(),
+        }
+
+    @property
+    def text(self) -> str:
+        """The changes with their reasons."""
+        return render_diff(self.changes, self.against)
+
+
+def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> Planned:
+    """The plan of a grid, or what it would change; raises OrchError or GridError for what is wrong with it."""
+    if not all(math.isfinite(limit) for limit in (options.gpu_hours, options.usd) if limit is not None):
+        message = "a budget must be a finite number"
+        raise OrchError(message, hint="leave it out for no limit")
+    plan, opened, checked = draft(grid, study, gpu_hours=options.gpu_hours, usd=options.usd)
+    if options.against is not None:
+        old, name = _other(opened, options.against)
+        return Comparison(plan=plan, study=opened, against=name, changes=diff(old, plan.frame))
+    assumed_laws: Mapping[Group, AssumedLaw] = {}
+    if options.pilot:
+        from orch.planning.pilot import assumed_laws_of
+
+        assumed_laws = assumed_laws_of(find_study(options.pilot))
+    precision = expected_precision(plan, target=options.target, assumed_laws=assumed_laws)
+    limited = any(plan.budget.values())
+    return NewPlan(
+        plan=plan,
+        study=opened,
+        summary=save(plan, opened, checked),
+        precision=tuple(precision),
+        options=options,
+        beyond_budget=assess(plan, opened, limits_of(plan)).refused if limited else plan.frame.clear(),
+    )
+
+
+def _beyond(refused: pl.DataFrame) -> list[str]:
+    if refused.is_empty():
+        return []
+    named = ", ".join(describe(row) for row in refused.head(NAMED).iter_rows(named=True))
+    more = f" and {refused.height - NAMED:,} more" if refused.height > NAMED else ""
+    return [f"beyond the budget, so that `orch launch` refuses: {refused.height:,} cells: {named}{more}"]
+
+
+def _other(opened: Study, against: str) -> tuple[pl.DataFrame, str]:
+    path = Path(against) if against else opened.root
+    if path.is_file() and path.suffix == ".parquet":
+        return open_plan(path)[0].frame, str(path)
+    study = find_study(path) if against else opened
+    try:
+        return read_plan(study).frame, str(study.root)
+    except OrchError:
+        if against:
+            raise
+        return pl.DataFrame(schema=_schema()), f"{study.root} (nothing planned yet)"
+
+
+def _schema() -> dict[str, Any]:
+    from orch.planning.diff import FIELDS, LABELS
+
+    return dict.fromkeys(("id", *dict.fromkeys((*LABELS, *FIELDS))), pl.String)
