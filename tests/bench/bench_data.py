@@ -39,8 +39,9 @@ from orch_core.packs.arrange import (
 )
 from orch_core.packs.decode import decode
 from orch_core.packs.gather import SCHEMA, Settings, Spec
+from orch_core.packs.layout import ALL
 from orch_core.packs.pack import Wishes, pack
-from orch_core.packs.read import ALL, open_packs, read_images, read_stored, select
+from orch_core.packs.read import open_packs, read_images, read_stored, select
 from orch_core.packs.write import PACK_BYTES
 
 ROWS = 21_472_715

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from orch_core.packs.gather import Settings, Spec
+from orch_core.packs.layout import ALL
 from orch_core.packs.pack import Wishes, pack
-from orch_core.packs.read import ALL, open_packs, read_images, select
+from orch_core.packs.read import open_packs, read_images, select
 
 
 def packed(out: Path, *specs: Spec, store: str = "keep", side: int = 0, **wishes) -> Path:

@@ -15,11 +15,13 @@ from packed import encoded, everything, packed, picture, spec, tree, write_folde
 from PIL import Image
 
 from orch_core.errors import OrchError
-from orch_core.images.npz import hash_order, image_keys, inspect_npz, pretraining_order, read_split
+from orch_core.images.npz import hash_order, image_keys, inspect_npz, pretraining_order
+from orch_core.images.source import read_split
 from orch_core.packs.census import census, thumbnails
 from orch_core.packs.decode import decode, difference_hash
-from orch_core.packs.facts import pack_facts, problems, read_task
-from orch_core.packs.read import ALL, open_packs, read_images, select
+from orch_core.packs.facts import pack_facts, problems
+from orch_core.packs.layout import ALL
+from orch_core.packs.read import open_packs, read_images, read_task, select
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "images"
 

@@ -17,7 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
-from orch_core.images.npz import SPLITS, Images, Labels, read_split
+from orch_core.images.npz import SPLITS, Images, Labels
+from orch_core.images.source import read_split
 
 SAMPLE = 2000  # images for compressibility: the median's relative standard error is then below 1%
 CLUSTERED = 5000  # images for the Davies-Bouldin index

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
 from orch_core.images.subset import hash_ranks
-from orch_core.packs.layout import is_pack_folder
 
 SPLITS = ("train", "val", "test")
 Images = NDArray[np.uint8]
@@ -51,10 +50,6 @@ def read_split(path: Path, split: str) -> tuple[Images, Labels]:
 
     The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
     """
-    if is_pack_folder(path):
-        from orch_core.packs.facts import read_task
-
-        return read_task(path, split)
     try:
         stat = path.stat()
     except OSError:

@@ -1,16 +1,18 @@
-"""A source of a grid: an npz in MedMNIST's format, or a pack folder; the same facts of either."""
+"""A source or task of a grid is an npz in MedMNIST's format or a pack folder: this module decides which, and reads either.
+
+Packs are imported by the functions that need them, so that a study of npz files needs no image library.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from orch_core.errors import OrchError
-from orch_core.images.npz import NpzFacts, inspect_npz
-from orch_core.packs.facts import TASK_HINT, pack_facts, task_problem
-from orch_core.packs.layout import is_pack_folder
-from orch_core.packs.read import ALL
+from orch_core.images import npz
+from orch_core.images.npz import Images, Labels, NpzFacts
+from orch_core.packs.layout import ALL, is_pack_folder
 
-__all__ = ["ALL", "check_task", "inspect_source"]
+__all__ = ["ALL", "check_task", "inspect_source", "read_split"]
 
 
 def inspect_source(path: Path, modality: str) -> NpzFacts:
@@ -19,16 +21,30 @@ def inspect_source(path: Path, modality: str) -> NpzFacts:
     Raises OrchError naming what is wrong with the files.
     """
     if is_pack_folder(path):
+        from orch_core.packs.facts import pack_facts
+
         return pack_facts(path, modality)
     if path.is_dir():
         message = f"{path} is a folder without packs"
         raise OrchError(message, hint=f"pack its images first: `orch data pack {path}-packs {path}`")
-    return inspect_npz(path)
+    return npz.inspect_npz(path)
 
 
 def check_task(path: Path) -> None:
-    """Raise OrchError where a pack folder cannot serve as a downstream task; an npz that was inspected can."""
-    problem = task_problem(path) if is_pack_folder(path) else ""
-    if problem:
-        message = f"{path} cannot be a task: {problem}"
-        raise OrchError(message, hint=TASK_HINT)
+    """Raise OrchError if a pack folder cannot serve as a downstream task; an npz that was inspected can."""
+    if is_pack_folder(path):
+        from orch_core.packs.facts import TASK_HINT, task_problem
+
+        problem = task_problem(path)
+        if problem:
+            message = f"{path} cannot be a task: {problem}"
+            raise OrchError(message, hint=TASK_HINT)
+
+
+def read_split(path: Path, split: str) -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the files."""
+    if is_pack_folder(path):
+        from orch_core.packs.read import read_task
+
+        return read_task(path, split)
+    return npz.read_split(path, split)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from orch_core.cell import Cell, Probe
 from orch_core.errors import OrchError
-from orch_core.images.npz import SPLITS, hash_order, image_keys, read_split
+from orch_core.images.npz import SPLITS, hash_order, image_keys
+from orch_core.images.source import read_split
 from orch_core.learn.augment import plain_view
 from orch_core.learn.data import as_tensor, chunks_of
 from orch_core.learn.encoders import encode, load_encoder, patchify

@@ -1,17 +1,13 @@
-"""What a pack folder holds, for whoever plans with it or reads it as a task; and whether its files are what they were."""
+"""What a pack folder holds, for the planner, and whether its files are what they were. Decodes no image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-
 from orch_core.errors import OrchError
-from orch_core.images.npz import SPLITS, Images, Labels, NpzFacts, fingerprint
-from orch_core.packs.layout import INDEX, Manifest, Modality, read_manifest
-from orch_core.packs.read import ALL, modality_code, open_packs, read_images, select
+from orch_core.images.npz import SPLITS, NpzFacts, fingerprint
+from orch_core.packs.layout import Manifest, Modality, modality_code, read_manifest
 
 TASK_HINT = (
     "a task has one source, images of one size with a label each, and train, val and test: pack it by itself"
@@ -73,22 +69,6 @@ def task_problem(folder: Path) -> str:
     if not all(part.labels for part in parts):
         return "its images have no labels"
     return f"its {empty[0]} split is empty" if empty else ""
-
-
-def read_task(folder: Path, split: str) -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError where packs cannot serve as a task.
-
-    The train split is what pretraining may see: images that are in val or test too would flatter a probe.
-    """
-    problem = task_problem(folder)
-    if problem:
-        message = f"{folder} cannot be a task: {problem}"
-        raise OrchError(message, hint=TASK_HINT)
-    packs = open_packs(folder)
-    chosen = select(packs, ALL, split)
-    rows = chosen.at(np.arange(chosen.count))
-    labels = pl.read_parquet(folder / INDEX, columns=["labels"])["labels"].gather(rows)
-    return np.stack(read_images(packs, rows)), np.array(labels.to_list(), np.int64)
 
 
 def problems(folder: Path, tell: Callable[[int, int], None]) -> Iterator[str]:

@@ -12,6 +12,8 @@ import numpy as np
 from orch_core.errors import OrchError
 
 FORMAT = 1
+ALL = "all"
+"""The modality of a grid's source that takes every row of a pack folder."""
 MAGIC = b"ORCHPACK"
 HEADER = 64
 """Bytes before the images of a pack and before the rows of the table: magic, format, id (32 hexadecimal digits)."""
@@ -168,6 +170,17 @@ def _manifest(document: dict[str, Any]) -> Manifest:
             "packs": tuple(Pack(**entry) for entry in document["packs"]),
         }
     )
+
+
+def modality_code(manifest: Manifest, modality: str) -> int | None:
+    """Place of a modality in the manifest, None for every one; raises OrchError for one that is not there."""
+    names = [one.name for one in manifest.modalities]
+    if modality == ALL or names == [modality]:
+        return None
+    if modality in names:
+        return names.index(modality)
+    message = f"the packs have no modality {modality!r}; they have {', '.join(names)}"
+    raise OrchError(message, hint=f"name one of them as the source's modality, or `{ALL}` for every image")
 
 
 def header(identity: str) -> bytes:

@@ -15,11 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
-from orch_core.images.npz import SPLITS, Images
+from orch_core.images.npz import SPLITS, Images, Labels
 from orch_core.images.subset import Rows, stratified_order
 from orch_core.packs.arrange import ranks_at, strata_of
 from orch_core.packs.decode import FORMATS, BadImage, decode_stored
+from orch_core.packs.facts import TASK_HINT, task_problem
 from orch_core.packs.layout import (
+    ALL,
     HEADER,
     INDEX,
     MANIFEST,
@@ -29,13 +31,12 @@ from orch_core.packs.layout import (
     Manifest,
     Modality,
     header,
+    modality_code,
     read_manifest,
 )
 
 MOST_OPEN = 256
 """Packs that a process keeps open at once, far below the usual limit of 1,024 files."""
-ALL = "all"
-"""The modality of a grid's source that takes every row of a pack folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,17 +189,6 @@ def select(packs: Packs, modality: str, split: str, subset_seed: int = 0) -> Sel
     return Selection(first=0, count=last - first, rows=packs.orders[before + first : before + last])
 
 
-def modality_code(manifest: Manifest, modality: str) -> int | None:
-    """Place of a modality in the manifest, None for every one; raises OrchError for one that is not there."""
-    names = [one.name for one in manifest.modalities]
-    if modality == ALL or names == [modality]:
-        return None
-    if modality in names:
-        return names.index(modality)
-    message = f"the packs have no modality {modality!r}; they have {', '.join(names)}"
-    raise OrchError(message, hint=f"name one of them as the source's modality, or `{ALL}` for every image")
-
-
 def _bounds(parts: Sequence[Modality]) -> dict[str, tuple[int, int]]:
     """First and last place (exclusive) of what pretraining may see, of val and of test, in the order of `parts`."""
     val, test, last = np.cumsum([sum(one.counts[split] for one in parts) for split in SPLITS]).tolist()
@@ -216,3 +206,19 @@ def _reordered(packs: Packs, code: int | None, last: int, subset_seed: int) -> R
     ranks = ranks_at(index, names, subset_seed)
     order: Rows = rows[stratified_order(strata_of(index), ranks, index["hash_high"].to_numpy())]
     return order
+
+
+def read_task(folder: Path, split: str) -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError where packs cannot serve as a task.
+
+    The train split is what pretraining may see: images that are in val or test too would flatter a probe.
+    """
+    problem = task_problem(folder)
+    if problem:
+        message = f"{folder} cannot be a task: {problem}"
+        raise OrchError(message, hint=TASK_HINT)
+    packs = open_packs(folder)
+    chosen = select(packs, ALL, split)
+    rows = chosen.at(np.arange(chosen.count))
+    labels = pl.read_parquet(folder / INDEX, columns=["labels"])["labels"].gather(rows)
+    return np.stack(read_images(packs, rows)), np.array(labels.to_list(), np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.packs.gather import Spec
-from orch_core.packs.read import ALL
+from orch_core.packs.layout import ALL
 from orch_core.yaml import Document, did_you_mean, load_yaml
 
 KEYS = ("path", "modality", "group", "window")
