@@ -12,6 +12,7 @@ import polars as pl
 from orch.console import Exit
 from orch.fit_laws import VALUES, Fitted, is_table
 from orch.studies import find_study
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.usable import require
 from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, of_table, optimum
 from orch_analysis.tables.points_file import read_points
@@ -74,7 +75,7 @@ def frontier(
                 "warnings": list(warnings),
             }
         )
-        failed = failed and all(one.outcome != "ok" for one in found)
+        failed = failed and all(one.outcome is not Outcome.OK for one in found)
     exit_code = Exit.NO_FIT if failed else Exit.OK
     return Fitted(document={"groups": groups}, text="\n".join(lines), exit_code=exit_code)
 
@@ -100,7 +101,7 @@ def _groups(frame: pl.DataFrame, names: tuple[str, ...]) -> Iterator[tuple[str, 
 
 
 def _line(one: Frontier, flops: float | None) -> str:
-    if one.outcome != "ok":
+    if one.outcome is not Outcome.OK:
         return f"  {one.approach:11} {one.outcome}: {one.message}"
     low, high = one.a_interval
     line = f"  {one.approach:11} N* ~ C^{one.a:.3f} [{low:.3f}, {high:.3f}], D* ~ C^{one.b:.3f}, n={one.n}"
@@ -122,7 +123,7 @@ def _json(one: Frontier, flops: float | None) -> dict[str, Any]:
         "message": one.message,
         "n": one.n,
     }
-    if one.outcome != "ok":
+    if one.outcome is not Outcome.OK:
         return said
     said |= {"a": one.a, "a_interval": list(one.a_interval), "b": one.b, "b_interval": list(one.b_interval)}
     return said | ({"optimum": asdict(optimum(one, flops))} if flops else {})

@@ -13,6 +13,7 @@ import polars as pl
 from orch.console import Exit, columns, command_line
 from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.usable import ROW, listed, require
 from orch_analysis.forecast.auto import Choice
 from orch_analysis.laws import get
@@ -226,7 +227,7 @@ def _remarks(found: Sequence[Fit | Choice]) -> list[str]:
 
 def _doubtful(fit: Fit) -> tuple[str, ...]:
     """The outcome of a fit that has estimates and is still not to be trusted whole."""
-    return (f"{fit.outcome}: {fit.message}",) if fit.estimates and str(fit.outcome) != "ok" else ()
+    return (f"{fit.outcome}: {fit.message}",) if fit.estimates and fit.outcome is not Outcome.OK else ()
 
 
 def _rows(numbers: Sequence[int]) -> str:
@@ -253,10 +254,13 @@ def _estimate(fit: Fit, name: str) -> str:
     return f"{shown} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else shown
 
 
-def predict(folder: Path, at: Mapping[str, float]) -> Fitted:
-    """Every law of a folder of `fit-laws` at one scale, with its band at the level of the fits."""
+def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False) -> Fitted:
+    """Every law of a folder of `fit-laws` at one scale, with its band at the level of the fits.
+
+    trust: execute the Python file of a user's law. Raises OrchError for another folder.
+    """
     rows, table = [], [["group", "law", "value", "band", "beyond the data"]]
-    for one in laws_json.read(folder):
+    for one in laws_json.read(folder, trust=trust):
         fit = _fit_of(one)
         table[0][3] = f"{percent(fit.level)} band"
         group = " ".join(fit.group.values()) or "all"

@@ -21,7 +21,7 @@ from orch_core.errors import OrchError
 
 AGAIN = """
 import hashlib, json
-from orch_analysis import card
+from orch_analysis.saved import card
 from orch_analysis.tables.points_file import read_points
 found = card.refit(json.load(open("out/cards/card-0.json")), read_points("points.csv", mapping={}))
 print(found.estimates, hashlib.sha256(found.draws.tobytes()).hexdigest())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from orch_analysis import laws
 from orch_analysis.fitting.fit import fit
 from orch_analysis.laws import LAWS
+from orch_analysis.laws.law import Law
 from orch_core.errors import OrchError
 
 TRUTH = {
@@ -187,3 +190,47 @@ def test_a_law_of_one_size_can_be_read_along_another() -> None:
     assert found.predict(compute=1e21).value == pytest.approx(3 * 1e21**-0.1, rel=1e-9)
     with pytest.raises(OrchError, match="needs params and samples"):
         LAWS["chinchilla"].along("compute")
+
+
+def test_the_laws_are_all_the_laws_of_the_modules_of_the_package_under_names_of_their_own() -> None:
+    modules = [
+        import_module(f"orch_analysis.laws.{path.stem}")
+        for path in Path(laws.__file__).parent.glob("[a-z]*.py")
+    ]
+    values = [value for module in modules for value in vars(module).values() if isinstance(value, Law)]
+    assert {id(law) for law in values} == {id(law) for law in LAWS.values()}
+    assert len({law.name for law in values}) == len(LAWS) >= 15
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_a_law_pickles_with_its_functions(name: str) -> None:
+    law, x = LAWS[name], scales(name)
+    every = [law] if len(law.x) > 1 else [law, law.along("compute")]
+    for one in every:
+        again = pickle.loads(pickle.dumps(one))
+        there = {variable: x[own] for variable, own in zip(one.x, law.x, strict=True)}
+        assert again == one
+        assert (again.value(there, TRUTH[name]) == one.value(there, TRUTH[name])).all()
+        if one.starts is not None:
+            first, second = (kind.starts(there, np.linspace(0.1, 0.9, 40)) for kind in (one, again))
+            assert all((first[key] == second[key]).all() for key in first)
+
+
+def test_a_law_of_a_file_pickles_by_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from orch_analysis.laws.law import Law\n"
+        "LAW = Law(name='mine', formula='a * params^b', params=('a', 'b'), x=('params',), source='me',\n"
+        "          bounds={'b': (-2.0, 2.0)}, f=lambda x, p: p['a'] * x['params'] ** p['b'])\n"
+    )
+    law = laws.load(file).along("flops").fix(b=0.5)
+    again = pickle.loads(pickle.dumps(law))
+    assert again == law
+    assert again.value({"flops": np.array([4.0])}, {"a": 3.0}) == pytest.approx(6.0)
+
+
+def test_a_law_of_a_file_is_not_executed_without_trust(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("raise SystemExit('executed')\n")
+    with pytest.raises(OrchError, match="not executed unless it is trusted"):
+        laws.restored({"law": "mine", "file": str(file), "fixed": {}}, ("params",))

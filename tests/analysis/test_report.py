@@ -22,7 +22,7 @@ NET = {"mae": (-0.04, -0.02), "moco-v3": (-0.10, -0.06)}
 POINTS = Path(__file__).parents[2] / "experiments" / "published" / "biovfm.csv"
 SMALL = Model(name="w32", width=32, depth=4, heads=4)
 
-# The 24 slopes of log AUC on log params that BioVFM-21M's notebook prints, DINOv2 and MAE (arXiv:2501.14685).
+# The 24 slopes of log AUC on log params that BioVFM-21M's notebook prints, DINOv2 and MAE (arXiv:2505.09329).
 PUBLISHED = {
     "derma": (0.0223, 0.0269), "pneumonia": (0.0031, 0.0134), "breast": (0.0124, 0.0318), "chest": (0.0224, 0.0452),
     "oct": (0.0141, 0.0692), "retina": (0.0025, 0.0094), "blood": (0.0016, 0.0037), "tissue": (0.0224, 0.0240),

@@ -304,3 +304,26 @@ def test_a_table_may_have_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch
     (tmp_path / "lr=1e-3.csv").write_text("\n".join(["params,loss", *(f"{n:g},{n**-0.1:g}" for n in N)]))
     done = CliRunner().invoke(main, ["fit-laws", "lr=1e-3.csv", "--bootstrap", "20"])
     assert done.exit_code == 0, done.output
+
+
+def test_predict_executes_the_law_file_of_a_folder_only_when_trusted(tmp_path: Path):
+    law, ran = tmp_path / "mine.py", tmp_path / "ran"
+    law.write_text(
+        f"open({str(ran)!r}, 'a').close()\n"
+        "from orch_analysis.laws.law import Law\n"
+        "LAW = Law(name='mine', formula='a * params^-b', params=('a', 'b'), x=('params',), source='me',\n"
+        "          bounds={'b': (-2.0, 2.0)}, f=lambda x, p: p['a'] * x['params'] ** -p['b'])\n",
+        encoding="utf-8",
+    )
+    code, _, _ = run(tmp_path, ROWS, "--law", str(law))
+    assert code == 0
+    assert ran.exists()
+    ran.unlink()
+    command = ["predict", str(tmp_path / "laws"), "--params", "1e9"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2
+    assert "--trust" in refused.output
+    assert not ran.exists()
+    trusted = CliRunner().invoke(main, [*command, "--trust", "--json"])
+    assert json.loads(trusted.stdout)["predictions"][0]["value"] > 0
+    assert ran.exists()

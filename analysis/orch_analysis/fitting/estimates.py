@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Literal
 
 import numpy as np
 
 from orch_analysis.fitting import resampling
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.problem import from_link, to_link
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 
 Band = Literal["mean", "new"]
-
-
-class Outcome(StrEnum):
-    """How a fit ended; `Fit.message` gives the cause and the remedy."""
-
-    OK = "ok"
-    NO_DATA = "no_data"
-    TOO_FEW_POINTS = "too_few_points"
-    ONE_SCALE = "one_scale"
-    CONSTANT_VALUE = "constant_value"
-    MIXED_UNITS = "mixed_units"
-    NOT_IDENTIFIED = "not_identified"
-    AT_BOUND = "at_bound"
-    NOT_CONVERGED = "not_converged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

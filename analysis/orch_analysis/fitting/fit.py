@@ -13,8 +13,9 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from orch_analysis import laws
 from orch_analysis.fitting import profile, resampling, usable
-from orch_analysis.fitting.estimates import Band, Dropped, Fit, Identifiability, Line, Outcome, Prediction
+from orch_analysis.fitting.estimates import Band, Dropped, Fit, Identifiability, Line, Prediction
 from orch_analysis.fitting.newton import Solution, begin, finish, minimise, solve
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
 from orch_analysis.fitting.usable import Usable
 from orch_analysis.fitting.verdict import outside_own_interval, verdict

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orch_analysis.fitting.problem import Problem, derivatives, from_link, huber, link_of, predict
+from orch_analysis.fitting.problem import Problem, derivatives, from_link, huber, predict
 from orch_analysis.fitting.search import search
 from orch_analysis.laws.law import Array
 
@@ -195,8 +195,8 @@ def _revived(
         unit, none = theta.copy(), theta.copy()
         none[:, k] = problem.lower[k]
         unit[:, k] = 0.0
-        value = from_link(link_of(problem), predict(problem, none))
-        share = np.median(np.abs(from_link(link_of(problem), predict(problem, unit)) - value), axis=1)
+        value = from_link(problem.link, predict(problem, none))
+        share = np.median(np.abs(from_link(problem.link, predict(problem, unit)) - value), axis=1)
         floor = np.log(float(np.median(np.abs(problem.scale)))) - np.log(np.maximum(share, 1e-290))
         lowest = objective.copy()
         vanished = theta[:, k] < floor + np.log(SMALL[0])

@@ -30,11 +30,17 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A law and its points, ready to solve: `target` is the value in the law's link, (n,), `scale` d value/d link."""
+    """A law and its points, ready to solve.
+
+    y: values (n,); link: the space of the residuals; target: the values there, (n,); scale: d value / d link at
+    the values, (n,); logs: (p,) whether a coordinate is a logarithm; lower, upper: (p,) bounds of the coordinates;
+    terms: the law as a sum of power-law terms, None for other laws and links.
+    """
 
     law: Law
     x: Values
     y: Array
+    link: Link
     target: Array
     scale: Array
     logs: NDArray[np.bool_]
@@ -69,6 +75,7 @@ def build(law: Law, x: Values, y: Array, link: Link) -> Problem:
         law=law,
         x=x,
         y=y,
+        link=link,
         target=to_link(link, y),
         scale=slope,
         logs=logs,
@@ -76,13 +83,6 @@ def build(law: Law, x: Values, y: Array, link: Link) -> Problem:
         upper=upper,
         terms=_terms(law, x) if law.terms and link == "log" else None,
     )
-
-
-def link_of(problem: Problem) -> Link:
-    """The link that the problem was built with."""
-    if problem.scale is problem.y:
-        return "log"
-    return "linear" if problem.target is problem.y else "log_error"
 
 
 def _terms(law: Law, x: Values) -> Terms:
@@ -135,7 +135,7 @@ def predict(problem: Problem, theta: Array) -> Array:
     """The law in the space of the residuals, (fits, n), for coordinates (fits, p)."""
     named = {name: value[..., None] for name, value in params_of(problem, theta).items()}
     with np.errstate(all="ignore"):
-        value = to_link(link_of(problem), problem.law.f(problem.x, named))
+        value = to_link(problem.link, problem.law.f(problem.x, named))
     return np.broadcast_to(value, (*theta.shape[:-1], problem.y.size))
 
 
@@ -230,7 +230,7 @@ def _slopes(problem: Problem, theta: Array) -> tuple[Array, Array]:
         return ends[:fits].copy(), (rise / (2.0 * steps.T[:, :, None])).transpose(1, 0, 2)
     named = {name: value[..., None] for name, value in params_of(problem, theta).items()}
     value, slopes = law.slopes(problem.x, named)
-    link = link_of(problem)
+    link = problem.link
     factor = {"log": 1.0 / value, "linear": np.ones_like(value), "log_error": -1.0 / (1.0 - value)}[link]
     jacobian = np.empty((fits, p, problem.y.size))
     for k, name in enumerate(law.free):

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from orch_analysis.fitting.problem import Problem, from_link, link_of, predict, theta_of
+from orch_analysis.fitting.problem import Problem, from_link, predict, theta_of
 from orch_analysis.laws.law import POSITIVE, Array, Values
 
 BLOCK = 2048  # fits whose matrix products are formed together
@@ -133,7 +133,7 @@ class _Projected:
         self.signed = [law.bound(name)[0] < 0 for name in linear]
 
     def best(self, target: Array, weights: Array, shares: Sequence[NDArray[np.intp]]) -> dict[str, Array]:
-        link, own = link_of(self.problem), self.problem.target
+        link, own = self.problem.link, self.problem.target
         near = target if link == "linear" else np.clip(target, own - FAR, own + FAR)
         wanted = from_link(link, near) / self.problem.scale
         weighted = weights * wanted

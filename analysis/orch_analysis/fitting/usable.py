@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orch_analysis.fitting.estimates import Dropped, Outcome
+from orch_analysis.fitting.estimates import Dropped
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.problem import to_link
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError

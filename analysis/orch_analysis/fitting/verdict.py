@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from orch_analysis.fitting.estimates import Identifiability, Outcome
+from orch_analysis.fitting.estimates import Identifiability
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.problem import Problem, predict
 from orch_analysis.laws.law import Array
 

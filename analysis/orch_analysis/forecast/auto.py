@@ -22,13 +22,18 @@ from orch_analysis import laws
 from orch_analysis.fitting import usable
 from orch_analysis.fitting.estimates import Band, Prediction
 from orch_analysis.fitting.fit import Fit, Interval, fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.forecast import one_variable, two_variables
 from orch_analysis.forecast.one_variable import Forecast
 from orch_analysis.forecast.shapes import Floats
 from orch_analysis.laws.law import Law
+from orch_analysis.laws.null import constant
 from orch_core.errors import OrchError
 
-FORMS = {1: ("power", "power_offset", "m4", "bnsl1"), 2: ("chinchilla", "kaplan", "gadre")}
+FORMS = {
+    count: tuple(law.name for law in laws.LAWS.values() if law.auto and len(law.x) == count)
+    for count in (1, 2)
+}
 CLOSE = 1.1  # forms within 10% of the best error count as equal, and the one with fewer parameters is named
 CUTS = (2.0, 4.0, 8.0)  # a form is fitted up to x_last / cut (or C_last / cut) and scored beyond
 LEAST = 5  # points that a form is fitted to, at least, when its turn is scored
@@ -98,7 +103,7 @@ class Choice:
             raise OrchError(message, hint=f"give {missing[0]}=...")
         at = {name: np.array([x[name]]) for name in self.x}
         found = self.forecast(at, level=self.fit.level if level is None else level)
-        if found.outcome != "ok":
+        if found.outcome is not Outcome.OK:
             raise OrchError(f"no forecast: {found.message}", hint="add points at other scales")  # noqa: EM102
         return Prediction(value=found.value[0], lo=found.lo[0], hi=found.hi[0], extrapolation=found.horizon)
 
@@ -143,19 +148,6 @@ def from_dict(entry: Mapping[str, Any], found: Fit) -> Choice:
         ceiling=entry["ceiling"],
         warnings=tuple(entry["warnings"]),
         message=entry["message"],
-    )
-
-
-def constant(variables: tuple[str, ...]) -> Law:
-    """The null model: one level at every scale."""
-    return Law(
-        name="constant",
-        formula="value = level",
-        params=("level",),
-        x=variables,
-        source="null model: no dependence on scale",
-        f=lambda x, p: p["level"] + 0.0 * next(iter(x.values())),
-        linear=("level",),
     )
 
 

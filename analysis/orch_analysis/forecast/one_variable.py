@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.forecast import shapes, trend
 from orch_analysis.forecast.shapes import Floats
 from orch_core.errors import OrchError
@@ -43,7 +44,7 @@ class Forecast:
     lo, hi: central band at `level` for a new run; members: each member's prediction [len(at)]; weights: their
     shares in ln error; noise: standard deviation of ln error about a smooth curve; horizon: largest scale
     asked for over the largest seen; n: points used; dropped: points left out, by reason.
-    outcome: "ok", or what kept it from predicting (`message` says cause and remedy; values are NaN then).
+    outcome: OK, or what prevented a forecast (`message` gives cause and remedy; values are NaN then).
     """
 
     at: tuple[float, ...]
@@ -58,7 +59,7 @@ class Forecast:
     horizon: float
     n: int
     dropped: Mapping[str, int] = field(default_factory=dict)
-    outcome: str = "ok"
+    outcome: Outcome = Outcome.OK
     message: str = ""
 
 
@@ -85,7 +86,7 @@ def forecast(
         nothing = (float("nan"),) * len(ats)
         return Forecast(
             at=tuple(ats.tolist()), value=nothing, lo=nothing, hi=nothing, level=level, horizon=horizon,
-            n=len(xs), dropped=dropped, outcome="too_few_points",
+            n=len(xs), dropped=dropped, outcome=Outcome.TOO_FEW_POINTS,
             message=f"{scales} usable scales, and a forecast needs 3: train more sizes",
         )  # fmt: skip
     u, errors = _merged(np.log(xs / xs[-1]), ys)

@@ -112,7 +112,7 @@ def _nothing(failed: Fit, asked: Floats, level: float) -> Forecast:
     nan = (float("nan"),) * len(asked)
     return Forecast(
         at=tuple(asked.tolist()), value=nan, lo=nan, hi=nan, level=level, horizon=float("nan"), n=failed.n,
-        outcome=str(failed.outcome), message=failed.message, dropped=_reasons(failed),
+        outcome=failed.outcome, message=failed.message, dropped=_reasons(failed),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.usable import as_numbers, require
 from orch_analysis.frontiers.minimum import Floats, Minimum, loss_noise, minimum
 from orch_core.errors import OrchError
@@ -25,7 +26,7 @@ APART = 1.5  # N* of two approaches further apart than this is a disagreement ev
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
-    """ln N* = intercept + a ln C by one approach; estimates are NaN unless outcome is "ok".
+    """ln N* = intercept + a ln C by one approach; estimates are NaN unless outcome is OK.
 
     a, b: exponents of N* and D* in C, with 95% intervals; factor: k in C = k N D, FLOPs per parameter and
     sample; n: what the line was fitted to (grid points, minima or runs); low, high: range of C seen.
@@ -42,7 +43,7 @@ class Frontier:
     n: int
     low: float
     high: float
-    outcome: str = "ok"
+    outcome: Outcome = Outcome.OK
     message: str = ""
     warnings: tuple[str, ...] = ()
     minima: tuple[Minimum, ...] = ()
@@ -84,7 +85,7 @@ def envelope(
     curves = _curves(runs, params, flops, losses)
     if len(curves) < 3:
         text = f"{len(curves)} training curves of two or more checkpoints; the envelope needs at least 3"
-        return _failed("envelope", factor, "too_few_curves", text)
+        return _failed("envelope", factor, Outcome.TOO_FEW_CURVES, text)
     sizes = np.array([size for size, _, _ in curves])
     edges = np.geomspace(min(c[0] for _, c, _ in curves), max(c[-1] for _, c, _ in curves), bins)
     grid = np.log(edges)
@@ -97,7 +98,7 @@ def envelope(
             f"{len(np.unique(sizes))} sizes, of which fewer than two between the smallest and the largest are the best at"
             " any compute; train more sizes, or longer, until the curves of neighbouring sizes cross"
         )
-        return _failed("envelope", factor, "no_crossing", text, n=n)
+        return _failed("envelope", factor, Outcome.NO_CROSSING, text, n=n)
     generator = np.random.default_rng(seed)
     picks = generator.integers(0, len(curves), (bootstrap, len(curves)))
     draws = np.array([_ridge(sizes[pick], heights[pick], grid)[0] for pick in picks]).reshape(-1, 2)
@@ -138,7 +139,7 @@ def isoflop(
             f"{len(usable)} of {len(minima)} isoFLOP curves have a minimum; a line needs 3 and two would always"
             " fit: train more budgets, or the sizes that the notes name"
         )
-        return _failed("isoflop", factor, "too_few_minima", text, len(usable), notes, minima)
+        return _failed("isoflop", factor, Outcome.TOO_FEW_MINIMA, text, len(usable), notes, minima)
     logs, stars = np.log([low.flops for low in usable]), np.log([low.params for low in usable])
     weights = 1 / np.maximum([low.log_sd for low in usable], 1e-6) ** 2
     line = _weighted_line(logs, stars[:, None], weights)[0]
@@ -175,7 +176,7 @@ def parametric(
         text = (
             "A, B, alpha and beta must all be positive for an optimum inside; the law's fit says which is not"
         )
-        return _failed("parametric", factor, "no_inner_optimum", text, n)
+        return _failed("parametric", factor, Outcome.NO_INNER_OPTIMUM, text, n)
     return _line("parametric", best, sample[np.isfinite(sample).all(1)], factor, n, np.array([low, high]))
 
 
@@ -223,18 +224,18 @@ def of_law(rows: pl.DataFrame, *, factor: float = 6.0, bootstrap: int = 1000, se
         text = (
             "samples follow from params in all runs, so nothing shows which of them to grow; vary them apart"
         )
-        return _failed("parametric", factor, "one_direction", text, rows.height)
+        return _failed("parametric", factor, Outcome.ONE_DIRECTION, text, rows.height)
     found = fit(
         "chinchilla", rows, value="L", x={"params": "N", "samples": "D"}, bootstrap=bootstrap, seed=seed
     )
     if not found.estimates:
-        return _failed("parametric", factor, str(found.outcome), found.message, found.n)
+        return _failed("parametric", factor, found.outcome, found.message, found.n)
     draws = {name: found.draws[:, index] for index, name in enumerate(found.law.free)}
     reach = rows["C"].to_numpy()
     line = parametric(
         found.estimates, draws, factor=factor, n=found.n, low=float(reach.min()), high=float(reach.max())
     )
-    return replace(line, warnings=found.warnings) if found.outcome == "ok" else replace(
+    return replace(line, warnings=found.warnings) if found.outcome is Outcome.OK else replace(
         line, warnings=(*found.warnings, f"{found.outcome}: {found.message}")
     )  # fmt: skip
 
@@ -264,7 +265,7 @@ def optimum(frontier: Frontier, flops: float) -> Optimum:
 
 def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...]:
     """A sentence for every pair of approaches whose N* at `flops` differ: apart by 1.5x, or intervals that miss."""
-    good = [frontier for frontier in frontiers if frontier.outcome == "ok"]
+    good = [frontier for frontier in frontiers if frontier.outcome is Outcome.OK]
     found = []
     for index, left in enumerate(good):
         for right in good[index + 1 :]:
@@ -384,7 +385,7 @@ def _line(
 def _failed(
     approach: str,
     factor: float,
-    outcome: str,
+    outcome: Outcome,
     message: str,
     n: int = 0,
     warnings: tuple[str, ...] = (),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from orch_analysis.fitting.outcome import Outcome
+
 Floats = NDArray[np.float64]
 
 STEPS = 25  # interpolation points per gap between two sizes (Porian et al. 2024, analysis code)
@@ -36,14 +38,14 @@ class Minimum:
     log_sd: float
     loss: float
     n: int
-    outcome: str
+    outcome: Outcome
     message: str
     draws: Floats = field(repr=False, compare=False)
 
     @property
     def usable(self) -> bool:
         """Whether this is a minimum at all; off-centre and asymmetric ones are, with a warning."""
-        return self.outcome in {"ok", "off_centre", "asymmetric"}
+        return self.outcome in {Outcome.OK, Outcome.OFF_CENTRE, Outcome.ASYMMETRIC}
 
 
 def minimum(
@@ -66,7 +68,7 @@ def minimum(
     sizes, best = _lowest(np.asarray(params, float), np.asarray(losses, float))
     if len(sizes) < 4:
         text = f"{len(sizes)} model sizes at {flops:.3g} FLOPs; a minimum needs at least 4"
-        return _none(flops, best, "too_few_points", text)
+        return _none(flops, best, Outcome.TOO_FEW_POINTS, text)
     logs = np.log(sizes)
     noisy = best[:, None] + noise * np.random.default_rng(seed).standard_normal((len(best), draws))
     noisy = np.maximum(noisy, best.min() * 1e-3)
@@ -80,7 +82,7 @@ def minimum(
             f"no minimum inside the sizes trained at {flops:.3g} FLOPs: the loss is lowest towards the {edge}"
             f" ({sizes[best.argmin()]:.3g}); train {'smaller' if edge == 'smallest' else 'larger'} models"
         )
-        return _none(flops, best, "unbounded", text, n=len(sizes))
+        return _none(flops, best, Outcome.UNBOUNDED, text, n=len(sizes))
     floor = RESOLUTION * float(logs[-1] - logs[0]) / (len(logs) - 1) if method == "akima" else 0.0
     spread = max(float(np.nanstd(sample)), floor) / inner if draws else floor
     outcome, text = _verdict(logs, best, point, spread, method)
@@ -135,7 +137,7 @@ def _interpolated(logs: Floats, losses: Floats) -> Floats:
     return np.where((lowest > 0) & (lowest < len(fine) - 1), fine[lowest], np.nan)
 
 
-def _verdict(logs: Floats, losses: Floats, point: float, spread: float, method: str) -> tuple[str, str]:
+def _verdict(logs: Floats, losses: Floats, point: float, spread: float, method: str) -> tuple[Outcome, str]:
     other = float((_interpolated if method == "parabola" else _vertices)(logs, losses[:, None])[0])
     quarter = float(logs[-1] - logs[0]) / 4
     if abs(other - point) > max(SKEW, 2 * spread) or not np.isfinite(other):
@@ -143,17 +145,20 @@ def _verdict(logs: Floats, losses: Floats, point: float, spread: float, method: 
         there = f"{np.exp(other):.3g}" if np.isfinite(other) else "no inner minimum"
         remedy = "use method 'akima', or train sizes nearer to the minimum" if method == "parabola" else (
             "trust this one, and train sizes nearer to the minimum")  # fmt: skip
-        return "asymmetric", f"{names[0]} puts N* at {np.exp(point):.3g}, {names[1]} at {there}: {remedy}"
+        return (
+            Outcome.ASYMMETRIC,
+            f"{names[0]} puts N* at {np.exp(point):.3g}, {names[1]} at {there}: {remedy}",
+        )
     if not logs[0] + quarter <= point <= logs[-1] - quarter:
         side = "smaller" if point < logs.mean() else "larger"
         return (
-            "off_centre",
+            Outcome.OFF_CENTRE,
             f"N* = {np.exp(point):.3g} lies near the end of the sizes trained; add {side} models",
         )
-    return "ok", ""
+    return Outcome.OK, ""
 
 
-def _none(flops: float, losses: Floats, outcome: str, message: str, n: int | None = None) -> Minimum:
+def _none(flops: float, losses: Floats, outcome: Outcome, message: str, n: int | None = None) -> Minimum:
     nan = float("nan")
     return Minimum(
         flops=flops, params=nan, lo=nan, hi=nan, log_sd=nan, n=len(losses) if n is None else n,

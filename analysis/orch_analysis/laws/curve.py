@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def powers(name: str, terms: tuple[Term, ...], **about: Any) -> Law:
     settings: dict[str, Any] = {"bounds": exponents, "params": tuple(names), "x": variables} | about
     return Law(
         name=name,
-        f=sum_of_terms(terms),
+        f=partial(sum_of_terms, terms),
         linear=tuple(term.coefficient for term in terms),
         terms=terms,
         **settings,
@@ -36,7 +37,9 @@ POWER = powers(
     formula="value = A * params^slope",
     bounds={"slope": (-5.0, 5.0)},
     units={"A": "value at params = 1", "slope": "d log(value) / d log(params)"},
-    source="log-log line; the slopes of BioVFM-21M (arXiv:2501.14685) and of Hestness et al. 2017 (arXiv:1712.00409)",
+    source="log-log line; the slopes of BioVFM-21M (Liu et al. 2025, arXiv:2505.09329) "
+    "and of Hestness et al. 2017 (arXiv:1712.00409)",
+    auto=True,
 )
 POWER_OFFSET = powers(
     "power_offset",
@@ -44,6 +47,7 @@ POWER_OFFSET = powers(
     formula="value = E + A / params^alpha",
     units={"E": "value", "A": "value at params = 1 above E", "alpha": "1"},
     source="Henighan et al. 2020 (arXiv:2010.14701), eq. 1.1: irreducible error plus a power law",
+    auto=True,
 )
 M2 = powers(
     "m2",
@@ -149,6 +153,7 @@ M4 = Law(
     },
     starts=_m4_starts,
     source="Alabdulmohsin, Neyshabur, Zhai 2022 (arXiv:2209.06640), M4, with c > 0",
+    auto=True,
 )
 
 
@@ -175,39 +180,38 @@ def _bnsl2_starts(x: Values, _y: Array) -> Values:
     return {name: both[name if name != "f2" else "f1"][keep] for name in names}
 
 
-def bnsl(breaks: int) -> Law:
+def _bnsl(breaks: int, x: Values, p: Values) -> Array:
+    logs = np.log(x["samples"])
+    power = -p["c0"] * logs
+    for i in range(1, breaks + 1):
+        softplus, _ = _softplus((logs - np.log(p[f"d{i}"])) / p[f"f{i}"])
+        power = power - p[f"c{i}"] * p[f"f{i}"] * softplus
+    return np.asarray(p["a"] + p["b"] * np.exp(power))
+
+
+def _bnsl_slopes(breaks: int, x: Values, p: Values) -> tuple[Array, Values]:
+    logs = np.log(x["samples"])
+    power, by_power = -p["c0"] * logs, {"c0": -logs}
+    for i in range(1, breaks + 1):
+        c, width = p[f"c{i}"], p[f"f{i}"]
+        t = (logs - np.log(p[f"d{i}"])) / width
+        softplus, share = _softplus(t)
+        power = power - c * width * softplus
+        by_power |= {
+            f"c{i}": -width * softplus,
+            f"d{i}": c * share / p[f"d{i}"],
+            f"f{i}": c * (t * share - softplus),
+        }
+    falling = np.exp(power)
+    term = p["b"] * falling
+    value = p["a"] + term
+    slopes = {"a": np.ones_like(value), "b": falling}
+    return value, slopes | {name: term * slope for name, slope in by_power.items()}
+
+
+def bnsl(breaks: int, **about: Any) -> Law:
     """The broken neural scaling law with a number of smooth breaks, at d_i samples with width f_i."""
     numbers = range(1, breaks + 1)
-    shape = ("c0", *(f"{kind}{i}" for i in numbers for kind in ("c", "d", "f")))
-
-    def slopes(x: Values, p: Values) -> tuple[Array, Values]:
-        logs = np.log(x["samples"])
-        power, by_power = -p["c0"] * logs, {"c0": -logs}
-        for i in numbers:
-            c, width = p[f"c{i}"], p[f"f{i}"]
-            t = (logs - np.log(p[f"d{i}"])) / width
-            softplus, share = _softplus(t)
-            power = power - c * width * softplus
-            by_power |= {
-                f"c{i}": -width * softplus,
-                f"d{i}": c * share / p[f"d{i}"],
-                f"f{i}": c * (t * share - softplus),
-            }
-        falling = np.exp(power)
-        term = p["b"] * falling
-        value = p["a"] + term
-        return value, {"a": np.ones_like(value), "b": falling} | {
-            k: term * part for k, part in by_power.items()
-        }
-
-    def f(x: Values, p: Values) -> Array:
-        logs = np.log(x["samples"])
-        power = -p["c0"] * logs
-        for i in numbers:
-            softplus, _ = _softplus((logs - np.log(p[f"d{i}"])) / p[f"f{i}"])
-            power = power - p[f"c{i}"] * p[f"f{i}"] * softplus
-        return np.asarray(p["a"] + p["b"] * np.exp(power))
-
     bounds = {"a": POSITIVE, "b": POSITIVE, "c0": (-3.0, 5.0)}
     for i in numbers:
         bounds |= {f"c{i}": (-5.0, 5.0), f"d{i}": POSITIVE, f"f{i}": (0.02, 10.0)}
@@ -215,17 +219,17 @@ def bnsl(breaks: int) -> Law:
     return Law(
         name=f"bnsl{breaks}",
         formula=f"value = a + b * samples^-c0 * {factors}",
-        params=("a", "b", *shape),
+        params=("a", "b", "c0", *(f"{kind}{i}" for i in numbers for kind in ("c", "d", "f"))),
         x=("samples",),
-        f=f,
-        slopes=slopes,
+        f=partial(_bnsl, breaks),
+        slopes=partial(_bnsl_slopes, breaks),
         bounds=bounds,
         units={"a": "value", "b": "value", **{f"d{i}": "samples at break" for i in numbers}},
         linear=("a", "b"),
-        starts=_bnsl1_starts if breaks == 1 else _bnsl2_starts,
         source="Caballero et al. 2023 (arXiv:2210.14891), eq. 1",
+        **about,
     )
 
 
-BNSL1 = bnsl(1)
-BNSL2 = bnsl(2)
+BNSL1 = bnsl(1, starts=_bnsl1_starts, auto=True)
+BNSL2 = bnsl(2, starts=_bnsl2_starts)

@@ -19,6 +19,7 @@ CHINCHILLA = powers(
     formula="loss = E + A / params^alpha + B / samples^beta",
     units={"E": "loss", "A": "loss at params = 1", "B": "loss at samples = 1", "alpha": "1", "beta": "1"},
     source="Hoffmann et al. 2022 (arXiv:2203.15556), eq. 2; Besiroglu et al. 2024 (arXiv:2404.10102)",
+    auto=True,
 )
 GADRE = powers(
     "gadre",
@@ -31,6 +32,7 @@ GADRE = powers(
     units={"E": "loss", "a": "loss at params = 1", "b": "loss at sqrt(6) samples = 1", "eta": "1"},
     loss="mse",
     source="Gadre et al. 2024 (arXiv:2403.08540), eq. 4, with C = 6 N D and M = D / N written out in N and D",
+    auto=True,
 )
 
 
@@ -68,6 +70,7 @@ KAPLAN = Law(
     units={"N_c": "parameters", "D_c": "samples", "alpha_N": "1", "alpha_D": "1"},
     starts=_kaplan_starts,
     source="Kaplan et al. 2020 (arXiv:2001.08361), eq. 1.5",
+    auto=True,
 )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ Array = NDArray[np.float64]
 Values = Mapping[str, Array]
 Link = Literal["log", "linear", "log_error"]
 POSITIVE = (0.0, float("inf"))
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,9 @@ class Law:
     value and its derivative by each parameter; without it they are differences. `starts(x, y)` gives
     candidate values of the remaining parameters, one array per name, all of one length; without it the search
     covers the bounds. `terms` is set when `f` is a sum of power-law terms, whose derivatives are then exact.
-    `loss` is what "auto" means for it: that of
-    its publication. `file` is the path of a user's law. A bound of infinity above zero means "any positive number" and is searched in its logarithm.
+    `loss` is the one that "auto" stands for, that of the law's publication. `auto` is true for the forms that
+    `--law auto` compares. `file` is the path of a user's law. A bound of infinity above zero means "any positive
+    number" and is searched in its logarithm. Two laws are equal when all but their functions is equal.
     """
 
     name: str
@@ -57,17 +60,26 @@ class Law:
     params: tuple[str, ...]
     x: tuple[str, ...]
     source: str
-    f: Callable[[Values, Values], Array]
+    f: Callable[[Values, Values], Array] = field(compare=False, repr=False)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     link: Link = "log"
     linear: tuple[str, ...] = ()
-    slopes: Callable[[Values, Values], tuple[Array, Values]] | None = None
-    starts: Callable[[Values, Array], Values] | None = None
+    slopes: Callable[[Values, Values], tuple[Array, Values]] | None = field(
+        default=None, compare=False, repr=False
+    )
+    starts: Callable[[Values, Array], Values] | None = field(default=None, compare=False, repr=False)
     terms: tuple[Term, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     loss: Literal["huber", "mse"] = "huber"
+    auto: bool = False
     file: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a law of a file by the file, whose functions have no module, and any other by its fields."""
+        if self.file:
+            return _loaded, (self.file, self.x, dict(self.fixed))
+        return partial(Law, **{item.name: getattr(self, item.name) for item in fields(self)}), ()
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -104,16 +116,6 @@ class Law:
         own = self.x[0]
         if variable == own:
             return self
-
-        def f(x: Values, p: Values) -> Array:
-            return self.f({own: x[variable]}, p)
-
-        def slopes(x: Values, p: Values) -> tuple[Array, Values]:
-            return self.slopes({own: x[variable]}, p) if self.slopes else (np.zeros(0), {})
-
-        def starts(x: Values, y: Array) -> Values:
-            return self.starts({own: x[variable]}, y) if self.starts else {}
-
         terms = tuple(
             replace(term, powers=tuple(replace(power, variable=variable) for power in term.powers))
             for term in self.terms
@@ -122,29 +124,35 @@ class Law:
             self,
             x=(variable,),
             formula=self.formula.replace(own, variable),
-            f=f,
-            slopes=slopes if self.slopes else None,
-            starts=starts if self.starts else None,
+            f=partial(_renamed, self.f, own, variable),
+            slopes=partial(_renamed, self.slopes, own, variable) if self.slopes else None,
+            starts=partial(_renamed, self.starts, own, variable) if self.starts else None,
             terms=terms,
         )
 
 
-def sum_of_terms(terms: tuple[Term, ...]) -> Callable[[Values, Values], Array]:
-    """The function `sum_j coefficient_j * prod (scale * x)^(sign * exponent)` as a law's `f`."""
+def _renamed(
+    function: Callable[[Values, Any], Result], own: str, variable: str, x: Values, second: Any
+) -> Result:
+    return function({own: x[variable]}, second)
 
-    def f(x: Values, p: Values) -> Array:
-        total: Array = np.zeros(())
-        for term in terms:
-            value = p[term.coefficient]
-            for power in term.powers:
-                value = value * np.exp(
-                    power.sign * p[power.exponent] * np.log(power.scale * x[power.variable])
-                )
-            total = total + value
-        shape = np.broadcast_shapes(total.shape, *(np.shape(v) for v in x.values()))
-        return np.broadcast_to(total, shape)
 
-    return f
+def _loaded(file: str, x: tuple[str, ...], fixed: Mapping[str, float]) -> Law:
+    law = load(file)
+    law = law.along(x[0]) if len(law.x) == 1 == len(x) else law
+    return law.fix(**fixed) if fixed else law
+
+
+def sum_of_terms(terms: tuple[Term, ...], x: Values, p: Values) -> Array:
+    """The value `sum_j coefficient_j * prod (scale * x)^(sign * exponent)`; a law's `f` once `terms` is given."""
+    total: Array = np.zeros(())
+    for term in terms:
+        value = p[term.coefficient]
+        for power in term.powers:
+            value = value * np.exp(power.sign * p[power.exponent] * np.log(power.scale * x[power.variable]))
+        total = total + value
+    shape = np.broadcast_shapes(total.shape, *(np.shape(v) for v in x.values()))
+    return np.broadcast_to(total, shape)
 
 
 def product(**axes: Array) -> Values:

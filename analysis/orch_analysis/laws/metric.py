@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ def _gadre_error(x: Values, p: Values) -> Array:
     return np.asarray(p["eps"] - p["k"] * np.exp(-p["gamma"] * x["loss"]))
 
 
+def _gadre_starts(x: Values, _y: Array) -> Values:
+    return {"gamma": np.geomspace(0.02, 50.0, 200) / max(float(np.ptp(x["loss"])), 1e-9)}
+
+
 GADRE_ERROR = Law(
     name="gadre_error",
     formula="error = eps - k * exp(-gamma * loss)",
@@ -55,14 +60,22 @@ GADRE_ERROR = Law(
     link="linear",
     linear=("eps", "k"),
     loss="mse",
-    starts=lambda x, _y: {"gamma": np.geomspace(0.02, 50.0, 200) / max(float(np.ptp(x["loss"])), 1e-9)},
+    starts=_gadre_starts,
     source="Gadre et al. 2024 (arXiv:2403.08540), eq. 5",
 )
 
 
-def _bounded_error(x: Values, p: Values, chance: Array) -> Array:
-    solved = 1.0 / (1.0 + np.exp(p["alpha"] * (np.log(x["params"]) - np.log(p["x_half"]))))
-    return np.asarray(p["E"] + (chance - p["E"]) * solved)
+def _bounded_value(chance: Callable[[Values], Array], x: Values, p: Values) -> Array:
+    missed = 1.0 / (1.0 + np.exp(p["alpha"] * (np.log(x["params"]) - np.log(p["x_half"]))))
+    return np.asarray(1.0 - (p["E"] + (chance(x) - p["E"]) * missed))
+
+
+def _half(_x: Values) -> Array:
+    return np.asarray(0.5)
+
+
+def _guess(x: Values) -> Array:
+    return np.asarray(1.0 - 1.0 / x["classes"])
 
 
 def _bounded_starts(x: Values, _y: Array) -> Values:
@@ -77,7 +90,7 @@ def _bounded(name: str, chance: Callable[[Values], Array], **about: Any) -> Law:
     return Law(
         name=name,
         params=("E", "x_half", "alpha"),
-        f=lambda x, p: np.asarray(1.0 - _bounded_error(x, p, chance(x))),
+        f=partial(_bounded_value, chance),
         units={"E": "error at infinite size", "x_half": "size at which half the gap is closed", "alpha": "1"},
         link="log_error",
         linear=("E",),
@@ -92,14 +105,14 @@ BOUNDED = (
 )
 AUC = _bounded(
     "auc",
-    lambda _x: np.asarray(0.5),
+    _half,
     formula="auc = 1 - E - (0.5 - E) / (1 + (params / x_half)^alpha)",
     bounds={"E": (0.0, 0.5), "alpha": (0.0, 10.0)},
     source=BOUNDED + "0.5",
 )
 ACCURACY = _bounded(
     "accuracy",
-    lambda x: np.asarray(1.0 - 1.0 / x["classes"]),
+    _guess,
     formula="accuracy = 1 - E - (1 - 1/classes - E) / (1 + (params / x_half)^alpha)",
     x=("params", "classes"),
     source=BOUNDED + "1 - 1/classes",

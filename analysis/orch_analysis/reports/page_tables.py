@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.tables.export import Table
 from orch_analysis.tasks.correlation import critical_correlation
@@ -59,7 +60,7 @@ def joint_laws(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
             row.group["mix"],
             *(_brief(row, name) for name in ("E", "alpha", "beta")),
             str(row.n),
-            "all of it" if row.outcome == "ok" else row.message,
+            "all of it" if row.outcome is Outcome.OK else row.message,
         )
         for row in rows
     ]
@@ -76,7 +77,7 @@ def frontiers(found: Mapping[str, Frontier]) -> Table:
     """Exponents of the compute-optimal size and data, or why there are none."""
     body = []
     for algorithm, one in found.items():
-        known = one.outcome == "ok"
+        known = one.outcome is Outcome.OK
         exponents = (
             (interval(one.a, *one.a_interval), interval(one.b, *one.b_interval)) if known else ("–", "–")
         )

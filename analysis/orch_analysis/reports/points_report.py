@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from orch_analysis.fitting.fit import Fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.usable import ROW, as_numbers, with_error_column
 from orch_analysis.reports import page_tables, study_sentences
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text, render
@@ -205,7 +206,7 @@ def _page(found: PointFindings, drawn: Drawn, files: Mapping[str, tuple[str, ...
         facts=[
             (f"{found.frame.height:,}", "points"),
             (str(groups), "groups"),
-            (str(sum(fit.outcome == "ok" for fit in found.fits)), "laws fitted"),
+            (str(sum(fit.outcome is Outcome.OK for fit in found.fits)), "laws fitted"),
             (str(left_out), "rows left out"),
         ],
         answers=[*_axis_answers(found), *study_sentences.factor_answer(found.correlations)],

@@ -15,10 +15,10 @@ from typing import Any
 import polars as pl
 
 from orch_analysis import laws
-from orch_analysis.fitting.estimates import Fit, Outcome
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import STARTS, fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.usable import COMPUTE, with_error_column
-from orch_analysis.laws.law import Law
 from orch_analysis.tables.points_file import Points
 from orch_core.errors import OrchError
 
@@ -91,10 +91,11 @@ def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def refit(card: Mapping[str, Any], points: Points) -> Fit:
+def refit(card: Mapping[str, Any], points: Points, *, trust: bool = False) -> Fit:
     """Repeat the fit of a card on its table; the same table and versions give the same bits.
 
-    Raises OrchError when the table is not the one of the card.
+    Raises OrchError for another table than the card's, and for a law in a Python file unless `trust` allows to
+    execute it.
     """
     data, fitting = card["data"], card["fitting"]
     if points.sha256 != data["sha256"]:
@@ -105,7 +106,7 @@ def refit(card: Mapping[str, Any], points: Points) -> Fit:
     if "ceiling" in requested:
         table = with_error_column(table, requested["metric"], requested["ceiling"])
     return fit(
-        law_of(card["form"], tuple(data["variables"])),
+        laws.restored(card["form"], tuple(data["variables"]), trust=trust),
         table,
         value=data["value"],
         x={name: item["column"] for name, item in data["variables"].items()},
@@ -120,18 +121,6 @@ def refit(card: Mapping[str, Any], points: Points) -> Fit:
         seed=fitting["seed"],
         group=data["group"],
     )
-
-
-def law_of(form: Mapping[str, Any], variables: tuple[str, ...]) -> Law:
-    """The law that a card or a laws.json entry names, with its fixed parameters and variables."""
-    if form["law"] == "constant":
-        from orch_analysis.forecast import auto
-
-        return auto.constant(variables)
-    law = laws.load(form["file"]) if form.get("file") else laws.get(form["law"])
-    if len(law.x) == 1 == len(variables):
-        law = law.along(variables[0])
-    return law.fix(**form["fixed"]) if form["fixed"] else law
 
 
 def select(points: Points, group: Mapping[str, str]) -> pl.DataFrame:
@@ -193,7 +182,7 @@ def _counted(column: str | float) -> str:
 
 
 def _largest(fitted: Fit) -> str:
-    if fitted.outcome == Outcome.NO_DATA:
+    if fitted.outcome is Outcome.NO_DATA:
         return "nothing"
     return ", ".join(f"{name} = {hi:.4g}" for name, (_, hi) in fitted.ranges.items())
 

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from orch_analysis.fitting.estimates import Dropped, Fit, Identifiability, Line, Outcome
+from orch_analysis import laws
+from orch_analysis.fitting.estimates import Dropped, Fit, Identifiability, Line
 from orch_analysis.fitting.fit import Interval, Loss, fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.laws.law import Array, Law
 from orch_analysis.saved import card as cards
 from orch_analysis.tables.points_file import Points
@@ -187,8 +189,12 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def read(folder: str | Path) -> list[Fit | Choice]:
-    """The fits that `write` wrote, ready to predict; raises OrchError for another folder or schema version."""
+def read(folder: str | Path, *, trust: bool = False) -> list[Fit | Choice]:
+    """The fits that `write` wrote, ready to predict.
+
+    Raises OrchError for another folder or schema version, and for a law in a Python file unless `trust` allows to
+    execute it.
+    """
     path = Path(folder) / FILE
     if not path.is_file():
         msg = f"no {FILE} in {folder}"
@@ -203,11 +209,11 @@ def read(folder: str | Path) -> list[Fit | Choice]:
         msg = f"{path} has schema version {version}; this version of orch reads {SCHEMA_VERSION}"
         raise OrchError(msg, hint="fit again, or use the version of orch that wrote it")
     with np.load(path.with_name(DRAWS)) as draws:
-        return [_restored(entry, draws[str(number)]) for number, entry in enumerate(entries)]
+        return [_restored(entry, draws[str(number)], trust=trust) for number, entry in enumerate(entries)]
 
 
-def _restored(entry: Mapping[str, Any], draws: Array) -> Fit | Choice:
-    law = cards.law_of(entry, tuple(entry["x"]))
+def _restored(entry: Mapping[str, Any], draws: Array, *, trust: bool) -> Fit | Choice:
+    law = laws.restored(entry, tuple(entry["x"]), trust=trust)
     one = Fit(
         law=law,
         intervals={name: _pair(ends) for name, ends in entry["intervals"].items()},

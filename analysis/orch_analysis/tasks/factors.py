@@ -1,6 +1,6 @@
 """What a task is like, in numbers: the factors that a slope may depend on, each with its definition.
 
-Two published conclusions flip with an unstated definition (BioVFM-21M, arXiv:2501.14685, read off its figures):
+Two published conclusions flip with an unstated definition (BioVFM-21M, Liu et al. 2025, arXiv:2505.09329, read off its figures):
 "#samples" counts all splits, and "#classes" counts the 14 labels of a multi-label task as 14 classes. Every factor
 with more than one reasonable coding is therefore here once per coding, under a name that says which.
 """

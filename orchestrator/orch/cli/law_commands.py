@@ -98,13 +98,23 @@ def fit_laws(words: tuple[str, ...], pairs: tuple[str, ...], *, options: Wishes,
 @click.option("--params", type=float, help="Set the number of encoder parameters to predict for.")
 @click.option("--samples", type=float, help="Set the number of training samples to predict for.")
 @click.option("--at", multiple=True, metavar="NAME=NUMBER", help="Set any other variable of the laws.")
+@click.option(
+    "--trust", is_flag=True, help="Execute the Python file of a law of your own that the laws name."
+)
 @AS_JSON
 def predict(
-    folder: Path, params: float | None, samples: float | None, at: tuple[str, ...], *, as_json: bool
+    folder: Path,
+    params: float | None,
+    samples: float | None,
+    at: tuple[str, ...],
+    *,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Predict values at a given scale with fitted laws.
 
-    FOLDER is a folder that `orch fit-laws` wrote. Every prediction has a band.
+    FOLDER is a folder that `orch fit-laws` wrote. Every prediction has a band. A law in a Python file is executed
+    only with --trust.
 
     Example: orch predict points-laws --params 1e9 --samples 2e10
     """
@@ -112,7 +122,8 @@ def predict(
     from orch.fit_laws import predict as predicted
 
     given = {"params": params, "samples": samples}
-    said = predicted(folder, numbers(at) | {name: v for name, v in given.items() if v is not None})
+    point = numbers(at) | {name: value for name, value in given.items() if value is not None}
+    said = predicted(folder, point, trust=trust)
     answer(said.document, said.text, as_json=as_json)
 
 

@@ -7,8 +7,9 @@ import polars as pl
 from orch.planning.precision import Group, data_axis
 from orch_analysis.design import expected
 from orch_analysis.design.expected import AssumedLaw
-from orch_analysis.fitting.estimates import Fit, Outcome
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.laws import LAWS
 from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
