@@ -19,8 +19,8 @@ def run_demo(folder: Path) -> int:
 
     Raises OrchError if the shipped experiments are missing or `folder` cannot be written.
     """
-    from orch.launching.launch import Wishes as Launch
     from orch.launching.launch import launch_study
+    from orch.launching.settings import LaunchOptions
     from orch.planning.planner import PlanOptions, plan_grid
     from orch.studies import find_study
     from orch_analysis.reports import report_study
@@ -33,7 +33,7 @@ def run_demo(folder: Path) -> int:
     say(made.text)
     study = find_study(None)
     say("\n$ orch launch --cluster local")
-    summary = launch_study(read_plan(study), study, Launch())
+    summary = launch_study(read_plan(study), study, LaunchOptions())
     if summary.exit_code or summary.remaining:
         return summary.exit_code
     say("\n$ orch fit-laws")

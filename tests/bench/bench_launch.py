@@ -17,10 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from orch.launching import journal, operations, slurm, submit
-from orch.launching.settings import Settings, summarise
+from orch.launching import journal, operations, slurm
+from orch.launching.launch import launch_jobs
+from orch.launching.settings import Settings
 from orch.launching.status import entries_now, status, survey
+from orch.launching.waiting import summarise
 from orch_core.files import dumps
+from orch_core.grid.resources import ResourceClass
 from orch_core.study.attempts import End
 from orch_core.study.folder import Study, create_study, open_study
 from orch_core.study.record import Reason, Record
@@ -63,7 +66,7 @@ def finish(study: Study, jobs, failed: int) -> None:
 
 def complete(root: Path, launching, count: int) -> None:
     """Run `count` trivial cells to their end, in a launch of its own process, and check each."""
-    how = '{"cluster": "slurm", "parallel": 8, "options": {"time": 120}}'
+    how = '{"cluster": "slurm", "parallel": 8, "classes": {"default": {"time": "120"}}}'
     command = [sys.executable, DRIVER, root, "--cells", count, "--tasks", "", "--settings", how]
     before = os.times()
     done, seconds, _ = timed(
@@ -72,7 +75,7 @@ def complete(root: Path, launching, count: int) -> None:
     after = os.times()
     study, jobs = open_study(root), launching.jobs(count, tasks=())
     launching.check_complete(study, jobs)
-    calls = [event["workers"] for event in journal.events(root) if event["event"] == "submitted"]
+    calls = [event.workers for event in journal.events(root) if event.step == "submitted"]
     attempts = sum(len(list(study.cell_folder(job.cell.id).glob("attempts/*"))) for job in jobs)
     cpu = sum(after[2:4]) - sum(before[2:4])
     print(
@@ -94,10 +97,10 @@ def main() -> None:
     spec.loader.exec_module(launching)
     root = Path(tempfile.mkdtemp(dir=arguments.folder))
     study, jobs = create_study(root / "study", "bench"), launching.jobs(arguments.cells, tasks=())
-    how = Settings(cluster="slurm", options={"hold": True, "time": 10})
-    _, seconds, cpu = timed(lambda: submit.launch(study, jobs, how, wait=False))
+    how = Settings(cluster="slurm", classes={"default": ResourceClass(time="10", sbatch={"hold": True})})
+    _, seconds, cpu = timed(lambda: launch_jobs(study, jobs, how, wait=False))
     files = sum(path.is_file() for path in study.root.rglob("*"))
-    calls = sum(event["event"] == "submitted" for event in journal.events(study.root))
+    calls = sum(event.step == "submitted" for event in journal.events(study.root))
     tasks = sum(job.tasks for job in slurm.queue())
     print(
         f"{arguments.cells} cells: {calls} sbatch for {tasks} workers, {seconds:.2f} s ({cpu:.2f} s CPU), {files} files"

@@ -16,9 +16,12 @@ import time
 import types
 from pathlib import Path
 
-from orch.launching import freeze, journal, submit
+from orch.launching import freeze, journal
+from orch.launching.launch import launch_jobs
+from orch.launching.settings import Settings
 from orch_core.cell import Cell, Job, Model, Probe
 from orch_core.errors import OrchError
+from orch_core.grid.resources import ResourceClass
 from orch_core.study import attempts
 from orch_core.study.folder import Study, create_study
 
@@ -248,8 +251,10 @@ def main() -> int:
             models=tuple(filter(None, arguments.models.split(","))),
             batch=arguments.batch,
         )
-        settings = submit.Settings(**{"parallel": 2, **json.loads(arguments.settings)})
-        summary = submit.launch(study, todo, settings, wait=not arguments.no_wait)
+        given = json.loads(arguments.settings)
+        classes = {name: ResourceClass(**asked) for name, asked in given.pop("classes", {}).items()}
+        settings = Settings(**{"parallel": 2, "classes": classes, **given})
+        summary = launch_jobs(study, todo, settings, wait=not arguments.no_wait)
     except OrchError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import journal, slurm, submit, workers
+from orch.launching import journal, slurm
+from orch.launching.journal import JobRequest
+from orch.launching.launch import launch_jobs, scripts
 from orch.launching.settings import Settings
+from orch.launching.slurm_workers import SlurmWorkers, shares_of
 from orch.launching.status import stand
 from orch_core.errors import OrchError
-from orch_core.grid.resources import minutes_of
+from orch_core.grid.resources import ResourceClass, minutes_of
 from orch_core.study.folder import create_study, open_study
 
 SCONTROL = """
@@ -77,7 +80,7 @@ def test_one_sbatch_call_brings_all_cells_home(launching, start, played, tmp_pat
     assert (summary["done"], summary["remaining"]) == (5, 0)
     launching.check_complete(open_study(root), launching.jobs(5))
     assert len((played / "sbatch.calls").read_text().splitlines()) == 1
-    assert [event["event"] for event in journal.events(root)] == ["intent", "submitted"]
+    assert [event.step for event in journal.events(root)] == ["intent", "submitted"]
     assert len(list(root.glob("logs/*/*_submitted.pkl"))) == 3
 
 
@@ -85,7 +88,7 @@ def test_arrays_are_split_under_max_array_size(launching, start, played, tmp_pat
     root = tmp_path / "study"
     arguments = (root, "--cells", 7, "--pause", 0.05, "--settings", settings(parallel=7), "--no-wait")
     launching.finish(start(*arguments))
-    sizes = [event["workers"] for event in journal.events(root) if event["event"] == "submitted"]
+    sizes = [event.workers for event in journal.events(root) if event.step == "submitted"]
     assert sizes == [3, 3, 1]  # MaxArraySize is 4: tasks 0 to 3, and one spare
     launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 7)
 
@@ -95,7 +98,7 @@ def test_a_submit_limit_means_fewer_workers(launching, start, played, tmp_path):
     root = tmp_path / "study"
     arguments = (root, "--cells", 5, "--pause", 0.02, "--settings", settings(parallel=5), "--no-wait")
     launching.finish(start(*arguments))
-    events = [(event["event"], event.get("workers")) for event in journal.events(root)]
+    events = [(event.step, event.workers) for event in journal.events(root)]
     assert ("submitted", 3) in events
     assert events[-1][0] == "refused"
     launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 5)
@@ -134,10 +137,10 @@ def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played,
     root = tmp_path / "study"
     row = f'echo "TIMEOUT|orch-$(ls -t {root}/launches | head -1)"'
     (played / "sacct").write_text(f"#!/bin/bash\n{row}\n")
-    how = settings(parallel=1, options={"time": 15})
+    how = settings(parallel=1, classes={"default": {"time": "15"}})
     launching.finish(start(root, "--recipe", "once@1", "--cells", 1, "--settings", how))
     launching.check_complete(open_study(root), launching.jobs(1, "once@1"))
-    minutes = [event["minutes"] for event in journal.events(root) if event["event"] == "intent"]
+    minutes = [event.minutes for event in journal.events(root) if event.step == "intent"]
     assert minutes == [15, 30]
     asked = [path.read_text() for path in sorted(root.glob("logs/*/*_submission.sh"))]
     assert ["--time=15" in text for text in asked] == [True, False]
@@ -163,21 +166,19 @@ def test_waiting_asks_slurm_once_in_a_while_however_many_cells(launching, played
     study = create_study(tmp_path / "study", "s")
     entries = [journal.ManifestEntry(id=job.cell.id, job=job) for job in launching.jobs(cells)]
     token = journal.new_token()
-    journal.begin(study, token, entries, {})
+    journal.begin(study, journal.Launch(token=token, created=0.0), entries)
     (played / "queue" / str(os.getpid())).write_text(f"7_0|RUNNING|None|orch-{token}-default|gpu1\n")
-    fleet = workers.slurm_fleet(
-        study,
-        token,
-        Settings(cluster="slurm", parallel=1),
-        submit=lambda *_: pytest.fail("a worker serves already"),
-        adopt=lambda *_: None,
+    workers = SlurmWorkers(
+        study=study,
+        token=token,
+        snapshot=tmp_path,
         shares=Counter(default=1),
-        minutes={"default": (10.0, 60.0)},
+        requests={"default": JobRequest(minutes=10.0, longest=60.0)},
     )
     pending = [stand(study, entry) for entry in entries]
     for _ in range(50):
-        assert fleet.keep(pending) == 0
-        assert fleet.alive() == 1
+        assert workers.keep(pending) == 0
+        assert workers.alive() == 1
     assert len((played / "squeue.calls").read_text().splitlines()) == 1
 
 
@@ -186,9 +187,13 @@ def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_
     how = Settings(
         cluster="slurm",
         parallel=2,
-        options={"partition": "main", "gpus-per-node": 1, "constraint": "a100", "time": "2:00:00"},
+        classes={
+            "default": ResourceClass(
+                partition="main", gpus_per_node=1, time="2:00:00", sbatch={"constraint": "a100"}
+            )
+        },
     )
-    (script,) = submit.preview(study, launching.jobs(3, seconds=1800.0), how)
+    (script,) = scripts(study, launching.jobs(3, seconds=1800.0), how)
     assert (script.cells, script.workers, script.gpu_hours) == (3, 2, 1.5)
     directives = [line for line in script.text.splitlines() if line.startswith("#SBATCH")]
     for expected in (
@@ -212,14 +217,15 @@ def test_without_slurm_it_says_so(launching, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     study = create_study(tmp_path / "study", "s")
     with pytest.raises(OrchError, match="no Slurm on this machine"):
-        submit.launch(study, launching.jobs(1), Settings(cluster="slurm"))
+        launch_jobs(study, launching.jobs(1), Settings(cluster="slurm"))
     assert not (study.root / "launches").exists()
 
 
 def test_a_time_above_the_partitions_limit_is_refused(launching, played, tmp_path):
     study = create_study(tmp_path / "study", "s")
+    how = Settings(cluster="slurm", classes={"default": ResourceClass(time="3-0")})
     with pytest.raises(OrchError, match="above the partition's limit of 2880 minutes"):
-        submit.launch(study, launching.jobs(1), Settings(cluster="slurm", options={"time": "3-0"}))
+        launch_jobs(study, launching.jobs(1), how)
 
 
 @given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
@@ -244,7 +250,8 @@ def test_tasks_in_a_line_of_squeue(job, tasks):
 @given(st.integers(0, 60), st.floats(1, 1e4), st.floats(1, 1e5))
 def test_time_limits_grow_with_timeouts_and_stay_within_what_slurm_allows(timeouts, first, longest):
     longest = max(first, longest)
-    lengths = [slurm.minutes_after(count, first, longest) for count in range(timeouts + 1)]
+    request = JobRequest(minutes=first, longest=longest)
+    lengths = [request.minutes_after(count) for count in range(timeouts + 1)]
     assert lengths[0] == first
     assert lengths == sorted(lengths)
     assert all(b in (2 * a, longest) for a, b in itertools.pairwise(lengths) if math.isfinite(b))
@@ -259,6 +266,6 @@ def test_time_limits_grow_with_timeouts_and_stay_within_what_slurm_allows(timeou
 def test_every_class_gets_workers_and_none_more_than_cells(classes, parallel):
     groups = Counter({name: count for name, (count, _) in classes.items()})
     seconds = {name: total for name, (_, total) in classes.items()}
-    shares = workers.shares_of(Settings(parallel=parallel), groups, seconds)
+    shares = shares_of(parallel, groups, seconds, {})
     assert all(1 <= shares[name] <= count for name, count in groups.items())
     assert sum(shares.values()) <= parallel + len(groups)

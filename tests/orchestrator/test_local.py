@@ -5,12 +5,12 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from orch.launching import journal, waiting
 from orch.launching.worker.process import Stop
-from orch.launching.workers import Fleet
 from orch_core.study import attempts
 from orch_core.study.folder import create_study, open_study
 
@@ -219,14 +219,11 @@ def test_a_study_that_has_overspent_its_budget_stops_its_workers(launching, tmp_
         tell=lambda *_: None,
         overspent=lambda: next(spent),
     )
-    fleet = Fleet(
-        keep=lambda _: 0,
-        alive=lambda: 0,
-        stop=lambda: stopped.append(True),
-        explain=str,
+    workers = SimpleNamespace(
+        keep=lambda _: 0, alive=lambda: 0, stop=lambda: stopped.append(True), note=str, detached=False
     )
     entry = journal.ManifestEntry(id=job.cell.id, job=job)
-    (standing,) = waiting.wait_for(watch, [entry], fleet)
+    (standing,) = waiting.wait_for(watch, [entry], workers)
     assert (standing.state, watch.stop.reason, stopped) == ("pending", "budget", [True])
 
 

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.launching import launch
 from orch.launching.journal import ManifestEntry
+from orch.launching.settings import LaunchOptions, settings_of
 from orch.launching.worker import causes, claims, main, ranks, side_by_side
 from orch.launching.worker.process import Stop
 from orch_core import provenance
@@ -115,8 +114,7 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
 )
 def test_a_cell_takes_no_more_gpus_than_there_are_here(monkeypatch, wanted, here, gpus):
     monkeypatch.setattr(provenance, "gpus", lambda: ["a GPU"] * here)
-    plan = SimpleNamespace(cluster=Cluster(gpus_per_node=wanted))
-    assert launch.settings_of(plan, launch.Wishes()).gpus == gpus
+    assert settings_of(Cluster(gpus_per_node=wanted), LaunchOptions()).gpus == gpus
 
 
 def test_side_by_side_a_crash_gives_no_reason_and_the_weightiest_reason_counts(

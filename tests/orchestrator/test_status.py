@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from orch.launching import journal, operations, progress, steering, submit
+from orch.launching import journal, operations, progress, steering
+from orch.launching.launch import launch_jobs
+from orch.launching.settings import Settings
 from orch.launching.status import AXES, eta_seconds, status, survey
 from orch_core.errors import OrchError
 from orch_core.study.folder import create_study
@@ -23,7 +25,7 @@ def mixed(launching, fake_learn, tmp_path):
         "bug@1": launching.jobs(1, "bug@1"),
     }
     launched = [job for some in jobs.values() for job in some]
-    summary = submit.launch(study, launched, submit.Settings(cluster="debug"))
+    summary = launch_jobs(study, launched, Settings(cluster="debug"))
     return study, [*launched, *launching.jobs(2, "later@1", seconds=3600.0)], summary
 
 
@@ -132,7 +134,7 @@ def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, s
     jobs = launching.jobs(4, pause=0.1)
     launch = start(*arguments)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and create_study(tmp_path, "stand-in"))
-    launching.until(lambda: launching.steps_seen(study, jobs) > 5)
+    launching.until(lambda: launching.steps_seen(study, jobs) > 5 and len(launching.workers(tmp_path)) == 2)
     assert operations.cancel(study).workers == 2
     summary = launching.finish(launch)
     assert (summary["stopped"], summary["remaining"]) == ("cancelled", 4)

@@ -68,14 +68,13 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
     (job,) = launching.jobs(1, pause=0.01)
     entry = journal.ManifestEntry(id=job.cell.id, job=job)
     token = journal.new_token()
-    journal.begin(study, token, [entry], {})
+    launch = journal.Launch(token=token, created=0.0)
+    journal.begin(study, launch, [entry])
     context = training.WorkerContext(
         study=study,
-        token=token,
+        launch=launch,
         owner=claims.current_owner(token, "w0"),
         stop=Stop(),
-        limit=3,
-        code={},
         redirect=False,
     )
     folder = study.cell_folder(entry.id)

@@ -111,7 +111,7 @@ def test_a_submitter_killed_around_sbatch_leaves_one_array(launching, start, tmp
     first = start(root, "--cells", 3, "--settings", settings(), PATH=f"{path}:{os.environ['PATH']}")
     first.wait(timeout=60)
     assert first.returncode == -signal.SIGKILL
-    assert [event["event"] for event in journal.events(root)] == ["intent"]
+    assert [event.step for event in journal.events(root)] == ["intent"]
     launching.finish(start(root, "--cells", 3, "--settings", settings()))
     launching.check_complete(open_study(root), launching.jobs(3))
     assert len(arrays_of(root)) == 1
@@ -176,7 +176,7 @@ def test_a_worker_killed(launching, launch):
 
 
 def test_a_time_limit_is_met_by_saving_and_coming_back(launching, launch):
-    process, study, jobs = launch(cells=2, pause=2.5, options={"time": 1})
+    process, study, jobs = launch(cells=2, pause=2.5, classes={"default": {"time": "1"}})
     launching.finish(process, seconds=300)
     launching.check_complete(study, jobs)
     stops = [line["stopped"] for line in lines(launching, study, jobs) if "stopped" in line]
@@ -255,7 +255,7 @@ def test_a_finished_job_that_is_requeued_finds_nothing_to_do(launching, launch):
     process, study, _ = launch(cells=2, pause=0.01)
     launching.finish(process)
     before = {path: path.stat().st_mtime_ns for path in study.root.glob("cells/**/*")}
-    job = next(event["job"] for event in journal.events(study.root) if event["event"] == "submitted")
+    job = next(event.job for event in journal.events(study.root) if event.step == "submitted")
     launching.until(lambda: not slurm.queue())
     time.sleep(
         2
@@ -283,7 +283,14 @@ def test_a_file_system_with_200_ms_per_operation(launching, start, tmp_path):
 
 def test_code_edited_after_submission_does_not_reach_the_queue(launching, start, tmp_path):
     arguments = (tmp_path, "--cells", 3, "--pause", 0.05)
-    launching.finish(start(*arguments, "--settings", settings(options={"begin": "now+8"}), "--no-wait"))
+    launching.finish(
+        start(
+            *arguments,
+            "--settings",
+            settings(classes={"default": {"sbatch": {"begin": "now+8"}}}),
+            "--no-wait",
+        )
+    )
     launching.finish(start(*arguments, "--code", "edited since", "--settings", settings()))
     study = open_study(tmp_path)
     launching.check_complete(study, launching.jobs(3, pause=0.05))

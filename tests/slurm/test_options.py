@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orch.launching import journal, operations, slurm, submit
+from orch.launching import journal, operations, slurm
+from orch.launching.launch import launch_jobs
 from orch.launching.settings import Settings
 from orch.launching.status import status
 from orch_core.errors import OrchError
+from orch_core.grid.resources import ResourceClass
 from orch_core.study.folder import create_study, open_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
@@ -26,14 +28,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
         ({"colour": "red"}, "unrecognized option '--colour=red'"),
         ({"gpus-per-node": 9}, "Requested node configuration is not available"),
         ({"nodes": 5}, "not available"),
-        ({"time": "soon"}, "Invalid --time specification"),
-        ({"partition": "short", "time": 60}, "above the partition's limit of 10 minutes"),
+        ({"partition": "short", "time": "60"}, "above the partition's limit of 10 minutes"),
     ],
 )
 def test_a_bad_option_is_said_before_anything_is_submitted(launching, tmp_path, options, words):
     study = create_study(tmp_path, "s")
+    asked = ResourceClass.model_validate({"sbatch": options})
     with pytest.raises(OrchError) as caught:
-        submit.launch(study, launching.jobs(1), Settings(cluster="slurm", options=options))
+        launch_jobs(study, launching.jobs(1), Settings(cluster="slurm", classes={"default": asked}))
     assert words in caught.value.message
     assert caught.value.hint
     assert not (tmp_path / "launches").exists()
@@ -44,11 +46,11 @@ def test_a_study_in_one_machines_memory_is_refused(launching):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         study = create_study(Path(folder), "s")
         with pytest.raises(OrchError, match="memory of this machine"):
-            submit.launch(study, launching.jobs(1), Settings(cluster="slurm"))
+            launch_jobs(study, launching.jobs(1), Settings(cluster="slurm"))
 
 
 def test_gpus_and_options_reach_the_workers(launching, start, tmp_path):
-    how = '{"cluster": "slurm", "parallel": 2, "options": {"gpus-per-node": 2, "exclude": "gpu[1-3]", "time": 5}}'
+    how = '{"cluster": "slurm", "parallel": 2, "classes": {"default": {"gpus_per_node": 2, "time": "5", "sbatch": {"exclude": "gpu[1-3]"}}}}'
     launching.finish(start(tmp_path, "--cells", 2, "--settings", how))
     study = open_study(tmp_path)
     records = [record for record in study.records() if not record.task]
@@ -85,7 +87,7 @@ def test_ctrl_c_leaves_the_workers_to_slurm_and_the_next_launch_joins_them(launc
     assert now.cluster == "Slurm: 2 running"
     launching.finish(start(*arguments))
     launching.check_complete(study, jobs)
-    assert [event["event"] for event in journal.events(tmp_path)] == ["intent", "submitted"]
+    assert [event.step for event in journal.events(tmp_path)] == ["intent", "submitted"]
 
 
 def test_a_budget_ends_the_launch_with_everything_saved(launching, start, tmp_path):
@@ -100,12 +102,12 @@ def test_a_budget_ends_the_launch_with_everything_saved(launching, start, tmp_pa
 
 
 def test_profiles_give_a_class_its_own_array(launching, start, tmp_path):
-    how = '{"cluster": "slurm", "parallel": 4, "profiles": {"large": {"exclude": "gpu[1-3]"}, "small": {"exclude": "gpu4"}}}'
+    how = '{"cluster": "slurm", "parallel": 4, "classes": {"large": {"sbatch": {"exclude": "gpu[1-3]"}}, "small": {"sbatch": {"exclude": "gpu4"}}}}'
     launching.finish(start(tmp_path, "--models", "large,small", "--cells", 4, "--settings", how))
     study = open_study(tmp_path)
     places = {(r.name.split("-")[1], r.provenance["node"] == "gpu4") for r in study.records() if not r.task}
     assert places == {("large", True), ("small", False)}
-    assert sorted(event["group"] for event in journal.events(tmp_path) if event["event"] == "intent") == [
+    assert sorted(event.group for event in journal.events(tmp_path) if event.step == "intent") == [
         "large",
         "small",
     ]

@@ -14,7 +14,11 @@ from orch_core.study.folder import open_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
 FOUR_NODES = json.dumps(
-    {"cluster": "slurm", "parallel": 1, "options": {"nodes": 4, "gpus-per-node": 2, "time": 10}}
+    {
+        "cluster": "slurm",
+        "parallel": 1,
+        "classes": {"default": {"nodes": 4, "gpus_per_node": 2, "time": "10"}},
+    }
 )
 
 
@@ -97,7 +101,7 @@ def test_a_killed_worker_leaves_no_rank_behind_and_its_cell_goes_on(launching, l
 
 def test_four_cells_side_by_side_in_one_job(launching, start, tmp_path):
     how = json.dumps(
-        {"cluster": "slurm", "parallel": 8, "options": {"time": 5}, "cells_per_job": {"default": 4}}
+        {"cluster": "slurm", "parallel": 8, "classes": {"default": {"time": "5", "cells_per_job": 4}}}
     )
     jobs = launching.jobs(6, pause=0.2)
     began = time.monotonic()
@@ -105,7 +109,7 @@ def test_four_cells_side_by_side_in_one_job(launching, start, tmp_path):
     print(f"{time.monotonic() - began:.1f} s")
     study = open_study(tmp_path)
     launching.check_complete(study, jobs)
-    (submitted,) = (event for event in journal.events(tmp_path) if event["event"] == "submitted")
-    assert submitted["workers"] == 2
+    (submitted,) = (event for event in journal.events(tmp_path) if event.step == "submitted")
+    assert submitted.workers == 2
     assert len(list(tmp_path.glob("launches/*/workers/*"))) == 8
     assert {end.devices for end in ends_of(study)} == {0.25}

@@ -39,7 +39,7 @@ from orch.console import emit
 @click.option(
     "--time", help="Pass this time limit to sbatch; a worker saves before it ends and continues in a new job."
 )
-@click.option("--sbatch", multiple=True, metavar="NAME=VALUE", help="Pass any other long option to sbatch.")
+@click.option("--sbatch", multiple=True, metavar="NAME[=VALUE]", help="Pass any other option to sbatch.")
 @click.option("--max-gpu-hours", type=POSITIVE, help="Save and stop once the launch has spent this much.")
 @click.option("--dry-run", is_flag=True, help="Print the sbatch scripts and their cost, and submit nothing.")
 @click.option(
@@ -72,28 +72,31 @@ def launch(
     Example: orch launch --cluster local
     """
     from orch.launchable import launchable
-    from orch.launching.launch import launch_study, preview, script_page, wishes_of
+    from orch.launching.launch import launch_study, preview, script_page
+    from orch.launching.settings import LaunchOptions, resources_of
 
-    asked = wishes_of(
+    named = {
+        "partition": partition,
+        "account": account,
+        "qos": qos,
+        "gpus-per-node": gpus_per_node,
+        "nodes": nodes,
+        "time": time,
+    }
+    options = LaunchOptions(
         cluster=cluster,
         parallel=parallel,
-        partition=partition,
-        account=account,
-        qos=qos,
-        gpus_per_node=gpus_per_node,
-        nodes=nodes,
-        time=time,
-        sbatch=sbatch,
+        resources=resources_of(named, sbatch),
         max_gpu_hours=max_gpu_hours,
         wait=wait,
     )
     plan, study = launchable(target)
     if dry_run:
-        scripts = preview(plan, study, asked)
+        scripts = preview(plan, study, options)
         page = "\n".join(script_page(one) for one in scripts) or "nothing is left to launch"
         emit({"scripts": [asdict(script) for script in scripts]}) if as_json else click.echo(page)
         return
-    summary = launch_study(plan, study, asked)
+    summary = launch_study(plan, study, options)
     if as_json:
         emit(summary.to_json())
     raise SystemExit(summary.exit_code)

@@ -14,17 +14,21 @@ code/<hash>.zip                      the packages' sources, frozen at launch
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orch.launching.settings import ATTEMPTS, Where
 from orch_core.cell import Job, job_from_json
 from orch_core.files import dumps, write_atomic
+from orch_core.grid.resources import DEFAULT, Option
 from orch_core.study.attempts import is_held
 from orch_core.study.folder import Study
 
@@ -37,8 +41,122 @@ class ManifestEntry:
 
     id: str
     job: Job
-    group: str = "default"
+    group: str = DEFAULT
     after: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """The Slurm jobs of one resource class.
+
+    options: of sbatch, without the time limit
+    minutes: their time limit
+    longest: the time limit that a job may have for cells that met theirs, in minutes
+    cells:   side by side in one job
+    """
+
+    options: Mapping[str, Option] = field(default_factory=dict)
+    minutes: float = 0.0
+    longest: float = 0.0
+    cells: int = 1
+
+    def minutes_after(self, timeouts: int) -> float:
+        """The time limit that a cell needs which met its limit that many times: doubled each time, up to `longest`."""
+        return min(self.longest, self.minutes * 2.0**timeouts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A launch, as `launch.json` records it.
+
+    code:     state of the code, and `snapshot`, the path in the study of its frozen sources
+    argv:     the command line
+    requests: what jobs on Slurm are asked for, by resource class; empty on one's own machine
+    """
+
+    token: str
+    created: float
+    cluster: Where = "local"
+    parallel: int = 0
+    attempts: int = ATTEMPTS
+    gpus: int = 1
+    code: Mapping[str, Any] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
+    requests: Mapping[str, JobRequest] = field(default_factory=dict)
+
+    def request(self, group: str) -> JobRequest:
+        """What the jobs of a resource class are asked for."""
+        return self.requests.get(group, JobRequest())
+
+    def to_json(self) -> dict[str, Any]:
+        """The document `launch.json`."""
+        return asdict(self)
+
+
+def launch_from_json(document: Mapping[str, Any]) -> Launch:
+    """The launch that `to_json` wrote, or orch before 0.2; raises KeyError or TypeError for another document."""
+    names = ("token", "created", "cluster", "parallel", "attempts", "gpus", "code")
+    requests = document["requests"] if "requests" in document else _old_requests(document)
+    return Launch(
+        **{name: document[name] for name in names},
+        argv=tuple(document["argv"]),
+        requests={group: JobRequest(**request) for group, request in requests.items()},
+    )
+
+
+def _old_requests(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The requests of a launch by orch before 0.2, which listed each setting by resource class."""
+    return {
+        group: {
+            "options": {name: value for name, value in options.items() if name != "time"},
+            "minutes": document["minutes"][group][0],
+            "longest": document["minutes"][group][1],
+            "cells": document["cells_per_job"].get(group, 1),
+        }
+        for group, options in document["options"].items()
+    }
+
+
+class Step(StrEnum):
+    """What happened to an array of workers; its submission is in doubt while INTENT is its last step."""
+
+    INTENT = "intent"
+    SUBMITTED = "submitted"
+    REFUSED = "refused"
+    ADOPTED = "adopted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A line of the journal.
+
+    name:    the Slurm job name of the array
+    group:   its resource class; workers: tasks; minutes: their time limit
+    job:     its Slurm job id, once it is known
+    words:   what sbatch said if it refused
+    """
+
+    step: Step
+    token: str
+    name: str
+    group: str = ""
+    workers: int = 0
+    minutes: float = 0.0
+    job: str = ""
+    words: str = ""
+    time: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as a document, which leaves out what is empty."""
+        rest = {name: value for name, value in asdict(self).items() if value and name != "step"}
+        return {"event": self.step, **rest}
+
+
+def event_from_json(document: Mapping[str, Any]) -> Event:
+    """The event that `to_json` wrote; raises KeyError, TypeError or ValueError for another document."""
+    known = {one.name for one in fields(Event)}  # a newer orch may write more
+    rest = {name: value for name, value in document.items() if name in known}
+    return Event(step=Step(document["event"]), **rest)
 
 
 def new_token() -> str:
@@ -51,9 +169,9 @@ def launch_folder(root: Path, token: str) -> Path:
     return root / "launches" / token
 
 
-def begin(study: Study, token: str, entries: Iterable[ManifestEntry], about: Mapping[str, Any]) -> Path:
+def begin(study: Study, launch: Launch, entries: Iterable[ManifestEntry]) -> Path:
     """Make a launch's folder with its manifest and settings; nothing is submitted yet."""
-    folder = launch_folder(study.root, token)
+    folder = launch_folder(study.root, launch.token)
     for part in ("workers", "errors"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     lines = (
@@ -61,16 +179,14 @@ def begin(study: Study, token: str, entries: Iterable[ManifestEntry], about: Map
         for entry in entries
     )
     write_atomic(folder / "jobs.ndjson", "".join(line + "\n" for line in lines))
-    write_atomic(folder / "launch.json", dumps({"token": token, "created": time.time(), **about}))
+    write_atomic(folder / "launch.json", dumps(launch.to_json()))
     return folder
 
 
-def about(root: Path, token: str) -> dict[str, Any]:
-    """Settings and code state of a launch."""
-    document: dict[str, Any] = json.loads(
-        (launch_folder(root, token) / "launch.json").read_text(encoding="utf-8")
-    )
-    return document
+def read_launch(root: Path, token: str) -> Launch:
+    """A launch, from its folder."""
+    text = (launch_folder(root, token) / "launch.json").read_text(encoding="utf-8")
+    return launch_from_json(json.loads(text))
 
 
 def manifest(root: Path, token: str, group: str = "") -> list[ManifestEntry]:
@@ -113,7 +229,7 @@ def _manifest_lines(root: Path, token: str) -> Iterator[dict[str, Any]]:
 
 def used_slurm(root: Path) -> bool:
     """Whether any launch of the study went to Slurm."""
-    return any(event["event"] == "intent" for event in events(root))
+    return any(event.step == Step.INTENT for event in events(root))
 
 
 def tokens(root: Path) -> list[str]:
@@ -194,9 +310,9 @@ def revive_cells(root: Path, cells: Iterable[str]) -> None:
         (root / "cancelled-cells" / cell).unlink(missing_ok=True)
 
 
-def write(root: Path, event: str, token: str, **more: object) -> None:
+def write(root: Path, event: Event) -> None:
     """Append an event to the journal, durable before this returns (one write, O_APPEND, fsync)."""
-    line = json.dumps({"event": event, "token": token, "time": time.time(), **more}) + "\n"
+    line = json.dumps({**event.to_json(), "time": time.time()}) + "\n"
     descriptor = os.open(root / "journal.ndjson", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
@@ -208,25 +324,23 @@ def write(root: Path, event: str, token: str, **more: object) -> None:
         os.close(descriptor)
 
 
-def events(root: Path) -> Iterator[dict[str, Any]]:
+def events(root: Path) -> Iterator[Event]:
     """The journal's events in order; a line cut short by a crash is left out."""
     try:
         lines = (root / "journal.ndjson").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return
     for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            yield event_from_json(json.loads(line))
 
 
-def open_intents(root: Path) -> list[dict[str, Any]]:
+def open_intents(root: Path) -> list[Event]:
     """Intents whose outcome the journal does not know: their submitter was killed, or is at it just now."""
-    waiting: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, Event] = {}
     for event in events(root):
-        if event["event"] == "intent":
-            waiting[event["name"]] = event
+        if event.step == Step.INTENT:
+            waiting[event.name] = event
         else:
-            waiting.pop(event.get("name", ""), None)
-    return [event for event in waiting.values() if not launcher_lives(root, event["token"])]
+            waiting.pop(event.name, None)
+    return [event for event in waiting.values() if not launcher_lives(root, event.token)]

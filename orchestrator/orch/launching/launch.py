@@ -1,133 +1,300 @@
-"""From a study, a grid or a plan to a launch, and the mirror brought up to date at its end."""
+"""`orch launch`: what is missing of a plan becomes a manifest; workers walk it, in this process, here or on Slurm."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import polars as pl
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from orch.budget import limits_of, release, reserve, spent_hours
-from orch.console import say
-from orch.launching import journal
-from orch.launching import submit as clusters
-from orch.launching.settings import ATTEMPTS, Settings, Summary
-from orch.launching.slurm import Value
-from orch.user_settings import user_cluster
+from orch.console import command_line, say
+from orch.launching import freeze, journal, progress, slurm
+from orch.launching.journal import JobRequest, Launch, ManifestEntry
+from orch.launching.local_workers import LocalWorkers, parallel_here
+from orch.launching.settings import LaunchOptions, Settings, settings_of
+from orch.launching.slurm_workers import SlurmWorkers, shares_of
+from orch.launching.status import Standing, stand, survey
+from orch.launching.submit import Array, script_text
+from orch.launching.waiting import Summary, Watch, Workers, disk_full, summarise, wait_for
+from orch.launching.worker import claims, main
+from orch.launching.worker.process import ONE_THREAD, Stop, signals_to
+from orch.launching.worker.training import WorkerContext
 from orch_core import provenance
+from orch_core.cell import Job
 from orch_core.errors import OrchError
+from orch_core.files import dumps
 from orch_core.formatting import quantity
-from orch_core.grid.resources import DEFAULT, ResourceClass
+from orch_core.recipes import trunk
+from orch_core.study import attempts
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan
 
-Where = Literal["local", "debug", "slurm"]
+MIN_MINUTES, MAX_MINUTES = 10.0, 24 * 60.0  # of a job if the user gives no time: it requeues itself
+YEAR_MINUTES = 365 * 24 * 60.0  # stands for a time limit without end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """Options of `orch launch`: where, how many workers, Slurm's options (which win over the grid's), limits."""
+class Script:
+    """What would be submitted for one resource class."""
 
-    cluster: Where = "local"
-    parallel: int | None = None
-    options: Mapping[str, Value] = field(default_factory=dict)
-    max_gpu_hours: float | None = None
-    wait: bool = True
-
-
-def wishes_of(
-    *,
-    cluster: Where,
-    parallel: int | None,
-    sbatch: tuple[str, ...],
-    max_gpu_hours: float | None,
-    wait: bool,
-    **given: Any,
-) -> Wishes:
-    """Options of the command line as wishes; raises OrchError for an `--sbatch` without `=`."""
-    bad = [word for word in sbatch if not all(word.partition("="))]
-    if bad:
-        message = f"--sbatch takes NAME=VALUE, got {bad[0]!r}"
-        raise OrchError(message, hint="for example --sbatch constraint=a100")
-    options: dict[str, Value] = {
-        name.replace("_", "-"): value for name, value in given.items() if value is not None
-    }
-    options |= {name: value for name, _, value in (word.partition("=") for word in sbatch)}
-    if options and cluster != "slurm":
-        message = f"--{next(iter(options))} is an option of Slurm, and this launch is {cluster}"
-        raise OrchError(message, hint="add --cluster slurm, or leave it out")
-    return Wishes(cluster=cluster, parallel=parallel, options=options, max_gpu_hours=max_gpu_hours, wait=wait)
+    group: str
+    cells: int
+    workers: int
+    gpu_hours: float
+    text: str
 
 
-def launch_study(plan: Plan, study: Study, wishes: Wishes) -> Summary:
+def launch_study(plan: Plan, study: Study, options: LaunchOptions) -> Summary:
     """Launch what is missing of a study's plan; raises OrchError before anything runs.
 
-    The plan's budget is reserved first, and refused beyond: the message names the cells that fall out.
+    The plan's budget is reserved first, and refused beyond: the message names the cells that do not fit.
     """
-    settings = settings_of(plan, wishes)
-    _check_training(wishes)
+    settings = settings_of(plan.cluster, options)
+    _check_training(options)
     limits = limits_of(plan)
     if limits.hours is not None:
         reserve(plan, study, limits)
     _say_cancelled(study)
     try:
-        summary = clusters.launch(
+        summary = launch_jobs(
             study,
             list(plan.jobs()),
             settings,
-            wait=wishes.wait,
+            wait=options.wait,
             overspent=lambda: limits.hours is not None and spent_hours(study) > limits.hours,
         )
     finally:
         if limits.hours is not None:
             release(study, plan.frame["id"].to_list())
-    if wishes.wait:
+    if options.wait:
         _mirror(study)
     _say_summary(study, summary)
     return summary
 
 
-def preview(plan: Plan, study: Study, wishes: Wishes) -> tuple[clusters.Script, ...]:
+def preview(plan: Plan, study: Study, options: LaunchOptions) -> tuple[Script, ...]:
     """The sbatch scripts that a launch on Slurm would submit; submits nothing."""
-    return clusters.preview(study, list(plan.jobs()), settings_of(plan, wishes))
+    return scripts(study, list(plan.jobs()), settings_of(plan.cluster, options))
 
 
-def script_page(script: clusters.Script) -> str:
+def script_page(script: Script) -> str:
     """One script of a dry run, under a line that says what it would run and cost."""
     hours = quantity(script.gpu_hours, "device-hours")
     return f"# {script.group}: {script.cells:,} cells, {script.workers:,} workers, {hours}\n{script.text}"
 
 
-def _check_training(wishes: Wishes) -> None:
+def launch_jobs(
+    study: Study,
+    jobs: Sequence[Job],
+    settings: Settings,
+    *,
+    wait: bool = True,
+    overspent: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Run what is missing of the jobs; safe to call again, or twice at once: nothing is done twice.
+
+    Once `overspent()` is true, asked now and then, workers save and end.
+    Raises OrchError if nothing can be launched: a full disk, workers that cannot start, a bad Slurm option.
+    """
+    entries = open_entries(study, jobs, settings)
+    if not entries:
+        return Summary(token="", done=0, failed=0, remaining=0)
+    requests = job_requests(study, entries, settings) if settings.cluster == "slurm" else {}
+    try:
+        snapshot = freeze.freeze(study)
+        launch = _launch(settings, snapshot, requests)
+        folder = journal.begin(study, launch, entries)
+        owner = claims.current_owner(launch.token, "launcher")
+        lock = claims.lock_file(folder / "launcher.json", dumps(asdict(owner)))
+    except OSError as error:
+        raise disk_full(study, error) from error
+    stop = Stop()
+    try:
+        with signals_to(stop), progress.live(study) as tell:
+            watch = Watch(
+                study=study,
+                token=launch.token,
+                limit=settings.attempts,
+                stop=stop,
+                tell=tell,
+                max_seconds=3600 * settings.max_gpu_hours or math.inf,
+                overspent=overspent,
+            )
+            if settings.cluster == "debug":
+                standings = _in_process(watch, entries, launch)
+            else:
+                workers = _workers(watch, entries, settings, snapshot, requests)
+                standings = wait_for(watch, entries, workers) if wait else _leave(watch, entries, workers)
+    finally:
+        os.close(lock)
+    if stop.reason:
+        progress.say(progress.how_to_go_on(stop.reason, settings.cluster))
+    return summarise(study, launch.token, standings, stopped=stop.reason)
+
+
+def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[ManifestEntry]:
+    """The jobs that lack a record, in the order in which to start them."""
+    entries, cancelled = [], journal.cancelled_cells(study.root)
+    for job in jobs:
+        cell, group = job.cell.id, settings.class_of(job)
+        if cell in cancelled:
+            continue
+        folder = study.cell_folder(cell)
+        if not folder.exists():
+            entries.append(ManifestEntry(id=cell, job=job, group=group))
+            continue
+        taken = attempts.numbers(folder)
+        ended = [number for number in taken if attempts.end_of(folder / "attempts" / str(number))]
+        entry = ManifestEntry(id=cell, job=job, group=group, after=max(ended, default=0))
+        if not main.is_settled(study, entry):
+            entries.append(entry)
+    return _in_order(entries)
+
+
+def _in_order(entries: Sequence[ManifestEntry]) -> list[ManifestEntry]:
+    """Longest first, so that workers end together; cells of one trunk in the plan's order, to reuse each other's."""
+    cooled = ["cooldown" in dict(entry.job.cell.overrides) for entry in entries]
+    trunks = [(own and trunk(entry.job.cell)) or entry.id for own, entry in zip(cooled, entries, strict=True)]
+    seconds = dict.fromkeys(trunks, 0.0)
+    for name, entry in zip(trunks, entries, strict=True):
+        seconds[name] += entry.job.seconds
+    place = {name: at for at, name in enumerate(sorted(seconds, key=lambda name: -seconds[name]))}
+    ordered = sorted(zip(trunks, entries, strict=True), key=lambda pair: place[pair[0]])
+    return [entry for _, entry in ordered]
+
+
+def scripts(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Script, ...]:
+    """What a launch on Slurm would submit: the exact sbatch script of each resource class. Submits nothing."""
+    entries = open_entries(study, jobs, settings)
+    shares = _shares(entries, settings)
+
+    def made() -> Iterator[Script]:
+        for group, request in job_requests(study, entries, settings).items():
+            array = Array(
+                study=study,
+                token="TOKEN",  # noqa: S106  # a place holder
+                group=group,
+                workers=shares[group],
+                request=request,
+                snapshot=Path("SNAPSHOT.zip"),
+            )
+            mine = [entry.job.seconds for entry in entries if entry.group == group]
+            yield Script(
+                group=group,
+                cells=len(mine),
+                workers=shares[group],
+                gpu_hours=sum(mine) / 3600,
+                text=script_text(array),
+            )
+
+    return tuple(made())
+
+
+def _launch(settings: Settings, snapshot: Path, requests: Mapping[str, JobRequest]) -> Launch:
+    return Launch(
+        token=journal.new_token(),
+        created=time.time(),
+        cluster=settings.cluster,
+        parallel=settings.parallel,
+        attempts=settings.attempts,
+        gpus=settings.gpus,
+        code={**provenance.code_state(), "snapshot": f"code/{snapshot.name}"},
+        argv=command_line(),
+        requests=requests,
+    )
+
+
+def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> list[Standing]:
+    """Walk the manifest here, one cell after another, output on the terminal."""
+    os.environ.update(ONE_THREAD)
+    context = WorkerContext(
+        study=watch.study,
+        owner=claims.current_owner(watch.token, "debug"),
+        stop=watch.stop,
+        launch=launch,
+        redirect=False,
+    )
+
+    def look() -> list[Standing]:
+        return survey(watch.study, entries, token=watch.token, limit=watch.limit)
+
+    if main.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
+        raise disk_full(watch.study)
+    return look()
+
+
+def _workers(
+    watch: Watch,
+    entries: Sequence[ManifestEntry],
+    settings: Settings,
+    snapshot: Path,
+    requests: Mapping[str, JobRequest],
+) -> Workers:
+    """Workers in processes that outlive this one, on this machine or on Slurm."""
+    if settings.cluster == "local":
+        return LocalWorkers(
+            study=watch.study,
+            token=watch.token,
+            snapshot=snapshot,
+            parallel=min(parallel_here(settings), len(entries)),
+            gpus_each=settings.gpus,
+        )
+    return SlurmWorkers(
+        study=watch.study,
+        token=watch.token,
+        snapshot=snapshot,
+        shares=_shares(entries, settings),
+        requests=requests,
+    )
+
+
+def _leave(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[Standing]:
+    """Start the workers, and do not wait for them."""
+    standings = [stand(watch.study, entry) for entry in entries]
+    workers.keep([standing for standing in standings if standing.state == "pending"])
+    return standings
+
+
+def _shares(entries: Sequence[ManifestEntry], settings: Settings) -> Counter[str]:
+    seconds: dict[str, float] = {}
+    for entry in entries:
+        seconds[entry.group] = seconds.get(entry.group, 0.0) + entry.job.seconds
+    cells_per_job = {group: settings.resources(group).cells_per_job or 1 for group in seconds}
+    return shares_of(settings.parallel, Counter(entry.group for entry in entries), seconds, cells_per_job)
+
+
+def job_requests(study: Study, entries: Sequence[ManifestEntry], settings: Settings) -> dict[str, JobRequest]:
+    """Checked sbatch options of each resource class, with a time limit if the user gave none."""
+    shares, requests = _shares(entries, settings), {}
+    for group in shares:
+        asked = settings.resources(group)
+        options = asked.options()
+        slurm.check(options, study.root)
+        options.pop("time", None)
+        limit = slurm.partition_minutes(asked.partition or "")
+        seconds = [entry.job.seconds for entry in entries if entry.group == group]
+        share = max(*seconds, sum(seconds) / shares[group])
+        minutes = asked.minutes or min(limit, MAX_MINUTES, max(MIN_MINUTES, 2 * share / 60))
+        minutes = float(int(min(minutes, YEAR_MINUTES)))
+        requests[group] = JobRequest(
+            options=options,
+            minutes=minutes,
+            longest=max(minutes, min(MAX_MINUTES, limit)),
+            cells=asked.cells_per_job or 1,
+        )
+    return requests
+
+
+def _check_training(options: LaunchOptions) -> None:
     missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
-    if missing and wishes.cluster != "slurm":  # the nodes of a cluster may have what the login node has not
+    if missing and options.cluster != "slurm":  # the nodes of a cluster may have what the login node has not
         message = f"this machine cannot train: {', '.join(missing)} not installed"
         raise OrchError(message, hint="pip install 'orch-scaling[train]'; `orch doctor` checks the rest")
-
-
-def settings_of(plan: Plan, wishes: Wishes) -> Settings:
-    """The grid's size classes as profiles, the command line's options over all of them, the user's file below.
-
-    Raises GridError for a mistake in that file.
-    """
-    on_slurm = wishes.cluster == "slurm"
-    cluster = plan.cluster.with_defaults(user_cluster()) if on_slurm else plan.cluster
-    asked = ResourceClass.model_validate({"sbatch": dict(wishes.options)})
-    classes = {name: asked.over(given) for name, given in cluster.resource_classes().items()}
-    profiles = {name: given.options() for name, given in classes.items()}
-    most = max(int(given.devices) for given in classes.values())
-    return Settings(
-        cluster=wishes.cluster,
-        parallel=wishes.parallel or (cluster.parallel if on_slurm else None) or 0,
-        attempts=cluster.max_attempts or ATTEMPTS,
-        options=profiles.pop(DEFAULT) if on_slurm else {},
-        profiles=profiles if on_slurm else {},
-        cells_per_job={name: given.cells_per_job or 1 for name, given in classes.items()},
-        gpus=max(1, min(most, len(provenance.gpus()))),
-        max_gpu_hours=wishes.max_gpu_hours or 0,
-    )
 
 
 def _say_cancelled(study: Study) -> None:
@@ -138,10 +305,8 @@ def _say_cancelled(study: Study) -> None:
 
 def _say_summary(study: Study, summary: Summary) -> None:
     say(f"{summary.done} cells done, {summary.failed} failed, {summary.remaining} left")
-    causes = pl.DataFrame(
-        {"cause": [failure.cause for failure in summary.failures]}, schema={"cause": pl.String}
-    )
-    for cause, count in causes.group_by("cause", maintain_order=True).len().iter_rows():
+    causes = Counter(failure.cause for failure in summary.failures)
+    for cause, count in causes.items():
         first = next(failure for failure in summary.failures if failure.cause == cause)
         say(
             f"failed, {cause} ({count}): {first.name} {first.task}: {first.message} ({study.root / first.log})"

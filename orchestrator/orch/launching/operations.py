@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from orch.launching import journal
+from orch.launching.local_workers import local_workers
+from orch.launching.slurm_workers import stop_slurm
 from orch.launching.status import entries_now, survey
-from orch.launching.workers import local_workers, stop_slurm
 from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.study import attempts

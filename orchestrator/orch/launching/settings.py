@@ -1,105 +1,105 @@
-"""How a launch runs, and what it came to."""
+"""How a launch runs: the command line's options over the grid's cluster section over the user's own `cluster.yaml`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from orch.launching.slurm import Value
-from orch.launching.status import Standing
-from orch_core.study.folder import Study
+from pydantic import ValidationError
+
+from orch.user_settings import user_cluster
+from orch_core import provenance
+from orch_core.cell import Job
+from orch_core.errors import OrchError
+from orch_core.grid.resources import DEFAULT, Cluster, Option, ResourceClass
 
 ATTEMPTS = 3  # of a cell in one launch, in a row and without progress, before it counts as failed
-SLURM_WORKERS = 32
+Where = Literal["local", "debug", "slurm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """Options of `orch launch`; raises OrchError if they contradict each other.
+
+    parallel:      workers at once; None for the grid's number, or the default of `Settings`
+    resources:     what jobs on Slurm ask for; wins over the grid
+    max_gpu_hours: device-hours after which the launch saves and stops
+    wait:          until everything is done; otherwise return once workers have started
+    """
+
+    cluster: Where = "local"
+    parallel: int | None = None
+    resources: ResourceClass = field(default_factory=ResourceClass)
+    max_gpu_hours: float | None = None
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        asked = next(iter(self.resources.options()), "")
+        if asked and self.cluster != "slurm":
+            message = f"--{asked} is an option of Slurm, and this launch is {self.cluster}"
+            raise OrchError(message, hint="add --cluster slurm, or leave it out")
+
+
+def resources_of(named: Mapping[str, Option | None], words: Sequence[str]) -> ResourceClass:
+    """What the command line asks of Slurm: named options, and `NAME=VALUE` or the flag `NAME` for any other.
+
+    Raises OrchError for anything else.
+    """
+    options: dict[str, Option] = {name: value for name, value in named.items() if value is not None}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or (equals and not value):
+            message = f"--sbatch takes NAME=VALUE, or NAME for a flag: got {word!r}"
+            raise OrchError(message, hint="for example --sbatch constraint=a100 --sbatch exclusive")
+        options[name] = value if equals else True
+    try:
+        return ResourceClass.model_validate({"sbatch": options})
+    except ValidationError as error:
+        raise OrchError(error.errors()[0]["msg"], hint="see `man sbatch`") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where and how a launch runs; nothing here enters a cell's identity.
+    """Where and how a launch runs; nothing here is part of a cell's identity.
 
-    parallel:      workers at once; 0 for one a GPU or core here, and for 32 on Slurm
+    parallel:      workers at once; 0 for one per GPU or core of this machine, or for 32 on Slurm
     attempts:      of a cell in a row without progress before it counts as failed
-    options:       sbatch's long options (`partition`, `gpus-per-node`, `time`, ...), for all workers
-    profiles:      more of them by size class (`Job.size_class`): each is a resource class of its own
-    cells_per_job: by resource class, cells that lie side by side in one job and share its GPUs; one where not given,
-                   which then has all of them
-    gpus:          of a cell on one's own machine
-    max_gpu_hours: a launch that has spent this much stops, and saves; 0 for no limit
+    classes:       what jobs ask for on Slurm, by resource class; a cell whose size class is not here is in `default`
+    gpus:          that a cell uses on this machine
+    max_gpu_hours: device-hours after which the launch saves and stops; 0 for no limit
     """
 
-    cluster: Literal["local", "debug", "slurm"] = "local"
+    cluster: Where = "local"
     parallel: int = 0
     attempts: int = ATTEMPTS
-    options: Mapping[str, Value] = field(default_factory=dict)
-    profiles: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
-    cells_per_job: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, ResourceClass] = field(default_factory=dict)
     gpus: int = 1
     max_gpu_hours: float = 0.0
 
-    def options_of(self, group: str) -> dict[str, Value]:
-        """The sbatch options of a resource class."""
-        return {**self.options, **self.profiles.get(group, {})}
+    def class_of(self, job: Job) -> str:
+        """The name of a job's resource class."""
+        return job.size_class if job.size_class in self.classes else DEFAULT
+
+    def resources(self, name: str) -> ResourceClass:
+        """What jobs of a resource class ask for."""
+        return self.classes.get(name, ResourceClass())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A cell, or one of its probes, that gave nothing: why, and the log's path in the study."""
+def settings_of(cluster: Cluster, options: LaunchOptions) -> Settings:
+    """Settings from a grid's cluster section and the options; on Slurm the user's file fills what both leave open.
 
-    cell: str
-    name: str
-    task: str
-    cause: str
-    message: str
-    log: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What a launch came to: cells by where they stand, why it stopped early, and the failures by cause."""
-
-    token: str
-    done: int
-    failed: int
-    remaining: int
-    diverged: int = 0
-    interrupted: bool = False
-    stopped: str = ""
-    failures: tuple[Failure, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 1 where a cell failed, else 0."""
-        return 130 if self.interrupted else int(self.failed > 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary as one JSON document."""
-        return {"schema_version": 1, **asdict(self)}
-
-
-def summarise(study: Study, token: str, standings: Sequence[Standing], *, stopped: str) -> Summary:
-    """Count the standings, and read why the failed ones failed."""
-    states = [standing.state for standing in standings]
-    failed = {standing.entry.id for standing in standings if standing.state == "failed"}
-    failures = [
-        Failure(
-            cell=record.cell,
-            name=record.name,
-            task=record.task,
-            cause=record.reason.cause,
-            message=record.reason.message,
-            log=record.reason.log,
-        )
-        for record in (study.failures() if failed else ())
-        if record.cell in failed and record.reason
-    ]
-    return Summary(
-        token=token,
-        done=states.count("done"),
-        diverged=states.count("diverged"),
-        failed=len(failed),
-        remaining=states.count("pending") + states.count("running"),
-        interrupted=stopped == "signal",
-        stopped=stopped,
-        failures=tuple(failures),
+    Raises GridError for a mistake in that file.
+    """
+    on_slurm = options.cluster == "slurm"
+    cluster = cluster.with_defaults(user_cluster()) if on_slurm else cluster
+    classes = {name: options.resources.over(asked) for name, asked in cluster.resource_classes().items()}
+    most = max(int(asked.devices) for asked in classes.values())
+    return Settings(
+        cluster=options.cluster,
+        parallel=options.parallel or (cluster.parallel if on_slurm else None) or 0,
+        attempts=cluster.max_attempts or ATTEMPTS,
+        classes=classes if on_slurm else {},
+        gpus=max(1, min(most, len(provenance.gpus()))),
+        max_gpu_hours=options.max_gpu_hours or 0.0,
     )

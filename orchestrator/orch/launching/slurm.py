@@ -57,6 +57,22 @@ class SlurmJob:
     node: str
 
 
+class SubmitLimitError(OrchError):
+    """The user may not have more jobs in the queue now; later they may."""
+
+
+SUBMIT_LIMIT = re.compile(
+    r"MaxSubmit|submit limit|job limit|JobCount|Resource temporarily unavailable", re.IGNORECASE
+)
+
+
+def refusal(command: str, words: str) -> OrchError:
+    """The error for what a command of Slurm printed when it failed."""
+    text = " ".join(words.split()).removeprefix(f"{command}: ")
+    kind = SubmitLimitError if SUBMIT_LIMIT.search(text) else OrchError
+    return kind(f"`{command}` says: {text}", hint=hint_for(text))
+
+
 def run(*command: str, seconds: float = COMMAND_SECONDS) -> str:
     """Output of a Slurm command; raises OrchError with its own words where it fails."""
     try:
@@ -68,9 +84,7 @@ def run(*command: str, seconds: float = COMMAND_SECONDS) -> str:
         message = f"`{' '.join(command)}` did not answer within {seconds:.0f} s"
         raise OrchError(message, hint="the controller may be down: `scontrol ping`") from error
     if done.returncode:
-        words = (done.stderr or done.stdout).strip()
-        message = f"`{command[0]}` says: {words}"
-        raise OrchError(message, hint=hint_for(words))
+        raise refusal(command[0], done.stderr or done.stdout)
     return done.stdout
 
 
@@ -182,11 +196,6 @@ def seconds_left(job: str) -> float:
             run("squeue", "-h", "-j", job, "-o", "%L", seconds=15).split()[0], exact=True
         )
     return math.inf
-
-
-def minutes_after(timeouts: int, first: float, longest: float) -> float:
-    """Time limit of a cell's job after it met its limit that many times: doubled each time, as far as Slurm allows."""
-    return min(longest, first * 2.0**timeouts)
 
 
 def requeue(job: str) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orch.launching import journal, operations, submit
-from orch.launching.launch import Where, Wishes, settings_of
-from orch.launching.settings import Summary
+from orch.launching import journal, operations
+from orch.launching.launch import launch_jobs
+from orch.launching.settings import LaunchOptions, Where, settings_of
 from orch.launching.status import Status, status
+from orch.launching.waiting import Summary
 from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
@@ -63,7 +64,7 @@ def retried(target: Path | None, cause: str, where: Where) -> Summary:
         message = f"no cell of {study.name} has failed{f' with cause {cause!r}' if cause else ''}"
         raise OrchError(message, hint="`orch status` shows where the study stands")
     journal.revive_cells(study.root, [job.cell.id for job in failed])
-    return submit.launch(study, failed, settings_of(plan, Wishes(cluster=where)))
+    return launch_jobs(study, failed, settings_of(plan.cluster, LaunchOptions(cluster=where)))
 
 
 def _meant(study: Study, plan: Plan, word: str) -> list[str]:

@@ -6,7 +6,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from orch.launching import journal
 from orch.launching.journal import ManifestEntry
@@ -14,7 +15,6 @@ from orch.launching.status import Standing, stand
 from orch.launching.worker import causes
 from orch.launching.worker.main import record_death
 from orch.launching.worker.process import Stop
-from orch.launching.workers import Fleet
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
 
@@ -38,7 +38,28 @@ class Watch:
     overspent: Callable[[], bool] = lambda: False
 
 
-def wait_for(watch: Watch, entries: Sequence[ManifestEntry], fleet: Fleet) -> list[Standing]:
+class Workers(Protocol):
+    """The workers of a launch, wherever they run; `detached` if Ctrl-C ends the waiting and not them."""
+
+    detached: bool
+
+    def keep(self, pending: Sequence[Standing]) -> int:
+        """Start what is missing for the pending cells; returns how many were started."""
+
+    def alive(self) -> int:
+        """Count the living workers, queued ones included."""
+
+    def stop(self) -> object:
+        """Ask them to save and end."""
+
+    def explain(self) -> str:
+        """What the last of them printed, for when they die before they work."""
+
+    def note(self) -> str:
+        """What the cluster reports, in a few words."""
+
+
+def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[Standing]:
     """Poll until every entry is done or failed for good, or until `watch.stop`; returns where each stands.
 
     Raises OrchError where the disk is full, or where workers die before they begin.
@@ -52,10 +73,10 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], fleet: Fleet) -> li
         _refresh(watch, standings)
         looked = time.monotonic() - began
         here = list(standings.values())
-        watch.tell(here, fleet.alive(), fleet.note())
+        watch.tell(here, workers.alive(), workers.note())
         pending = [standing for standing in here if standing.state == "pending"]
         if any(standing.cause == "disk_full" for standing in pending):
-            _end(fleet)
+            _end(workers)
             raise disk_full(watch.study)
         if all(standing.state in FINAL for standing in here):
             return here
@@ -66,18 +87,18 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], fleet: Fleet) -> li
         if journal.is_cancelled(watch.study.root, watch.token):
             watch.stop.reason = watch.stop.reason or "cancelled"
         if watch.stop.wanted():
-            if watch.stop.reason != "signal" or not fleet.detached:
-                _end(fleet)
+            if watch.stop.reason != "signal" or not workers.detached:
+                _end(workers)
             _refresh(watch, standings)
             return list(standings.values())
         mark = _mark(standings)
         futile, seen = (futile if mark == seen else 0), mark
         if pending:
-            futile += fleet.keep(pending) > 0
+            futile += workers.keep(pending) > 0
             if futile > FUTILE_ROUNDS:
-                _end(fleet)
+                _end(workers)
                 message = "workers end before they begin"
-                raise OrchError(message, hint=fleet.explain())
+                raise OrchError(message, hint=workers.explain())
         # looking takes a tenth of the time at most, however slow the file system
         _sleep(watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST))
 
@@ -104,12 +125,12 @@ def _mark(standings: dict[str, Standing]) -> int:
     return sum(standing.attempt + standing.probes_done for standing in standings.values())
 
 
-def _end(fleet: Fleet) -> None:
+def _end(workers: Workers) -> None:
     """Ask the workers to stop, and give them time to save; a second Ctrl-C leaves them to it."""
     with contextlib.suppress(OrchError):  # Slurm may not answer: its workers find the tombstone
-        fleet.stop()
+        workers.stop()
     stop = time.monotonic() + STOP_SECONDS
-    while fleet.alive() and time.monotonic() < stop:
+    while workers.alive() and time.monotonic() < stop:
         time.sleep(0.1)
 
 
@@ -126,4 +147,67 @@ def disk_full(study: Study, error: OSError | None = None) -> OrchError:
     return OrchError(
         f"the file system of the study {what}: {study.root}",
         hint="make room (or make it writable) and `orch launch` again: finished cells stay, others resume",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A cell, or one of its probes, that gave nothing: why, and the log's path in the study."""
+
+    cell: str
+    name: str
+    task: str
+    cause: str
+    message: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a launch came to: cells by where they stand, why it stopped early, and the failures by cause."""
+
+    token: str
+    done: int
+    failed: int
+    remaining: int
+    diverged: int = 0
+    interrupted: bool = False
+    stopped: str = ""
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 1 where a cell failed, else 0."""
+        return 130 if self.interrupted else int(self.failed > 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as one JSON document."""
+        return {"schema_version": 1, **asdict(self)}
+
+
+def summarise(study: Study, token: str, standings: Sequence[Standing], *, stopped: str) -> Summary:
+    """Count the standings, and read why the failed ones failed."""
+    states = [standing.state for standing in standings]
+    failed = {standing.entry.id for standing in standings if standing.state == "failed"}
+    failures = [
+        Failure(
+            cell=record.cell,
+            name=record.name,
+            task=record.task,
+            cause=record.reason.cause,
+            message=record.reason.message,
+            log=record.reason.log,
+        )
+        for record in (study.failures() if failed else ())
+        if record.cell in failed and record.reason
+    ]
+    return Summary(
+        token=token,
+        done=states.count("done"),
+        diverged=states.count("diverged"),
+        failed=len(failed),
+        remaining=states.count("pending") + states.count("running"),
+        interrupted=stopped == "signal",
+        stopped=stopped,
+        failures=tuple(failures),
     )

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from orch.launching import journal, slurm
-from orch.launching.journal import ManifestEntry
+from orch.launching.journal import Launch, ManifestEntry
 from orch.launching.worker import claims, ranks, side_by_side
 from orch.launching.worker.claims import Attempt
 from orch.launching.worker.process import Stop, signals_to, warning_seconds
@@ -34,10 +33,9 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
     """Entry point of a worker's job, called through submitit; `minutes` is its time limit. Returns why it ended."""
     faulthandler.enable()
     study = Path(root)
-    launch = journal.about(study, token)
+    launch, stop = journal.read_launch(study, token), Stop()
     job = claims.current_owner(token, name).job
-    cells = launch["cells_per_job"].get(group, 1)
-    stop = Stop()
+    cells = launch.request(group).cells
     with signals_to(stop):
         if cells > 1:
             stop.deadline = _deadline(launch, job, minutes)
@@ -51,9 +49,8 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
 
 def work(root: Path, token: str, name: str, group: str, minutes: float, stop: Stop) -> str:
     """Walk the manifest of a launch, those of one resource class where `group` is given; returns why it ended."""
-    study, launch = Study(root), journal.about(root, token)
-    together = ranks.of_allocation(launch["gpus"])
-    cells = launch["cells_per_job"].get(group, 1)
+    launch = journal.read_launch(root, token)
+    together, cells = ranks.of_allocation(launch.gpus), launch.request(group).cells
     if cells > 1:
         together, devices = ranks.ONE, together.count / cells
     else:
@@ -65,14 +62,11 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
     path = journal.launch_folder(root, token) / "workers" / f"{owner.worker}.json"
     lock = claims.lock_file(path, dumps(asdict(owner)))
     context = WorkerContext(
-        study=study,
-        token=token,
+        study=Study(root),
+        launch=launch,
         owner=owner,
         stop=stop,
-        limit=launch["attempts"],
-        code=launch["code"],
         minutes=minutes,
-        least_minutes=launch["minutes"].get(group, [0, 0]),
         ranks=together,
     )
     try:
@@ -85,9 +79,9 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
         os.close(lock)
 
 
-def _deadline(launch: dict[str, Any], job: str, minutes: float) -> float:
+def _deadline(launch: Launch, job: str, minutes: float) -> float:
     """When a worker must have saved: its Slurm job's end, less a margin; never on one's own machine."""
-    if not job or launch["cluster"] != "slurm":
+    if not job or launch.cluster != "slurm":
         return math.inf
     left = min(slurm.seconds_left(job), 60.0 * minutes)
     return time.time() + left - warning_seconds(minutes)
@@ -111,7 +105,7 @@ def walk_manifest(
     """
     todo, position, idle = list(entries), 0, 0
     while todo and idle < len(todo):
-        if not context.stop.wanted() and journal.is_cancelled(context.study.root, context.token):
+        if not context.stop.wanted() and journal.is_cancelled(context.study.root, context.launch.token):
             context.stop.reason = "cancelled"
         if context.stop.wanted():
             return context.stop.reason
@@ -137,7 +131,7 @@ def is_long_enough(context: WorkerContext, entry: ManifestEntry) -> bool:
     if math.isinf(context.minutes):
         return True
     timeouts = attempts.count(context.study.cell_folder(entry.id), "timeout")
-    return context.minutes >= slurm.minutes_after(timeouts, *context.least_minutes)
+    return context.minutes >= context.launch.request(entry.group).minutes_after(timeouts)
 
 
 def is_settled(study: Study, entry: ManifestEntry) -> bool:
@@ -154,14 +148,14 @@ def is_settled(study: Study, entry: ManifestEntry) -> bool:
 def _take(context: WorkerContext, entry: ManifestEntry) -> Attempt | None:
     """The entry's next attempt, or None where it is busy, spent, cancelled or stopped with its class."""
     root, folder = context.study.root, context.study.cell_folder(entry.id)
-    if is_stopped(root, context.token, entry) or journal.is_cell_cancelled(root, entry.id):
+    if is_stopped(root, context.launch.token, entry) or journal.is_cell_cancelled(root, entry.id):
         return None
     if not is_long_enough(context, entry):
         return None
-    verdict, newest = attempts.claimability(folder, after=entry.after, limit=context.limit)
+    verdict, newest = attempts.claimability(folder, after=entry.after, limit=context.launch.attempts)
     if verdict == "dead":
         record_death(context.study, entry, newest)
-        verdict, newest = attempts.claimability(folder, after=entry.after, limit=context.limit)
+        verdict, newest = attempts.claimability(folder, after=entry.after, limit=context.launch.attempts)
     if verdict != "claim":
         return None
     folder.mkdir(parents=True, exist_ok=True)

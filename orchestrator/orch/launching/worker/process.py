@@ -35,6 +35,22 @@ class Stop:
         return self.reason
 
 
+@dataclass(slots=True)
+class Every:
+    """A clock that is due at once, and then again whenever `seconds` have passed."""
+
+    seconds: float
+    _last: float = -math.inf
+
+    def due(self) -> bool:
+        """Whether it is due; if so, it begins anew."""
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True
+
+
 def warning_seconds(minutes: float) -> int:
     """How long before a Slurm job's end its worker saves: 2 minutes, or less of a short job."""
     return int(max(10.0, min(120.0, 6.0 * minutes)))

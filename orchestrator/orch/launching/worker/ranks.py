@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orch.launching.worker import causes, claims
-from orch.launching.worker.process import Stop, heartbeat, signals_to
+from orch.launching.worker.process import Every, Stop, heartbeat, signals_to
 from orch_core.files import dumps, publish_once, write_atomic
 from orch_core.study import attempts
 from orch_core.study.attempts import STALE_SECONDS, End
 from orch_core.study.folder import Study
-from orch_core.study.record import Reason
+from orch_core.study.record import Cause, Reason
 
 if TYPE_CHECKING:
     from orch_core.learn import MemoryPlan, Result
@@ -44,7 +44,14 @@ START_SECONDS = 300.0  # that srun may be tried again: its controller may be dow
 END_SECONDS = 20.0  # that the other nodes' agents get to end their ranks after a failure
 LOG_LINES = 40
 GENTLE = frozenset({-signal.SIGUSR2, -signal.SIGTERM})
-FIRST_CAUSES = ("out_of_memory", "disk_full", "bad_data", "killed", "code_error", "network")
+FIRST_CAUSES = (
+    Cause.OUT_OF_MEMORY,
+    Cause.DISK_FULL,
+    Cause.BAD_DATA,
+    Cause.KILLED,
+    Cause.CODE_ERROR,
+    Cause.NETWORK,
+)
 """Of several ranks that failed, which one says why: the others only lost their peer."""
 
 
@@ -144,7 +151,12 @@ def _failure(folder: Path) -> End | None:
     found = sorted(folder.glob("failed-*"), key=lambda path: path.stat().st_mtime_ns)
     ends = [End(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
     fenced = next((end for end in ends if end.how == "fenced"), None)
-    return fenced or min(ends, key=lambda end: FIRST_CAUSES.index(end.cause), default=None)
+    return fenced or min(ends, key=_blame, default=None)
+
+
+def _blame(end: End) -> int:
+    """Where a cause stands in FIRST_CAUSES, one that is not there before `network`, which only follows another."""
+    return FIRST_CAUSES.index(end.cause if end.cause in FIRST_CAUSES else Cause.CODE_ERROR)
 
 
 def _print_tails(folder: Path) -> None:
@@ -171,7 +183,7 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
     ranks = {
         first + local: _start_rank(folder, config, first + local, local) for local in range(config.per_node)
     }
-    asked, looked = False, time.monotonic()
+    asked, look = False, Every(LOOK_SECONDS)
     try:
         while any(process.poll() is None for process in ranks.values()):
             if not asked and should_stop():
@@ -180,10 +192,8 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
                     process.send_signal(signal.SIGUSR2)
             if any(process.returncode for process in ranks.values()):
                 break
-            if time.monotonic() - looked >= LOOK_SECONDS:
-                looked = time.monotonic()
-                if any(folder.glob("failed-*")):
-                    break
+            if look.due() and any(folder.glob("failed-*")):
+                break
             time.sleep(POLL_SECONDS)
         asked = asked or should_stop()
     finally:
@@ -244,11 +254,11 @@ def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
     while True:
         srun = subprocess.Popen([*command, *_command("node", folder)], start_new_session=True)
         try:
-            while srun.poll() is None and len(list(folder.glob("node-*.[je]*"))) < nodes:
+            while srun.poll() is None and _agents(folder) < nodes:
                 if should_stop():
                     raise learn.Stopped
                 time.sleep(POLL_SECONDS)
-            if srun.poll() is None or len(list(folder.glob("node-*.[je]*"))) == nodes:
+            if srun.poll() is None or _agents(folder) == nodes:
                 return
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -260,9 +270,14 @@ def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
         time.sleep(5.0)
 
 
+def _agents(folder: Path) -> int:
+    """How many nodes have an agent, or had one that ended."""
+    return sum(path.suffix in {".json", ".ended"} for path in folder.glob("node-*"))
+
+
 def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
     """Wait for the agents; hand them the wish to stop, and do not wait for those that fell silent."""
-    failed_at = heard_at = time.monotonic()
+    failed_at, listen = time.monotonic(), Every(STALE_SECONDS / 2)
     while len(list(folder.glob("node-*.ended"))) < nodes:
         if should_stop():
             (folder / "stop").touch()
@@ -270,8 +285,7 @@ def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
         failed_at = failed_at if any(folder.glob("failed-*")) else now
         if now - failed_at > END_SECONDS:
             return
-        if now - heard_at > STALE_SECONDS / 2:
-            heard_at = now
+        if listen.due():
             for path in folder.glob("node-*.json"):
                 if attempts.file_clock(folder) - path.stat().st_mtime > STALE_SECONDS:
                     end = End(how="failed", cause="killed", message=f"{path.stem} fell silent")
@@ -283,14 +297,11 @@ def _agent(folder: Path) -> None:
     """A node of a job with several."""
     node = int(os.environ["SLURM_NODEID"])
     path, stop = folder / f"node-{node}.json", Stop()
-    looked = time.monotonic()
+    look = Every(LOOK_SECONDS)
 
     def should_stop() -> bool:
-        nonlocal looked
-        if time.monotonic() - looked >= LOOK_SECONDS:
-            looked = time.monotonic()
-            if (folder / "stop").exists():
-                stop.reason = "signal"
+        if look.due() and (folder / "stop").exists():
+            stop.reason = "signal"
         return bool(stop.wanted())
 
     with signals_to(stop):
@@ -328,16 +339,13 @@ def _rank(folder: Path) -> None:
 
 def _watch(folder: Path, rank: int, stop: Stop) -> Callable[[], bool]:
     """`should_stop` of a rank: what the signals say; raises Fenced in rank 0, which writes, and RankFailed without an agent."""
-    parent, looked = os.getppid(), time.monotonic()
+    parent, look = os.getppid(), Every(LOOK_SECONDS)
 
     def should_stop() -> bool:
-        nonlocal looked
         if os.getppid() != parent:
             raise RankFailed(End(how="failed", cause="killed", message=f"the agent of rank {rank} died"))
-        if rank == 0 and time.monotonic() - looked >= LOOK_SECONDS:
-            looked = time.monotonic()
-            if attempts.is_overtaken(folder.parent):
-                raise Fenced
+        if rank == 0 and look.due() and attempts.is_overtaken(folder.parent):
+            raise Fenced
         return bool(stop.wanted())
 
     return should_stop
@@ -360,4 +368,5 @@ def _fail(folder: Path, rank: int, error: BaseException, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"node": _agent, "rank": _rank}[sys.argv[1]](Path(sys.argv[2]))
+    role, place = sys.argv[1:]
+    _agent(Path(place)) if role == "node" else _rank(Path(place))

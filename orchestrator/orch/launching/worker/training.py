@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orch.launching import journal
-from orch.launching.journal import ManifestEntry
+from orch.launching.journal import Launch, ManifestEntry
 from orch.launching.worker import causes, claims, ranks
 from orch.launching.worker.claims import Attempt
-from orch.launching.worker.process import Stop, heartbeat, log_to
+from orch.launching.worker.process import Every, Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
 from orch_core.files import dumps, publish_once, write_atomic
@@ -36,20 +36,17 @@ CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
 class WorkerContext:
     """What a worker carries along its manifest.
 
-    minutes:       its job's time limit, infinite on one's own machine
-    least_minutes: what its class's jobs have at first, and at most after timeouts
-    ranks:         processes that train a cell together
+    redirect: output goes to the attempt's log, not to the terminal
+    minutes:  its job's time limit, infinite on one's own machine
+    ranks:    processes that train a cell together
     """
 
     study: Study
-    token: str
+    launch: Launch
     owner: Owner
     stop: Stop
-    limit: int
-    code: dict[str, Any]
     redirect: bool = True
     minutes: float = math.inf
-    least_minutes: tuple[float, float] = (0.0, 0.0)
     ranks: ranks.Ranks = ranks.ONE
 
 
@@ -77,29 +74,31 @@ def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End
     """Pretrain unless that is done, then probe what is missing."""
     from orch_core import learn
 
+    publish_once(context.study.cell_folder(entry.id) / "cell.json", dumps(entry.job.cell.to_json()))
+    try:
+        record = context.study.record(entry.id) or _pretrain(context, entry, attempt)
+        return _probe(context, entry, attempt) if record.status == "done" else End(how="done")
+    except learn.Stopped:
+        return End(how="stopped", cause=context.stop.reason or "cancelled")
+
+
+def _pretrain(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Record:
+    """Train the cell and publish its record."""
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
-    publish_once(folder / "cell.json", dumps(cell.to_json()))
-    record = context.study.record(entry.id)
-    if record is None:
-        try:
-            result = _pretrained(context, entry, attempt)
-        except learn.Stopped:
-            return End(how="stopped", cause=context.stop.reason or "cancelled")
-        record = Record(
-            cell=entry.id,
-            name=cell.name,
-            status=result.status,
-            values=result.values,
-            cost=result.cost,
-            provenance=_provenance(context, attempt, config=cell.to_json()),
-            reason=result.reason,
-        )
-        _publish(attempt, folder, record)
-        publish_once(attempt.folder / "record.json", dumps(record.to_json()))
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
-    if record.status == "done":
-        return _probe(context, entry, attempt)
-    return End(how="done")
+    result = _pretrained(context, entry, attempt)
+    record = Record(
+        cell=entry.id,
+        name=cell.name,
+        status=result.status,
+        values=result.values,
+        cost=result.cost,
+        provenance=_provenance(context, attempt, config=cell.to_json()),
+        reason=result.reason,
+    )
+    _publish(attempt, folder, record)
+    publish_once(attempt.folder / "record.json", dumps(record.to_json()))
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
+    return record
 
 
 def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Result:
@@ -129,40 +128,49 @@ def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> En
     """Probe what is missing; a probe that fails leaves its reason, and the others go on."""
     from orch_core import learn
 
-    cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
     missing = [probe for probe in entry.job.probes if not context.study.record(entry.id, probe)]
-    parent = {"parent": f"cells/{entry.id}/record.json"}
     end = End(how="done")
-    while missing:
+    while missing and end.cause != "disk_full":
         try:
-            for probe, result in learn.probe(cell, folder, tuple(missing)):
-                record = Record(
-                    cell=entry.id,
-                    name=cell.name,
-                    task=probe.task,
-                    probe=probe.id,
-                    status=result.status,
-                    values=result.values,
-                    cost=result.cost,
-                    provenance=_provenance(context, attempt, probe=asdict(probe), **parent),
-                    reason=result.reason,
-                )
-                target = context.study.probe_folder(entry.id, probe)
-                target.mkdir(parents=True, exist_ok=True)
-                for name, content in result.files.items():
-                    write_atomic(target / name, content)
-                _publish(attempt, target, record)
-                missing.remove(probe)
-                if context.stop.wanted() and missing:
-                    return End(how="stopped", cause=context.stop.reason)
-            break
-        except ranks.Fenced:
+            _probe_in_turn(context, entry, attempt, missing)
+        except (learn.Stopped, ranks.Fenced):
             raise
         except Exception as error:  # noqa: BLE001  # one task's failure is no other's
             end = _failure(context, entry, attempt, error, missing.pop(0))
-            if end.cause == "disk_full":
-                break
+        else:
+            break
     return end
+
+
+def _probe_in_turn(
+    context: WorkerContext, entry: ManifestEntry, attempt: Attempt, missing: list[Probe]
+) -> None:
+    """Publish the missing probes, taking each off the list; raises learn.Stopped between two of them."""
+    from orch_core import learn
+
+    cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
+    for probe, result in learn.probe(cell, folder, tuple(missing)):
+        record = Record(
+            cell=entry.id,
+            name=cell.name,
+            task=probe.task,
+            probe=probe.id,
+            status=result.status,
+            values=result.values,
+            cost=result.cost,
+            provenance=_provenance(
+                context, attempt, probe=asdict(probe), parent=f"cells/{entry.id}/record.json"
+            ),
+            reason=result.reason,
+        )
+        target = context.study.probe_folder(entry.id, probe)
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in result.files.items():
+            write_atomic(target / name, content)
+        _publish(attempt, target, record)
+        missing.remove(probe)
+        if missing and context.stop.wanted():
+            raise learn.Stopped
 
 
 def _failure(
@@ -187,7 +195,7 @@ def _failure(
         if probe or not (context.study.cell_folder(entry.id) / "record.json").exists():
             publish_once(target / "record.json", dumps(record.to_json()))
         if end.cause == "code_error":
-            seen = journal.errors_folder(context.study.root, context.token, entry) / end.signature
+            seen = journal.errors_folder(context.study.root, context.launch.token, entry) / end.signature
             seen.mkdir(parents=True, exist_ok=True)
             (seen / entry.id).touch()
     return end
@@ -214,12 +222,10 @@ def failed_record(
 
 def _watch(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Callable[[], bool]:
     """`should_stop` for the training loop: raises `ranks.Fenced` once a later attempt exists, before anything is saved."""
-    checked = -math.inf
+    check = Every(CHECK_SECONDS)
 
     def should_stop() -> bool:
-        nonlocal checked
-        if time.monotonic() - checked >= CHECK_SECONDS:
-            checked = time.monotonic()
+        if check.due():
             if not claims.is_newest(attempt):
                 raise ranks.Fenced
             if _is_cancelled(context, entry):
@@ -231,7 +237,7 @@ def _watch(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Ca
 
 def _is_cancelled(context: WorkerContext, entry: ManifestEntry) -> bool:
     root = context.study.root
-    return journal.is_cancelled(root, context.token) or journal.is_cell_cancelled(root, entry.id)
+    return journal.is_cancelled(root, context.launch.token) or journal.is_cell_cancelled(root, entry.id)
 
 
 def _publish(attempt: Attempt, folder: Path, record: Record) -> None:
@@ -243,8 +249,8 @@ def _publish(attempt: Attempt, folder: Path, record: Record) -> None:
 def _provenance(context: WorkerContext, attempt: Attempt, **more: object) -> dict[str, Any]:
     owner = attempt.owner
     return provenance.gather(
-        code=context.code,
-        launch=context.token,
+        code=context.launch.code,
+        launch=context.launch.token,
         attempt=attempt.number,
         job=owner.job,
         node=owner.node,
