@@ -1,11 +1,94 @@
 """orch: plan, launch and fit scaling-law studies of self-supervised vision models.
 
-Where to look (`cli` holds the verbs; each imports what it needs):
+Every function here is the command of the same name, takes paths as text or `Path`, and returns what the command
+prints: `print` shows it and `to_json` has its numbers. Without a study, the one planned last in the working directory
+is meant. Laws, fits and reports are in `orch_analysis`.
 
-- `data`: `orch data pack`, `stats` (the packs themselves are in `orch_core.packs`)
-- `planning`: `orch plan`, `suggest`, `map`, `calibrate`
-- `launching`: `orch launch`, `status`, `cancel`, `retry`, `logs`, `why`
-- `tracking`: `orch sync`, `ui`
-- `fitting`, `frontier`: `orch fit-laws`, `predict`, `frontier` (the laws themselves are in `orch_analysis`)
-- `console` (talk, JSON, exit codes), `demo`, `doctor`
+Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `data` (packs), `fit_laws` and
+`compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orch.planning.map import StudyMap
+    from orch.planning.planner import Comparison, NewPlan
+    from orch.planning.planner import PlanOptions as PlanOptions
+    from orch.planning.speed import Calibrated
+    from orch.planning.suggest import Suggestion
+    from orch.planning.suggest import SuggestOptions as SuggestOptions
+    from orch.tracking.track import SyncSummary
+    from orch_core.study.folder import Study
+else:
+    from orch_core.lazy import public
+
+    __getattr__ = public(
+        __name__, {"orch.planning.planner": "PlanOptions", "orch.planning.suggest": "SuggestOptions"}
+    )[1]
+
+__all__ = [
+    "PlanOptions",
+    "SuggestOptions",
+    "calibrate",
+    "coverage",
+    "open_study",
+    "plan",
+    "suggest",
+    "sync",
+]
+
+
+def open_study(study: str | Path | None = None) -> Study:
+    """The study in a folder, that of a grid that was planned, or the one planned last in the working directory.
+
+    Raises OrchError if there is no such study.
+    """
+    from orch.studies import find_study
+
+    return find_study(None if study is None else Path(study))
+
+
+def plan(
+    grid: str | Path, study: str | Path | None = None, options: PlanOptions | None = None
+) -> NewPlan | Comparison:
+    """Check a grid, price its cells, and save the plan into `study` (default: studies/NAME).
+
+    With `options.against`, compare with an older plan and save nothing. Raises GridError for mistakes in the grid, each
+    with its line and column, and OrchError for anything else that is wrong.
+    """
+    from orch.planning.planner import PlanOptions, plan_grid
+
+    return plan_grid(Path(grid), None if study is None else Path(study), options or PlanOptions())
+
+
+def calibrate(grid: str | Path | None = None) -> Calibrated:
+    """Measure how fast this machine trains and probes the cells of a grid, or a small ladder of models."""
+    from orch.planning import speed
+
+    return speed.calibrate(None if grid is None else Path(grid))
+
+
+def suggest(
+    options: SuggestOptions, study: str | Path | None = None, out: str | Path = "next.yaml"
+) -> Suggestion:
+    """Write a grid of the cells that most reduce the uncertainty at a target for each device-hour into `out`."""
+    from orch.planning import suggest as planner
+
+    return planner.suggest(open_study(study), Path(out), options)
+
+
+def coverage(study: str | Path | None = None) -> StudyMap:
+    """Which sizes a study covers, and where its hours go (`orch map`)."""
+    from orch.planning.map import study_map
+
+    return study_map(open_study(study))
+
+
+def sync(study: str | Path | None = None, tracking_uri: str | None = None) -> SyncSummary:
+    """Mirror a study's records into its own MLflow database, or into another MLflow server or database."""
+    from orch.tracking.track import sync as mirror
+
+    return mirror(open_study(study), tracking_uri)

@@ -18,10 +18,11 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from orch.answer import Answer
 from orch.tracking.track import network_filesystem
 from orch_core import provenance
 from orch_core.errors import OrchError
@@ -46,6 +47,31 @@ class Check:
     status: Status
     message: str
     remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis(Answer):
+    """Every check of a machine."""
+
+    checks: tuple[Check, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The checks as one JSON document."""
+        return {"checks": [asdict(check) for check in self.checks]}
+
+    @property
+    def text(self) -> str:
+        """A line per check, with its remedy below."""
+        lines = []
+        for check in self.checks:
+            lines.append(f"{check.status:8} {check.name:10} {check.message}")
+            lines += [f"{'':19} -> {check.remedy}"] if check.remedy else []
+        return "\n".join(lines)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a check found an error."""
+        return int(any(check.status == "error" for check in self.checks))
 
 
 def checks(study_root: Path | None = None) -> list[Check]:

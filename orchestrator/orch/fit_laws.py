@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from orch.answer import Answer
 from orch.console import Exit, columns, command_line
 from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
@@ -60,12 +61,16 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class Fitted(Answer):
     """What was fitted: for --json, for the terminal, and the exit code."""
 
     document: dict[str, Any]
     text: str
     exit_code: Exit = Exit.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """The document."""
+        return self.document
 
 
 def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:

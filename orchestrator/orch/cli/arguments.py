@@ -1,9 +1,9 @@
-"""Arguments and options that several commands share, and how a command shows its answer."""
+"""Arguments and options that several commands share, and how a command shows its result."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from orch.answer import Answer
 from orch.console import emit
 
 Where = Literal["local", "debug", "slurm"]
@@ -51,9 +52,7 @@ def options_of(module: str, name: str) -> Callable[[Callable[..., None]], Callab
     return decorate
 
 
-def answer(document: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    """Print the answer of a command on stdout: as one JSON document, or as text."""
-    if as_json:
-        emit(document)
-    else:
-        click.echo(text)
+def show(result: Answer, *, as_json: bool) -> None:
+    """Print the result of a command on stdout, as one JSON document or as text, and exit with its code."""
+    emit(result.to_json()) if as_json else click.echo(result.text)
+    raise SystemExit(result.exit_code)

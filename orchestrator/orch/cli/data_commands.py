@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from orch.cli.arguments import AS_JSON, FOLDER, WHOLE, answer
-from orch.console import Commands, fraction, say
+from orch.cli.arguments import AS_JSON, FOLDER, WHOLE
+from orch.console import Commands, emit, fraction, say
 
 
 @click.group(cls=Commands)
@@ -66,7 +66,7 @@ def pack(
     from orch.data.packing import pack_sources, summary
 
     manifest = pack_sources(out, sources, side=side, store=store, val=val, max_bad=max_bad, workers=workers)
-    answer(manifest.to_json(), summary(out, manifest), as_json=as_json)
+    emit(manifest.to_json()) if as_json else click.echo(summary(out, manifest))
 
 
 @data.command()
@@ -89,7 +89,7 @@ def stats(path: Path, page: Path | None, *, verify: bool, as_json: bool) -> None
         counting.verify(path)
     written = page or Path(f"{path.resolve().name}-stats.html")
     found = counting.stats(path, written)
-    answer(found.to_json(), counting.text(found), as_json=as_json)
+    emit(found.to_json()) if as_json else click.echo(counting.text(found))
     say(f"page: {written}")
 
 

@@ -17,7 +17,6 @@ from orch.cli.arguments import (
     STUDY_OPTION,
     WHOLE,
     Where,
-    answer,
 )
 from orch.console import emit
 
@@ -148,7 +147,7 @@ def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json
     done = cancelled(study, cells, dropped=dropped)
     counts = f"{done.launches} launches, {done.cells} cells and {done.workers} workers on this machine"
     text = f"asked {counts} to stop. {done.note}"
-    answer(asdict(done), text.rstrip(), as_json=as_json)
+    emit(asdict(done)) if as_json else click.echo(text.rstrip())
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orch.cli.arguments import AS_JSON, FOLDER, NATURAL, POSITIVE, answer, options_of
+from orch.cli.arguments import AS_JSON, FOLDER, NATURAL, POSITIVE, options_of, show
 from orch.console import fraction
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def fit_laws(words: tuple[str, ...], pairs: tuple[str, ...], *, options: Wishes,
     from orch.fit_laws import target_and_mapping
 
     target, mapping = target_and_mapping(words, pairs)
-    fitted = fit(target, replace(options, mapping=mapping))
-    answer(fitted.document, fitted.text, as_json=as_json)
-    raise SystemExit(fitted.exit_code)
+    show(fit(target, replace(options, mapping=mapping)), as_json=as_json)
 
 
 @click.command()
@@ -123,8 +121,7 @@ def predict(
 
     given = {"params": params, "samples": samples}
     point = numbers(at) | {name: value for name, value in given.items() if value is not None}
-    said = predicted(folder, point, trust=trust)
-    answer(said.document, said.text, as_json=as_json)
+    show(predicted(folder, point, trust=trust), as_json=as_json)
 
 
 @click.command()
@@ -165,9 +162,7 @@ def frontier(
     from orch.fit_laws import target_and_mapping
 
     target, mapping = target_and_mapping(words, pairs)
-    said = found(target, mapping, group_by, budget(flops, gpu_hours, rate))
-    answer(said.document, said.text, as_json=as_json)
-    raise SystemExit(said.exit_code)
+    show(found(target, mapping, group_by, budget(flops, gpu_hours, rate)), as_json=as_json)
 
 
 COMMANDS = (fit_laws, predict, frontier)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from orch.cli.arguments import AS_JSON, STUDY, answer
-from orch.console import Exit, emit, say
+import orch
+from orch.cli.arguments import AS_JSON, STUDY, show
+from orch.console import say
 
 
 @click.command()
@@ -25,11 +25,7 @@ def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None
 
     Example: orch sync
     """
-    from orch.studies import find_study
-    from orch.tracking.track import sync as mirror
-
-    summary = mirror(find_study(study), tracking_uri)
-    answer(asdict(summary), str(summary), as_json=as_json)
+    show(orch.sync(study, tracking_uri), as_json=as_json)
 
 
 @click.command()
@@ -48,10 +44,9 @@ def ui(study: Path | None, port: int) -> None:
 
     Example: orch ui --port 5001
     """
-    from orch.studies import find_study
     from orch.tracking.ui import ui as serve
 
-    serve(find_study(study), port, tell=lambda address: say(f"MLflow UI: {address} (Ctrl-C stops it)"))
+    serve(orch.open_study(study), port, tell=lambda address: say(f"MLflow UI: {address} (Ctrl-C stops it)"))
 
 
 @click.command()
@@ -77,17 +72,9 @@ def doctor(study: Path | None, *, as_json: bool) -> None:
 
     Example: orch doctor studies/demo
     """
-    from orch.doctor import checks
+    from orch.doctor import Diagnosis, checks
 
-    found = checks(study)
-    if as_json:
-        emit({"checks": [asdict(check) for check in found]})
-    else:
-        for check in found:
-            click.echo(f"{check.status:8} {check.name:10} {check.message}")
-            if check.remedy:
-                click.echo(f"{'':19} -> {check.remedy}")
-    raise SystemExit(Exit.FAILED_CELLS if any(check.status == "error" for check in found) else Exit.OK)
+    show(Diagnosis(checks=tuple(checks(study))), as_json=as_json)
 
 
 @click.command()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, options_of
+import orch
+from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, options_of, show
 from orch.console import emit
 
 if TYPE_CHECKING:
-    from orch.planning.planner import PlanOptions
-    from orch.planning.suggest import SuggestOptions
+    from orch import PlanOptions, SuggestOptions
 
 
 def _target(
@@ -47,7 +47,7 @@ def _target(
 )
 @click.option("--budget-usd", "usd", type=POSITIVE, help="Limit the study to this price in US dollars.")
 @AS_JSON
-@options_of("orch.planning.planner", "PlanOptions")
+@options_of("orch", "PlanOptions")
 def plan(grid: Path, study: Path | None, *, options: PlanOptions, as_json: bool) -> None:
     """Check a grid, price its cells and save the plan.
 
@@ -55,10 +55,7 @@ def plan(grid: Path, study: Path | None, *, options: PlanOptions, as_json: bool)
 
     Example: orch plan experiments/demo.yaml
     """
-    from orch.planning.planner import plan_grid
-
-    made = plan_grid(grid, study, options)
-    emit(made.to_json()) if as_json else click.echo(made.text)
+    show(orch.plan(grid, study, options), as_json=as_json)
 
 
 @click.command()
@@ -72,10 +69,7 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 
     Example: orch calibrate experiments/demo.yaml
     """
-    from orch.planning import speed
-
-    made = speed.calibrate(grid)
-    emit(made.to_json()) if as_json else click.echo(made.text)
+    show(orch.calibrate(grid), as_json=as_json)
 
 
 @click.command()
@@ -93,7 +87,7 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
     "--out", type=FOLDER, default="next.yaml", show_default=True, help="Write the grid into this file."
 )
 @AS_JSON
-@options_of("orch.planning.suggest", "SuggestOptions")
+@options_of("orch", "SuggestOptions")
 def suggest(study: Path | None, out: Path, *, options: SuggestOptions, as_json: bool) -> None:
     """Write a grid of the most informative cells to run next.
 
@@ -101,11 +95,7 @@ def suggest(study: Path | None, out: Path, *, options: SuggestOptions, as_json: 
 
     Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
     """
-    from orch.planning import suggest as planner
-    from orch.studies import find_study
-
-    made = planner.suggest(find_study(study), out, options)
-    emit(made.to_json()) if as_json else click.echo(made.text)
+    show(orch.suggest(options, study, out), as_json=as_json)
 
 
 @click.command("map")
@@ -119,13 +109,10 @@ def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> Non
 
     Example: orch map studies/demo --page map.html
     """
-    from orch.planning.map import study_map
-    from orch.studies import find_study
-
-    made = study_map(find_study(study))
+    made = orch.coverage(study)
     if page:
         made.write_page(page)
-    emit(made.to_json()) if as_json else click.echo(made.text)
+    show(made, as_json=as_json)
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from orch.answer import Answer
 from orch.console import columns
 from orch.planning.summary import summary
 from orch_core.errors import OrchError
@@ -22,7 +23,7 @@ LEGEND = "# done   + partly done or to probe   . planned   ! failed   (blank: no
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyMap:
+class StudyMap(Answer):
     """A study's plan with its state, and the ids of the cells whose last attempt failed."""
 
     plan: Plan

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
+from orch.answer import Answer
 from orch.budget import assess, describe, limits_of
 from orch.planning.diff import Diff, diff
 from orch.planning.draft import draft, save
@@ -43,19 +44,8 @@ class PlanOptions:
     usd: float | None = None
 
 
-class Planned(Protocol):
-    """What a grid's plan is, or changes."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that `orch plan --json` prints."""
-
-    @property
-    def text(self) -> str:
-        """The page for the terminal."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewPlan:
+class NewPlan(Answer):
     """A plan that was written into its study, its expected precision, and the cells that its budget does not cover."""
 
     plan: Plan
@@ -89,7 +79,7 @@ class NewPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Answer):
     """What a grid would change against an older plan; nothing was written."""
 
     plan: Plan
@@ -120,7 +110,7 @@ class Comparison:
         return render_diff(self.changes, self.against)
 
 
-def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> Planned:
+def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan | Comparison:
     """The plan of a grid, or what it would change; raises OrchError or GridError for what is wrong with it."""
     if not all(math.isfinite(limit) for limit in (options.gpu_hours, options.usd) if limit is not None):
         message = "a budget must be a finite number"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orch.answer import Answer
 from orch.console import say
 from orch.planning import calibration
 from orch.planning.calibration import Calibration, ProbeRate, Rate
@@ -50,7 +51,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
+class Calibrated(Answer):
     """A calibration and the file in which it is kept."""
 
     calibration: Calibration

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from orch.answer import Answer
 from orch.planning.pilot import assumed_law_of, points_of
 from orch.planning.precision import Group, data_axis
 from orch_analysis.design import expected as design
@@ -81,7 +82,7 @@ class SuggestOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suggestion:
+class Suggestion(Answer):
     """Cells to run next of a study, by recipe and mix, and the grid in which they were written."""
 
     study: Study

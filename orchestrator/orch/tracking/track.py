@@ -17,12 +17,13 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from orch.answer import Answer
 from orch.tracking import mirror, pages
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
@@ -52,7 +53,7 @@ NETWORK = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyncSummary:
+class SyncSummary(Answer):
     """What a sync did: numbers of runs, and the paths of records that could not be read."""
 
     uri: str
@@ -62,7 +63,13 @@ class SyncSummary:
     unchanged: int
     unreadable: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def to_json(self) -> dict[str, Any]:
+        """The summary as one JSON document."""
+        return asdict(self)
+
+    @property
+    def text(self) -> str:
+        """The counts for the terminal, with a line for every record that could not be read."""
         counts = f"{self.added} added, {self.updated} updated, {self.unchanged} unchanged"
         lines = [f"MLflow runs of {self.experiment!r}: {counts} ({self.uri})"]
         return "\n".join(lines + [f"left out, cannot be read: {text}" for text in self.unreadable])
