@@ -44,36 +44,22 @@ for name in ("open", "stat", "mkdir", "rename", "replace", "link", "unlink", "li
 builtins.open = io.open = slow(io.open)
 """
 
-SKEWED_NODES = """
+SKEWED_NODES = """  # every job has a machine of its own: clocks differ by hours, locks are not shared
 import fcntl, os, time
+from orch.launching.worker import claims
+from orch_core.study import attempts
 
 real, job = time.time, os.environ.get("SLURM_JOB_ID")
 time.time = lambda: real() + (3600.0 * (-1) ** int(job) if job else 0.0)
-fcntl.flock = lambda *_: None  # locks are not seen from other nodes
+fcntl.flock = lambda *_: None
+for module, name, value in (
+    (attempts, "machine", lambda: job or "login"),
+    (attempts, "STALE_SECONDS", 8.0),
+    (claims, "HEARTBEAT_SECONDS", 1.0),
+):
+    assert hasattr(module, name), name
+    setattr(module, name, value)
 """
-
-
-def far_apart() -> None:
-    """Give every worker a node of its own: clocks differ by hours, locks are not shared; fast heartbeats."""
-    own = (
-        b'def machine() -> str:\n    return os.environ.get("SLURM_JOB_ID", "login")\n\n\ndef kernel() -> str:'
-    )
-    real = freeze.sources
-
-    def sources() -> dict[str, bytes]:
-        kept = real()
-        for name, before, after in (
-            ("orch_core/study/attempts.py", b"def machine() -> str:", own),
-            ("orch_core/study/attempts.py", b"STALE_SECONDS = 90.0", b"STALE_SECONDS = 8.0"),
-            ("orch/launching/worker/claims.py", b"BEAT_SECONDS = 15.0", b"BEAT_SECONDS = 1.0"),
-        ):
-            assert before in kept[name]
-            kept[name] = kept[name].replace(before, after)
-        return kept
-
-    freeze.sources = sources
-    attempts.machine = lambda: "login"
-    attempts.STALE_SECONDS = 8.0
 
 
 def die_at(step: int) -> None:
@@ -236,8 +222,6 @@ def main() -> int:
         at_start = f"ROOT, SECONDS = {str(arguments.root)!r}, {arguments.slow}\n{SLOW_DISK}"
     exec(at_start, {})
     use_fake_learn(at_start)
-    if arguments.far_apart:
-        far_apart()
     try:
         study = create_study(arguments.root, "stand-in")
         if arguments.die_at >= 0:
