@@ -29,7 +29,7 @@ class Model:
 class SourceSubset:
     """The images that a cell draws from one source: the first `images` by hash rank.
 
-    `fingerprint` is the source's content hash; `path` (absolute) and `source` say where it lies now.
+    `fingerprint` is the source's content hash; `path` (absolute) and `source` are where it is now.
     """
 
     source: str
@@ -134,7 +134,7 @@ def cell_from_json(document: Mapping[str, Any]) -> Cell:
 class Probe:
     """A linear probe of one task on frozen features.
 
-    task:        label; `path` where the npz lies now; neither is identity
+    task:        label; `path`: where the npz is now; neither enters the identity
     fingerprint: content hash of the task's npz
     kind:        multi-class, binary-class, multi-label or ordinal-regression (MedMNIST's words)
     classes:     number of classes (labels for multi-label)
@@ -170,7 +170,7 @@ def probe_from_json(document: Mapping[str, Any]) -> Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A row of a plan: a cell, the probes that read it out, and what it is expected to take.
+    """A row of a plan: a cell, the probes that read it out, and the expected cost.
 
     seconds: expected wall time of training and probes on its devices; memory_bytes: expected peak of training on each;
     size_class: of the grid's `cluster.classes`, or `default`; micro_batch: images at a time that fit each device, 0 for

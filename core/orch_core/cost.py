@@ -1,4 +1,4 @@
-"""What a cell takes, as closed formulas: parameters, FLOPs, memory. No device, no torch."""
+"""The cost of a cell as closed formulas: parameters, FLOPs and memory, independent of the device and of torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from orch_core.vit import Shape, encoder, encoder_params, shape_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The price of a cell.
+    """The cost of a cell.
 
-    params_encoder:    parameters of the encoder that is probed; fixed sin-cos positions are none
-    params_head:       trained with it and thrown away before probing (decoder, projector, predictor)
+    params_encoder:    parameters of the encoder that is probed, without fixed sin-cos positions
+    params_head:       trained with it and dropped before probing (decoder, projector, predictor)
     params_total:      both, and frozen copies (momentum encoder)
-    flops_forward:     one whole image through the probed encoder
+    flops_forward:     one image with all patches through the probed encoder
     flops_train_image: model FLOPs of training on one image: forward and backward, all views, teacher included
     flops_train:       of the whole run
     flops_hardware:    of the whole run with attention's recomputation: what FlopCounterMode counts
     tokens:            tokens through the trained encoder in the whole run
-    activation_bytes:  kept of one image between forward and backward pass, heads and loss included
+    activation_bytes:  kept of one image between forward and backward pass, with heads and loss
     memory_bytes:      peak of training with the whole batch at once (see `memory_bytes`)
     checkpoint_bytes:  one checkpoint: weights, frozen copies, two optimiser moments, fp32
     """
@@ -83,7 +83,7 @@ def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = Fals
     """Peak bytes of training: weights, frozen copies, two moments, half-precision casts, gradients and activations.
 
     micro_batch:   images at a time, 0 for the whole batch
-    checkpointing: blocks of the encoder keep the residual stream alone and are computed again (Chen et al. 2016)
+    checkpointing: blocks of the encoder keep only the residual stream and are computed again (Chen et al. 2016)
 
     A loss that is a mean over images takes micro-batches one after another, gradients added up. One that couples them
     keeps the encoder's outputs and the heads of the whole batch; the encoder alone goes through it in micro-batches, and
@@ -99,9 +99,9 @@ def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = Fals
 
 
 def _peak(cell: Cell, training: TrainingCost, params: int, rows: int, *, checkpointing: bool) -> int:
-    """The fullest of four moments: the loss, the encoder's last block in the backward pass, its first, the end.
+    """The maximum over four moments: the loss, the encoder's last block in the backward pass, its first block, the end.
 
-    Casts of the encoder's weights last until their block's backward pass, those of the head's until the loss is done with.
+    Casts of the encoder's weights last until their block's backward pass, casts of the head's until the loss's.
     """
     trained, batch = params + training.params_head, cell.batch
     casts, gradients = 0 if cell.precision == "fp32" else 2, 4 * trained
@@ -120,9 +120,9 @@ def _peak(cell: Cell, training: TrainingCost, params: int, rows: int, *, checkpo
 
 
 def micro_batch(cell: Cell, room: float) -> tuple[int, bool]:
-    """Most images at a time whose training fits `room` bytes: the batch or a halving of it, and whether blocks are checkpointed.
+    """The largest micro-batch that fits `room` bytes (the batch, or halves of it), and whether blocks are checkpointed.
 
-    Blocks are where not even one image fits otherwise; (0, False) where it does not fit so either.
+    Blocks are checkpointed only if one image does not fit otherwise; (0, False) if one image does not fit at all.
     """
     for checkpointing in (False, True):
         rows = cell.batch

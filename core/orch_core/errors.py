@@ -1,4 +1,4 @@
-"""Errors for the person who made them: what is wrong, where, and what to do."""
+"""Errors that users make: the message names the mistake and its place, the hint its remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class OrchError(Exception):
-    """A mistake that the user can mend; commands print it without a traceback and exit with 2."""
+    """A mistake that the user can correct; commands print it without a traceback and exit with 2."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

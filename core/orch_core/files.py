@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-UMASK = os.umask(0)  # a study is shared by a group: what it holds is as open as the user's umask says
+UMASK = os.umask(0)  # a study is shared by a group, so its files get the permissions of the user's umask
 os.umask(UMASK)
 
 
@@ -59,7 +59,7 @@ def _temporary(path: Path, text: str | bytes) -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` inside the block, waiting for it."""
+    """Acquire the lock of `path`, waiting for it if necessary, and release it after the block."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

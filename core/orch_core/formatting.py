@@ -10,7 +10,7 @@ PREFIXES = (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M"
 
 
 def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """`value` with `digits` decimals and a real minus sign; a dash where there is none."""
+    """`value` with `digits` decimals and a real minus sign; a dash for None."""
     if value is None or value != value:  # NaN
         return MISSING
     return f"{value:+.{digits}f}".replace("-", "−") if signed else f"{value:.{digits}f}".replace("-", "−")
@@ -19,7 +19,7 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> str
 def interval(
     value: float | None, lo: float | None, hi: float | None, digits: int = 3, *, signed: bool = False
 ) -> str:
-    """`value [lo, hi]`; the value alone where it has no interval."""
+    """`value [lo, hi]`; the value alone if it has no interval."""
     if value is None or lo is None or hi is None:
         return number(value, digits, signed=signed)
     ends = ", ".join(number(end, digits, signed=signed) for end in (lo, hi))
@@ -71,7 +71,7 @@ def listed(items: Sequence[str]) -> str:
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """A number for people: `18.9 T`, `131 M`, with at most three figures."""
+    """A number with a unit prefix and at most three significant figures: `18.9 T`, `131 M`."""
     for prefix, size in PREFIXES if abs(value) < 1e24 else ():
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}{unit}"
@@ -84,7 +84,7 @@ def percent(share: float) -> str:
 
 
 def duration(hours: float) -> str:
-    """Hours for people: `12 s`, `4.5 min`, `3.2 h`, `1,200 h`."""
+    """Hours in the unit that suits them: `12 s`, `4.5 min`, `3.2 h`, `1,200 h`."""
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} s"
     if hours < 1:

@@ -1,4 +1,4 @@
-"""What a cell *is*, as a number: 128-bit ids that do not depend on where or when it runs.
+"""The identity of a cell as a number: 128-bit ids that do not depend on where or when it runs.
 
 An id is the sum of one keyed hash per field (Zobrist 1970), in two 64-bit lanes without carry.
 Fields can therefore be hashed once per axis value and added by the column: a plan of a million

@@ -3,7 +3,7 @@
 `LADDER` is big_vision's ladder (google-research/big_vision, models/vit.py, `decode_variant`; the shapes of
 Dosovitskiy et al. 2021 and Zhai et al. 2022). `TIMM` lists the architectures of timm 1.0.31's
 `vision_transformer` that are plain ViTs: class token, learned or fixed positions, MLP blocks, no registers,
-norms or poolings of their own. tests/core/test_models.py builds each and compares.
+other norms or poolings. tests/core/test_models.py builds each and compares.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, code state, hardware, host. Cheap, and without importing what it names."""
+"""Where a number comes from: versions, code state, hardware, host. Nothing that is named here is imported."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def versions() -> dict[str, str]:
 
 
 def code_state() -> dict[str, str]:
-    """The checkout that this package is imported from: `commit` and `dirty`, a hash of what differs from it.
+    """The checkout that this package is imported from: `commit` and `dirty`, a hash of the uncommitted changes.
 
-    Empty where the package is installed from a wheel or git does not answer; `dirty` is empty for a clean tree.
+    Empty if the package is installed from a wheel or git fails; `dirty` is empty for a clean tree.
     """
     root = Path(__file__).resolve().parent
     commit = _output("git", "-C", str(root), "rev-parse", "HEAD").strip()
@@ -57,7 +57,7 @@ def hardware() -> dict[str, Any]:
 
 @functools.cache
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine, as `nvidia-smi` lists them; empty where there are none."""
+    """Names of the NVIDIA GPUs of this machine, as `nvidia-smi` lists them; empty without GPUs."""
     if not shutil.which("nvidia-smi"):
         return []
     names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")

@@ -31,7 +31,7 @@ class Flops:
         )
 
     def times(self, count: int) -> Flops:
-        """The same part, `count` times."""
+        """The FLOPs of `count` such parts."""
         return Flops(
             forward=count * self.forward, backward=count * self.backward, recompute=count * self.recompute
         )
@@ -43,7 +43,7 @@ class Flops:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A ViT on square images: `pixels` values a patch, `patches` an image, one class token before them."""
+    """A ViT on square images: `pixels` values per patch, `patches` per image, and one class token before them."""
 
     width: int
     depth: int
@@ -53,14 +53,14 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a whole image, the class token included."""
+        """Tokens of an image with the class token."""
         return self.patches + 1
 
 
 def shape_of(
     *, width: int, depth: int, mlp_ratio: float, resolution: int, patch: int, channels: int
 ) -> Shape:
-    """The shape of an encoder on images of `resolution` pixels a side in patches of `patch` a side."""
+    """The shape of an encoder on images with a side of `resolution` pixels, in patches with a side of `patch` pixels."""
     return Shape(
         width=width,
         depth=depth,
@@ -85,13 +85,13 @@ def block(tokens: int, width: int, hidden: int) -> Flops:
 
 
 def embedding(shape: Shape, *, patches: int | None = None) -> Flops:
-    """Patch embedding of `patches` (all, unless told), as one linear layer without gradient of the pixels."""
+    """Patch embedding of `patches` (default: all), as one linear layer without gradient of the pixels."""
     rows = shape.patches if patches is None else patches
     return linear(rows, shape.pixels, shape.width, input_gradient=False)
 
 
 def encoder(shape: Shape, *, patches: int | None = None) -> Flops:
-    """The encoder on an image of which `patches` (all, unless told) and the class token are seen."""
+    """The encoder on an image of which it sees `patches` (default: all) and the class token."""
     seen = shape.patches if patches is None else patches
     return embedding(shape, patches=seen) + block(seen + 1, shape.width, shape.hidden).times(shape.depth)
 
@@ -103,7 +103,7 @@ def block_params(width: int, hidden: int) -> int:
 
 
 def encoder_params(shape: Shape, *, learned_positions: bool = False, layer_scale: bool = False) -> int:
-    """Parameters of the encoder: patch embedding, class token, blocks, last norm, positions if learned (fixed ones are none)."""
+    """Parameters of the encoder: patch embedding, class token, blocks, last norm, and positions if they are learned."""
     fixed = (shape.pixels + 1) * shape.width + shape.width + 2 * shape.width
     positions = shape.tokens * shape.width if learned_positions else 0
     scales = 2 * shape.width * layer_scale
@@ -128,10 +128,10 @@ class Activations:
     """Bytes that transformer blocks keep between forward and backward pass on one sequence.
 
     block:   inputs of one block's products, norms and activations
-    stream:  the residual stream, fp32, between two blocks: all that is kept of a block that is computed again
+    stream:  the residual stream between two blocks, fp32; nothing else is kept of a block that is computed again
     ends:    stream before and after the last norm, and patches before their embedding
-    working: what the backward pass needs at once besides: gradients of the stream and of a hidden layer
-    inputs:  the patches as they come, fp32
+    working: gradients of the stream and of a hidden layer, which the backward pass needs at one time
+    inputs:  the patches before their embedding, fp32
     """
 
     depth: int
@@ -142,7 +142,7 @@ class Activations:
     inputs: int
 
     def kept(self, *, checkpointing: bool = False) -> int:
-        """What all blocks keep, or the stream between them where they are computed again."""
+        """Bytes that all blocks keep; if they are computed again, only the stream between them."""
         return self.depth * (self.stream if checkpointing else self.block) + self.ends
 
 

@@ -1,4 +1,4 @@
-"""YAML 1.2 with the place of every value, so that each mistake can be shown where it was made."""
+"""YAML 1.2 with the line and column of every value, so that each mistake is shown at its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yaml.reader import ReaderError
 from orch_core.errors import GridError, OrchError, Problem
 
 Loc = tuple[str | int, ...]
-MOST_VALUES = 2_000_000  # anchors of anchors can stand for more values than any memory holds
+MOST_VALUES = 2_000_000  # anchors of anchors can expand to more values than fit into any memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Document:
         return _problem(self.file, self.lines, places.get(loc, (1, 1)), message)
 
     def problem_within(self, loc: Loc, value: str, offset: int, message: str) -> Problem:
-        """A mistake `offset` characters into the text `value` at `loc`; at its start where the file writes it otherwise."""
+        """A mistake `offset` characters into the text `value` at `loc`, or at its start if the file spells it otherwise."""
         found = self.problem(loc, message)
         start = found.text.find(value, found.column - 1)
         return replace(found, column=start + offset + 1) if start >= 0 else found
@@ -65,12 +65,12 @@ def parse_yaml(text: str, file: str) -> Document:
         walk = _Walk(loader, file, lines)
         data = walk.plain(node, ()) if node is not None else None
     except RecursionError as error:
-        message = "not a grid: it is nested too deeply, or an anchor holds itself"
+        message = "not a grid: it is nested too deeply, or an anchor contains itself"
         raise GridError((_problem(file, lines, (1, 1), message),)) from error
     except ReaderError as error:
         before = text[: error.position]
         place = before.count("\n") + 1, len(before) - before.rfind("\n")
-        message = f"not YAML: the character {text[error.position]!r} may not stand here"
+        message = f"not YAML: the character {text[error.position]!r} is not allowed here"
         raise GridError((_problem(file, lines, place, message),)) from error
     except yaml.YAMLError as error:
         raise GridError((_syntax_problem(error, file, lines),)) from error
@@ -85,7 +85,7 @@ def parse_yaml(text: str, file: str) -> Document:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` - did you mean 'mae@1'?`, or the list of what there is, or nothing."""
+    """` - did you mean 'mae@1'?`, otherwise the list of known words, or nothing if there are none."""
     choices = list(known)
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
@@ -96,7 +96,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class _Walk:
-    """Turns nodes into plain Python, noting where each value and key stands."""
+    """Turns nodes into plain Python, and records the place of each value and key."""
 
     def __init__(self, loader: yamlcore.CoreLoader, file: str, lines: tuple[str, ...]) -> None:
         self.loader, self.file, self.lines = loader, file, lines
@@ -107,7 +107,7 @@ class _Walk:
     def plain(self, node: yaml.Node, loc: Loc) -> Any:
         self.values[loc] = _place(node)
         if len(self.values) > MOST_VALUES:
-            message = f"not a grid: more than {MOST_VALUES:,} values; do its anchors hold each other?"
+            message = f"not a grid: more than {MOST_VALUES:,} values; do its anchors contain each other?"
             raise GridError((_problem(self.file, self.lines, _place(node), message),))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc)

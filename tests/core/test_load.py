@@ -47,8 +47,8 @@ def test_a_syntax_error_has_its_place():
     ("text", "says", "line"),
     [
         ("x: " + "[" * 3000 + "]" * 3000, "nested too deeply", 1),
-        ("x: &a [*a]", "an anchor holds itself", 1),
-        ("study: t\nx: a\x07b", r"'\\x07' may not stand here", 2),
+        ("x: &a [*a]", "an anchor contains itself", 1),
+        ("study: t\nx: a\x07b", r"'\\x07' is not allowed here", 2),
         ("a0: &a0 [x, y]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 20)), "more than 2,000", 1),
     ],
 )  # fmt: skip
