@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from orch_analysis.figures import coverage, factor_plots, style, task_plots, training_plots
-from orch_analysis.reports.study_findings import findings, mix_rows
+from orch_analysis.reports.study_findings import mix_rows, study_findings
 from orch_analysis.tasks.slopes import slope_table
 
 
@@ -23,7 +23,7 @@ from orch_analysis.tasks.slopes import slope_table
 def found(make_study):
     maker = make_study(noise=0.03, seed=1)
     maker.whole()
-    return findings(maker.study, bootstrap=50)
+    return study_findings(maker.study, bootstrap=50)
 
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:

@@ -99,11 +99,18 @@ def test_known_laws_come_back(exact):
 
 def test_first_screen_answers_with_intervals(exact):
     text = words(exact[1])
-    assert "Larger encoders reach a lower held-out pretraining loss with MAE and MoCo v3." in text
-    assert "size adds more to pretraining than it gives untrained encoders on 4 of 4 tasks with MAE" in text
-    assert "Slope −0.120 [−0.120, −0.120] (n = 16)" in text
-    assert "Untrained encoders improve with size by themselves on 4 of 4 tasks." in text
-    assert "MoCo v3: better than an untrained encoder of its size on 4 of 4 tasks." in text
+    assert (
+        "Held-out pretraining loss falls with encoder parameters (MAE and MoCo v3), pretraining images (MAE and"
+        in text
+    )
+    assert "falls with encoder parameters on 4 of 4 tasks for MAE and 4 of 4 tasks for MoCo v3" in text
+    assert (
+        "Along encoder parameters: slope −0.120 [−0.120, −0.120] (n = 16); doubling changes the loss by −8.0%"
+        in text
+    )
+    assert "Untrained encoders improve with size too: their error falls on 4 of 4 tasks." in text
+    assert "MoCo v3: test AUC is above that of an untrained encoder of the same size on 4 of 4 tasks." in text
+    assert "Samples seen change only together with pretraining images: one slope describes both." in text
 
 
 def test_page_is_self_contained_and_its_links_lead_somewhere(exact):
@@ -148,18 +155,18 @@ def test_failures_are_on_the_first_screen_and_escaped(make_study):
     maker.fail(SMALL, cause="<script>alert(1)</script>")
     page = report_study(maker.study.root)
     assert read(page).fetched == []
-    assert "1 result of the plan is not here: 1 <script>alert(1)</script>." in words(page)
+    assert "1 result of the plan is missing: 1 <script>alert(1)</script>." in words(page)
     assert "needed 99 GiB" in words(page)
 
 
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ([("mae", SMALL, "all", 500)], "Too few sizes"),
-        ([("pixels", None, "", 0)], "Too few sizes"),
+        ([("mae", SMALL, "all", 500)], "No axis has the 3 finished values"),
+        ([("pixels", None, "", 0)], "No axis has the 3 finished values"),
         (
             [("random", SMALL, "", 0), ("mae", SMALL, "all", 500), ("mae", SMALL, "all", 1000)],
-            "untrained encoder of its size on",
+            "untrained encoder of the same size on",
         ),
     ],
 )
@@ -175,7 +182,7 @@ def test_pretraining_without_probes(make_study):
     for width in (32, 64, 128):
         maker.cell("mae", Model(name=f"w{width}", width=width, depth=4, heads=4), "all", 500, probes=False)
     page = report_study(maker.study.root)
-    assert "MAE: held-out loss falls with encoder size." in words(page)
+    assert "MAE: held-out loss falls with encoder parameters." in words(page)
     assert not (page.parent / "figures" / "scores.svg").exists()
 
 
@@ -184,7 +191,7 @@ def test_task_files_that_are_gone_leave_a_note(make_study):
     maker.cell("mae", SMALL, "all", 500)
     maker.plan()
     (maker.npz / "tissue.npz").unlink()
-    assert "no factors" in words(report_study(maker.study.root))
+    assert "factors cannot be computed" in words(report_study(maker.study.root))
 
 
 def test_nothing_finished_says_what_to_do(make_study):
@@ -237,7 +244,7 @@ def test_how_many_published_slopes_differ_from_zero_depends_on_the_axis(publishe
         "params_encoder": 10,
     }
     assert (
-        "auc moves by more than its 95% interval with params in 2 of 24 groups and with params_encoder in 10 of 24 groups."
+        "The slope of auc differs from zero along params in 2 of 24 groups and along params_encoder in 10 of 24 groups"
         in words(published)
     )
 
@@ -272,7 +279,7 @@ def test_points_without_tasks_or_with_another_law(tmp_path):
 
 def test_importing_the_report_draws_nothing():
     code = (
-        "import sys, orch_analysis.reports; "
+        "import sys, orch_analysis.reports, orch_analysis.reports.points_figures; "
         "print([m for m in ('seaborn', 'matplotlib', 'statsmodels', 'sklearn', 'torch', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

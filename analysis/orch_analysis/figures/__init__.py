@@ -1,18 +1,22 @@
-"""The door to seaborn and matplotlib: every figure of a report, drawn from tables and slopes.
+"""Every figure of a report, drawn with seaborn and matplotlib from tables and slopes.
 
-The package itself imports neither; its modules do.
+Only the modules of this package import the two; the package itself does not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A drawn figure: `svg` for the page, files on disk, and its words.
+    """A drawn figure: `svg` for the page, its files on disk, and its text.
 
-    caption: what is drawn, with n and the meaning of bars and bands; alt: the same for who cannot see it.
+    caption: what is drawn, with n and the meaning of bars and bands; alt: the same for readers who cannot see it.
     """
 
     name: str

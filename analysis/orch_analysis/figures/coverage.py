@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@style.themed
 def coverage_figure(cells: pl.DataFrame) -> Figure:
     """Models across; algorithm, mix and images down; colour and number are the time that a square's cells took.
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from orch_analysis.figures import style
-from orch_analysis.tasks.factors import LABELS
+from orch_analysis.tasks.factors import in_order, label_of
+from orch_core.formatting import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,14 +20,15 @@ if TYPE_CHECKING:
 
 HIGH = 0.065  # height of a name, in panels
 SPOTS = tuple((lift, side) for lift in (0.05, -0.05, 0.0, 0.1, -0.1) for side in (1, -1, 0) if lift or side)
-DECADES = 30.0  # ratio of largest to smallest value above which a factor's axis is logarithmic
 
 
+@style.themed
 def scatter_figure(
     slopes: pl.DataFrame, factors: pl.DataFrame, names: Sequence[str], *, value: str
 ) -> Figure:
     """Slope against each factor, a panel per factor; tasks are named, groups coloured by algorithm.
 
+    Factors have linear axes: Pearson's r, printed beside the figure, is of the values themselves.
     slopes: columns group, algorithm, task, slope, lo, hi; factors: column task (and group for headroom) and `names`.
     """
     columns = 2 if len(names) in {2, 4} else min(3, len(names))
@@ -42,9 +45,12 @@ def scatter_figure(
             shade = style.colour(str(algorithm))
             ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=shade, elinewidth=0.8, alpha=0.25)
             ax.scatter(x, y, s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
-        _scale(ax, rows[name])
+        ax.margins(x=0.15)
+        ax.autoscale_view(scaley=False)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
         _names(ax, rows, name)
-        ax.set_title(f"{LABELS.get(name, name)}", fontsize=8)
+        ax.set_title(label_of(name), fontsize=8)
     for ax in axes[::columns]:
         ax.set_ylabel(f"slope of {value}")
     style.finish(axes[: len(names)])
@@ -92,18 +98,11 @@ def _touch(spot: tuple[float, float], width: float, box: tuple[float, float, flo
     return abs(spot[0] - box[0]) < (width + box[2]) / 2 and abs(spot[1] - box[1]) < (HIGH + box[3]) / 2
 
 
-def _scale(ax: Axes, values: pl.Series) -> None:
-    known = values.drop_nulls().to_list()
-    if known and min(known) > 0 and max(known) / min(known) > DECADES:
-        style.size_axis(ax, known)
-    ax.margins(x=0.15)
-    ax.autoscale_view(scaley=False)
-
-
+@style.themed
 def correlation_figure(correlations: pl.DataFrame) -> Figure:
     """Pearson correlations of slopes with factors, with Fisher's 95% intervals; filled where it excludes zero."""
     rows = correlations.filter(pl.col("pearson").is_not_null())
-    names = [name for name in LABELS if (rows["factor"] == name).any()]
+    names = in_order(rows["factor"].unique(maintain_order=True).to_list())
     groups = rows["group"].unique(maintain_order=True).to_list()
     most = dict(rows.group_by("group").agg(pl.col("n").max()).iter_rows())
     shifts = dict(
@@ -120,7 +119,7 @@ def correlation_figure(correlations: pl.DataFrame) -> Figure:
         face = shade if lo is not None and (lo > 0 or hi < 0) else "white"
         ax.scatter([row["pearson"]], [y], s=22, color=face, edgecolor=shade, linewidth=1.1, zorder=3)
     ax.set_xlim(-1.04, 1.04)
-    ax.set_yticks(range(len(names)), [f"{LABELS[name]}" for name in names])
+    ax.set_yticks(range(len(names)), [label_of(name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("Pearson correlation with the slope, 95% interval")

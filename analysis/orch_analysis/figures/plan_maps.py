@@ -21,6 +21,7 @@ WORDS = {"done": "done", "partial": "to probe", "planned": "to come", "failed": 
 COLUMNS = 2  # maps side by side
 
 
+@style.themed
 def map_figure(cells: pl.DataFrame) -> Figure:
     """A map per recipe and mix: models up, images across; a square is filled by the state of its cells.
 
@@ -63,6 +64,7 @@ def _map(ax: Axes, group: pl.DataFrame, across: int) -> None:
         side.set_visible(False)
 
 
+@style.themed
 def hours_figure(axes_hours: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
     """Bars per axis: device-hours of each value, (name, still to come, of the whole plan)."""
     shown = {axis: rows for axis, rows in axes_hours.items() if len(rows) > 1}

@@ -6,10 +6,11 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import matplotlib as mpl
 import seaborn as sns
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels may be in any script
+Arguments = ParamSpec("Arguments")
 
 WIDTH = 7.4  # inches: the width of a report's text column
 DPI = 160
@@ -62,7 +63,6 @@ RC = {
     "lines.linewidth": 1.4,
     "grid.color": "#ececec",
     "grid.linewidth": 0.6,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -72,6 +72,17 @@ def theme() -> Iterator[None]:
     with mpl.rc_context():
         sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=RC)
         yield
+
+
+def themed(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Make a drawing function use `theme`, whatever matplotlib's settings are where it is called."""
+
+    @wraps(draw)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        with theme():
+            return draw(*args, **kwargs)
+
+    return wrapped
 
 
 def canvas(
@@ -85,17 +96,20 @@ def canvas(
 
 def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, alt: str) -> Picture:
     """Write `folder/name.{svg,png,pdf}` with the same bytes on every run, and return the picture for the page."""
-    warnings.filterwarnings(
-        "ignore", message="Glyph .* missing from font"
-    )  # names in any script may be labels
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with theme(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels may be in any script
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine(
+            None
+        )  # the layout is made; another pass would draw everything once more per format
+        figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(
+            folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+        )
     svg = buffer.getvalue()
-    figure.set_layout_engine("none")  # the layout is made; the other formats take it as it is
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-    figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     files = tuple(f"{folder.name}/{name}.{kind}" for kind in FORMATS)
     return Picture(name=name, title=title, caption=caption, alt=alt, svg=inline(svg, name, alt), files=files)
 

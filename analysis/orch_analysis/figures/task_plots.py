@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from orch_analysis.figures import style
-from orch_analysis.tasks.slopes import Slope
+from orch_analysis.tasks.slopes import AXES, Slope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "D", "^", "v", "P")  # a marker per mix
 COLUMNS = 4
+OTHERS = {
+    "params_encoder": ("images", "samples_seen"),
+    "images": ("params_encoder", "samples_seen"),
+    "samples_seen": ("params_encoder", "images"),
+}  # axes that a panel along each axis fixes or shades
 
 
-def score_figure(table: pl.DataFrame) -> Figure:
-    """AUC against encoder parameters, a panel per task: every series at its largest data size, with 95% intervals.
+@style.themed
+def score_figure(table: pl.DataFrame, axis: str = "params_encoder") -> Figure:
+    """AUC against `axis`, a panel per task: every series at the largest value of the other axes, with 95% intervals.
 
-    table: rows of `with_controls`. The untrained control of each size is grey, the raw-pixel probe a dotted line;
-    smaller data sizes are thin lines without intervals.
+    table: rows of `with_controls`; axis: params_encoder, images or samples_seen. Thin lines without intervals are
+    smaller values of the next axis. The untrained control is grey: of each size along params_encoder, else of the
+    largest encoder; the raw-pixel probe is a dotted line.
     """
     tasks = table["task"].unique().sort().to_list()
     figure, axes = panels(len(tasks))
@@ -33,22 +40,23 @@ def score_figure(table: pl.DataFrame) -> Figure:
     series = _series(trained)
     for ax, task in zip(axes, tasks, strict=False):
         rows = table.filter(pl.col("task") == task)
-        _floor(ax, rows)
-        _series_of(ax, rows.filter(pl.col("algorithm") == "random"), "auc", style.GREY, "o", 0.0, dashed=True)
+        _floors(ax, rows, axis)
         for (algorithm, mix), (marker, shift) in series.items():
             part = rows.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
-            _data_sizes(ax, part, algorithm)
-            _series_of(ax, _largest(part), "auc", style.colour(algorithm), marker, shift)
-        size_ticks(ax, rows)
+            _smaller(ax, part, axis, algorithm)
+            _series_of(ax, _largest(part, axis), axis, "auc", style.colour(algorithm), marker, shift)
+        size_ticks(ax, trained, axis)
         ax.set_title(task)
     floors = [label for label in ("random", "pixels") if (table["algorithm"] == label).any()]
-    label(axes, len(tasks), "test AUC")
+    label(axes, len(tasks), "test AUC", AXES[axis])
     _legend(figure, series, floors)
     return figure
 
 
+@style.themed
 def gain_figure(table: pl.DataFrame) -> Figure:
     """Gain of AUC over the untrained control of the same size, a panel per task, with 95% intervals."""
+    axis = "params_encoder"
     rows = table.filter(pl.col("gain").is_not_null(), ~pl.col("algorithm").is_in(["random", "pixels"]))
     tasks = rows["task"].unique().sort().to_list()
     figure, axes = panels(len(tasks))
@@ -57,7 +65,7 @@ def gain_figure(table: pl.DataFrame) -> Figure:
         ax.axhline(0, color=style.GREY, linewidth=1, zorder=1)
         for (algorithm, mix), (marker, shift) in series.items():
             part = rows.filter(pl.col("task") == task, pl.col("algorithm") == algorithm, pl.col("mix") == mix)
-            _series_of(ax, _largest(part), "gain", style.colour(algorithm), marker, shift)
+            _series_of(ax, _largest(part, axis), axis, "gain", style.colour(algorithm), marker, shift)
         size_ticks(ax, rows)
         ax.set_title(task)
     label(axes, len(tasks), "gain in AUC over control")
@@ -65,6 +73,7 @@ def gain_figure(table: pl.DataFrame) -> Figure:
     return figure
 
 
+@style.themed
 def mix_figure(rows: pl.DataFrame) -> Figure:
     """AUC with 95% intervals per mix, a panel per task, algorithms side by side; grey: the untrained encoder.
 
@@ -100,6 +109,7 @@ def mix_figure(rows: pl.DataFrame) -> Figure:
     return figure
 
 
+@style.themed
 def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
     """Slopes with 95% intervals, a panel per title, tasks sorted by the size of their mean slope in the first; filled: not zero."""
     first = next(iter(panels.values()))
@@ -196,20 +206,31 @@ def _spread(count: int, half: float) -> list[float]:
     return np.linspace(-half, half, count).tolist() if count > 1 else [0.0] * count
 
 
-def _largest(part: pl.DataFrame) -> pl.DataFrame:
-    return part.filter(pl.col("images") == part["images"].max()) if part.height else part
+def _largest(part: pl.DataFrame, axis: str) -> pl.DataFrame:
+    """Rows at the largest value of every axis but `axis`, one axis after the other."""
+    for other in OTHERS[axis]:
+        part = part.filter(pl.col(other) == pl.col(other).max())
+    return part
 
 
 def _series_of(
-    ax: Axes, part: pl.DataFrame, value: str, colour: str, marker: str, shift: float, *, dashed: bool = False
+    ax: Axes,
+    part: pl.DataFrame,
+    axis: str,
+    value: str,
+    colour: str,
+    marker: str,
+    shift: float,
+    *,
+    dashed: bool = False,
 ) -> None:
-    """Mean over seeds against encoder parameters with the mean of the test set's intervals."""
-    rows = part.filter(pl.col("params_encoder") > 0, pl.col(value).is_not_null())
+    """Mean over seeds against `axis` with the mean of the test set's intervals."""
+    rows = part.filter(pl.col(axis) > 0, pl.col(value).is_not_null())
     if rows.is_empty():
         return
     ends = [pl.col(f"{value}_lo").mean().alias("lo"), pl.col(f"{value}_hi").mean().alias("hi")]
-    means = rows.group_by("params_encoder").agg(pl.col(value).mean(), *ends).sort("params_encoder")
-    x = means["params_encoder"].to_numpy() * np.exp(shift * 2)
+    means = rows.group_by(axis).agg(pl.col(value).mean(), *ends).sort(axis)
+    x = means[axis].to_numpy() * np.exp(shift * 2)
     y, low, high = (means[name].to_numpy() for name in (value, "lo", "hi"))
     ax.errorbar(
         x, y, yerr=(y - low, high - y), color=colour, marker=marker, markersize=3.8, markeredgecolor="white",
@@ -217,18 +238,31 @@ def _series_of(
     )  # fmt: skip
 
 
-def _data_sizes(ax: Axes, part: pl.DataFrame, algorithm: str) -> None:
-    sizes = part["images"].unique().sort().to_list()[:-1]
+def _smaller(ax: Axes, part: pl.DataFrame, axis: str, algorithm: str) -> None:
+    """A thin line for every smaller value of the next axis, the rest at its largest."""
+    other, *rest = OTHERS[axis]
+    for name in rest:
+        part = part.filter(pl.col(name) == pl.col(name).max().over(other))
+    sizes = part[other].unique().sort().to_list()[:-1]
     for size, tone in zip(sizes, style.shades(algorithm, len(sizes) + 1), strict=False):
-        rows = part.filter(pl.col("images") == size).group_by("params_encoder").agg(pl.col("auc").mean())
-        rows = rows.sort("params_encoder")
-        ax.plot(rows["params_encoder"], rows["auc"], color=tone, linewidth=0.7, zorder=2)
+        means = part.filter(pl.col(other) == size).group_by(axis).agg(pl.col("auc").mean()).sort(axis)
+        ax.plot(means[axis], means["auc"], color=tone, linewidth=0.7, zorder=2)
 
 
-def _floor(ax: Axes, rows: pl.DataFrame) -> None:
-    pixels = rows.filter(pl.col("algorithm") == "pixels")
+def _floors(ax: Axes, rows: pl.DataFrame, axis: str) -> None:
+    """What the scores are compared with: untrained encoders, and a probe of the raw pixels."""
+    random, pixels = (rows.filter(pl.col("algorithm") == name) for name in ("random", "pixels"))
+    if axis == "params_encoder":
+        _series_of(ax, random, axis, "auc", style.GREY, "o", 0.0, dashed=True)
+    elif random.height:
+        largest = random.filter(pl.col("params_encoder") == pl.col("params_encoder").max())
+        ax.axhline(_mean(largest["auc"]), color=style.GREY, linewidth=1, linestyle="--", zorder=1)
     if pixels.height:
-        ax.axhline(float(pixels["auc"].mean()), color=style.INK, linewidth=1, linestyle=":", zorder=1)  # type: ignore[arg-type]
+        ax.axhline(_mean(pixels["auc"]), color=style.INK, linewidth=1, linestyle=":", zorder=1)
+
+
+def _mean(values: pl.Series) -> float:
+    return float(np.mean(values.drop_nulls().to_numpy()))
 
 
 def size_ticks(ax: Axes, rows: pl.DataFrame, axis: str = "params_encoder") -> None:

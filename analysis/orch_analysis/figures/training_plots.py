@@ -26,6 +26,7 @@ LINES = {
 HEIGHT = 2.15
 
 
+@style.themed
 def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
     """A row per algorithm and mix, a column per axis: every run, the law and its 95% band.
 
@@ -104,6 +105,7 @@ def slope_text(row: Slope) -> str:
     )
 
 
+@style.themed
 def curves_figure(curves: pl.DataFrame) -> Figure:
     """Held-out loss during training against the FLOPs spent, a panel per algorithm, with the lower envelope."""
     table = curves.filter(pl.col("heldout_loss").is_not_null(), pl.col("flops_spent") > 0)

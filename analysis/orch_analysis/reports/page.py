@@ -1,21 +1,23 @@
-"""One self-contained HTML page from words, pictures and tables."""
+"""One self-contained HTML page from text, figures and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from orch_analysis.figures import Picture
 from orch_analysis.tables.export import Table
+from orch_core.errors import OrchError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A sentence of the first screen: the claim in a few words, then its numbers; verdict colours its edge."""
+    """An answer at the top of the page: the claim in one sentence, then its numbers; the verdict sets its colour."""
 
-    verdict: str  # yes, no, unclear or aside
+    verdict: Literal["yes", "no", "unclear", "aside"]
     claim: str
     numbers: str
 
@@ -35,7 +37,7 @@ Block: TypeAlias = Text | Picture | Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading with an anchor and what stands under it, in order."""
+    """A heading with an anchor and its content in order."""
 
     id: str
     title: str
@@ -72,5 +74,16 @@ def render(page: Page) -> str:
 
 
 def _shown(block: Block) -> bool:
-    """False for a table without rows: what is not there is said in words, not by an empty frame."""
+    """False for a table without rows."""
     return not isinstance(block, Table) or bool(block.rows)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Create the folder of a report; inside, a file that cannot be written raises OrchError with its remedy."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        message = f"cannot write the report into {folder}: {error.strerror or error}"
+        raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error

@@ -1,4 +1,4 @@
-"""Frames as tables for the page: numbers with their intervals in one cell, in an order that reads."""
+"""Frames as tables for the page: each number with its interval in one cell."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 import polars as pl
 
-from orch_analysis.fitting.fit import Fit
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.frontiers.approaches import Frontier
+from orch_analysis.reports.factor_sentences import family, strength
 from orch_analysis.tables.export import Table
-from orch_analysis.tasks.correlation import critical_correlation
-from orch_analysis.tasks.factors import LABELS, WORDS
+from orch_analysis.tasks.contrasts import Contrast
+from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
-from orch_core.formatting import count, interval, number, p_value, plural, power, significant
+from orch_core.formatting import count, duration, interval, number, p_value, plural, power, significant
 
-SHOWN = 60  # rows of a table on the page; the files hold all
-NOTHING = 1e-6  # an estimate on its bound of zero
+SHOWN = 60  # rows of a table on the page; the files have all
+EDGE = 1e-6  # distance, relative above 1, from a bound at which an estimate is on it
 RULE = "Slopes are d log(value) / d log(axis) with 95% t intervals."
 
 
@@ -29,7 +30,7 @@ def slopes(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
         for row in rows[:SHOWN]
     ]  # fmt: skip
     return Table(
-        name="table-slopes", title=f"All {plural(len(rows), 'law')}.", files=files, folded=True, rows=tuple(body), words=6,
+        name="table-slopes", title=f"All {plural(len(rows), 'slope')}.", files=files, folded=True, rows=tuple(body), words=6,
         note=f"{RULE}{_rest(len(rows))}",
         head=("task", "algorithm", "mix", "value", "along", "at fixed", "slope [95%]", "n", "left out"),
         strong=frozenset(index for index, row in enumerate(rows[:SHOWN]) if row.differs),
@@ -46,7 +47,7 @@ def loss_laws(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
     ]
     given = sorted({f"{AXES[row.axis]} at fixed {_given(row)}" for row in rows if row.held})
     return Table(
-        name="table-loss", title="Laws of the held-out loss.", files=files, rows=tuple(body), words=2,
+        name="table-loss", title="Slopes of the held-out loss.", files=files, rows=tuple(body), words=2,
         note=f"{RULE}{' Slopes in ' + '; '.join(given) + '.' if given else ''}",
         head=("algorithm", "mix", *(f"in {AXES[axis]}" for axis in axes)),
     )  # fmt: skip
@@ -58,18 +59,18 @@ def joint_laws(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
         (
             row.group["algorithm"],
             row.group["mix"],
-            *(_brief(row, name) for name in ("E", "alpha", "beta")),
+            *(estimate(row, name) for name in ("E", "alpha", "beta")),
             str(row.n),
-            "all of it" if row.outcome is Outcome.OK else row.message,
+            "all parameters" if row.outcome is Outcome.OK else row.message,
         )
         for row in rows
     ]
     data = AXES[str(rows[0].x["samples"])] if rows else ""
     return Table(
-        name="table-joint", title="A joint law of size and data.", files=files, rows=tuple(body), words=2, trailing=True,
+        name="table-joint", title="Joint law of encoder size and data.", files=files, rows=tuple(body), words=2, trailing=True,
         note=f"loss = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022), N encoder parameters, D {data}; Huber loss on "
         "log residuals, 95% bootstrap intervals.",
-        head=("algorithm", "mix", "E [95%]", "alpha [95%]", "beta [95%]", "n", "what the points determine"),
+        head=("algorithm", "mix", "E [95%]", "alpha [95%]", "beta [95%]", "n", "determined by the points"),
     )  # fmt: skip
 
 
@@ -87,14 +88,14 @@ def frontiers(found: Mapping[str, Frontier]) -> Table:
         )
     return Table(
         name="table-frontier", title="Compute-optimal size.", rows=tuple(body), words=1, trailing=True,
-        note="Exponents of the best encoder size N* and of the samples seen D* in training FLOPs, from the lower envelope of "
-        "the training curves (approach 1 of Hoffmann et al. 2022); intervals resample runs.",
+        note="Exponents of the compute-optimal encoder size N* and samples seen D* in training FLOPs, from the lower envelope "
+        "of the training curves (approach 1 of Hoffmann et al. 2022). Intervals: bootstrap over runs.",
         head=("algorithm", "N* exponent [95%]", "D* exponent [95%]", "FLOPs", "outcome"),
     )  # fmt: skip
 
 
 def task_laws(rows: Sequence[Slope], mixes: Mapping[str, str], files: tuple[str, ...]) -> Table:
-    """Slopes in encoder size, a row per task and algorithm: of AUC, of the error, and net of the control."""
+    """Slopes in encoder size, a row per task and algorithm: of AUC, of the error, and of the error relative to the control."""
     size = [row for row in rows if row.axis == "params_encoder"]
     pairs = sorted({(row.task, row.algorithm) for row in size if mixes.get(row.algorithm) == row.mix})
     body, strong = [], set()
@@ -109,10 +110,43 @@ def task_laws(rows: Sequence[Slope], mixes: Mapping[str, str], files: tuple[str,
             strong.add(index)
     shown = ", ".join(f"{name} on {mix}" for name, mix in mixes.items())
     return Table(
-        name="table-tasks", title="Laws in encoder size.", files=files, rows=tuple(body), words=2,
-        note=f"{RULE} Mixes: {shown}. Bold: the error falls with size by more than the untrained control's does.",
-        head=("task", "algorithm", "AUC", "error, 1 − AUC", "error of the control", "error over the control's", "n"),
+        name="table-tasks", title="Slopes of the tasks in encoder size.", files=files, rows=tuple(body), words=2,
+        note=f"{RULE} Mixes: {shown}. Control: the untrained encoder of the same size. Bold: the error falls with size by more "
+        "than that of the control.",
+        head=("task", "algorithm", "AUC", "error (1 − AUC)", "error of control", "error relative to control", "n"),
         strong=frozenset(strong),
+    )  # fmt: skip
+
+
+def task_axes(rows: Sequence[Slope], mixes: Mapping[str, str], files: tuple[str, ...]) -> Table:
+    """Slopes of the tasks' error along every axis, a row per task and algorithm; empty where size is the only axis."""
+    main = [row for row in rows if row.value == "error" and mixes.get(row.algorithm) == row.mix]
+    axes = [axis for axis in AXES if any(row.axis == axis for row in main)]
+    pairs = sorted({(row.task, row.algorithm) for row in main}) if len(axes) > 1 else []
+    body = [
+        (task, algorithm, *(_cell(main, n=True, axis=axis, task=task, algorithm=algorithm) for axis in axes))
+        for task, algorithm in pairs
+    ]
+    return Table(
+        name="table-task-axes", title="Slopes of the tasks' error along every axis.", files=files, rows=tuple(body), words=2,
+        note=f"{RULE} Each is taken at fixed values of the other axes, except along training FLOPs.",
+        head=("task", "algorithm", *(f"in {AXES[axis]}" for axis in axes)),
+    )  # fmt: skip
+
+
+def contrasts(rows: Sequence[Contrast], files: tuple[str, ...]) -> Table:
+    """Differences in test AUC between values of one axis; bold: the interval excludes zero."""
+    body = [
+        (row.axis.replace("_", " "), row.second, row.first, interval(row.mean, *(row.interval or (None, None)), signed=True),
+         f"{sum(value > 0 for value in row.tasks.values())} of {len(row.tasks)}", str(row.pairs))
+        for row in rows[:SHOWN]
+    ]  # fmt: skip
+    return Table(
+        name="table-contrasts", title="Comparisons of otherwise equal cells.", files=files, rows=tuple(body), words=3,
+        note="Difference in test AUC, averaged over pairs of cells that differ in this axis alone and over tasks, with the "
+        f"95% t interval over tasks.{_rest(len(rows))}",
+        head=("axis", "value", "compared with", "difference [95%]", "tasks with higher AUC", "pairs of cells"),
+        strong=frozenset(index for index, row in enumerate(rows[:SHOWN]) if row.differs),
     )  # fmt: skip
 
 
@@ -158,9 +192,9 @@ def scores(best: pl.DataFrame, files: tuple[str, ...]) -> Table:
         f"{a}: {model} on {count(images)} images of {mix}" for a, model, mix, images in cells.iter_rows()
     )
     return Table(
-        name="table-scores", title="Scores against their floors.", files=files, rows=tuple(rows), words=2,
-        note=f"The largest encoder on most images ({which}). Test AUC with 95% bootstrap intervals. Control: the untrained "
-        "encoder of the same size; bold: above it by more than the interval.",
+        name="table-scores", title="Test AUC against the controls.", files=files, rows=tuple(rows), words=2,
+        note=f"Largest encoder on most images ({which}). Test AUC with 95% bootstrap intervals. Control: the untrained "
+        "encoder of the same size. Pixels: a probe of the raw pixels. Bold: the gain's interval is above zero.",
         head=("task", "algorithm", "AUC [95%]", "control", "gain [95%]", "pixels", "gain over pixels [95%]", "n test"),
         strong=frozenset(i for i, low in enumerate(best["gain_lo"]) if low is not None and low > 0),
     )  # fmt: skip
@@ -173,7 +207,7 @@ def correlations(
     rows = [
         (
             row["group"],
-            LABELS.get(row["factor"], row["factor"]),
+            label_of(row["factor"]),
             str(row["n"]),
             _r(row, "pearson"),
             _r(row, "spearman"),
@@ -183,12 +217,12 @@ def correlations(
         )
         for row in table.iter_rows(named=True)
     ]
-    tests, most = table["p"].count(), int(table["n"].max() or 0)  # type: ignore[arg-type]
+    most = int(table["n"].max() or 0)  # type: ignore[arg-type]
     note = (
-        f"Slopes of {value} in model size against task factors, over {plural(most, 'task')}; Pearson with Fisher's and "
-        f"Spearman with Bonett and Wright's 95% interval; p of Pearson by t and by permutation, and corrected over "
-        f"{plural(tests, 'test')} (Holm; Benjamini-Hochberg). Over {most} tasks only |r| > {number(critical_correlation(most), 2)} "
-        "can be told from zero. Last column: range of Pearson's r when one task is left out, and which moves it most."
+        f"Slopes of {value} in model size against task factors. Pearson's r with Fisher's 95% interval, Spearman's with "
+        "that of Bonett and Wright; p of Pearson's r by t test (by permutation), and corrected over the family (Holm / "
+        f"Benjamini-Hochberg). {family(table)} {strength(most)} Last column: range of Pearson's r if one task is left out, "
+        "and the task that changes it most."
     )
     return Table(
         name=name, title=f"Correlations of the slopes of {value} with task factors.", note=note, files=files, folded=folded,
@@ -217,102 +251,126 @@ def _bare(text: str) -> str:
 def factors(table: pl.DataFrame, files: tuple[str, ...]) -> Table:
     """A row per factor that some task has, with its definition, and a column per task."""
     tasks = table.unique("task", keep="first", maintain_order=True).sort("task")
-    names = [name for name in LABELS if name in tasks.columns and tasks[name].count()]
+    names = [name for name in in_order(tasks.columns) if name in BY_NAME and tasks[name].count()]
     notes = sorted({note for note in tasks["notes"] if note}) if "notes" in tasks.columns else []
-    rows = [(LABELS[name], WORDS[name], *(significant(value) for value in tasks[name])) for name in names]
+    rows = [
+        (
+            label_of(name),
+            f"{BY_NAME[name].definition} [{BY_NAME[name].unit}]",
+            *(significant(one) for one in tasks[name]),
+        )
+        for name in names
+    ]
     return Table(
         name="table-factors", title="Factors of the tasks.", note=" ".join(f"{note}." for note in notes),
-        head=("factor", "what it is", *tasks["task"]), rows=tuple(rows), words=2, files=files,
+        head=("factor", "definition [unit]", *tasks["task"]), rows=tuple(rows), words=2, files=files,
     )  # fmt: skip
 
 
 def ledger(table: pl.DataFrame, files: tuple[str, ...]) -> Table:
-    """What gave nothing, by cause."""
+    """Results that are missing, by cause."""
     rows = [
         (row["cause"], row["name"], row["task"] or "pretraining", row["message"], row["log"])
         for row in table.sort("cause", "name", "task").head(SHOWN).iter_rows(named=True)
     ]
     return Table(
-        name="table-ledger", title=f"Left out: {plural(table.height, 'result')}.", files=files, words=5,
-        note=f"None of these enters a fit or a figure.{_rest(table.height)}",
+        name="table-ledger", title="Missing results.", files=files, words=5,
+        note=f"{plural(table.height, 'result')}; none enters a fit or a figure.{_rest(table.height)}",
         head=("cause", "cell", "part", "message", "log"), rows=tuple(rows),
     )  # fmt: skip
 
 
-def sizes(runs: pl.DataFrame, files: tuple[str, ...]) -> Table:
-    """What the encoders are: parameters by part, and training FLOPs, per algorithm and model."""
-    keys = ["algorithm", "model"]
-    parts = ["params_encoder", "params_head", "params_total"]
+def sizes(runs: pl.DataFrame, probes: pl.DataFrame, files: tuple[str, ...]) -> Table:
+    """The encoders: parameters by part, training FLOPs and device time, per algorithm and model."""
+    keys, parts = ["algorithm", "model"], ["params_encoder", "params_head", "params_total"]
+    probing = (
+        probes.group_by("cell").agg(probe_seconds=pl.col("probe_seconds").sum())
+        if "probe_seconds" in probes
+        else None
+    )
+    joined = (
+        runs.join(probing, on="cell", how="left")
+        if probing is not None
+        else runs.with_columns(probe_seconds=None)
+    )
     rows = (
-        runs.filter(pl.col("params_encoder") > 0)
+        joined.filter(pl.col("params_encoder") > 0)
         .group_by(keys)
         .agg(
             *(pl.col(name).first() for name in parts),
             pl.col("flops_train").max(),
             pl.len(),
-            pl.col("seconds").sum(),
+            pl.col("seconds", "probe_seconds").sum(),
         )
         .sort("algorithm", "params_encoder")
     )
     body = [
         (row["algorithm"], row["model"], *(significant(row[name]) for name in parts),
-         power(row["flops_train"]) if row["flops_train"] else "–", str(row["len"]), significant((row["seconds"] or 0) / 60))
+         power(row["flops_train"]) if row["flops_train"] else "–", str(row["len"]),
+         *(duration((row[name] or 0) / 3600) for name in ("seconds", "probe_seconds")))
         for row in rows.iter_rows(named=True)
     ]  # fmt: skip
     return Table(
-        name="table-sizes", title="Sizes.", files=files, rows=tuple(body), words=2,
-        note="The x axis of every law is the encoder that is probed; heads and decoders are thrown away before.",
-        head=("algorithm", "model", "encoder params", "head params", "total params", "training FLOPs (most)", "cells", "minutes"),
+        name="table-sizes", title="Sizes and device time.", files=files, rows=tuple(body), words=2,
+        note="Laws count the parameters of the encoder that is probed; heads and decoders are discarded before. Time is of "
+        "one device, summed over cells.",
+        head=("algorithm", "model", "encoder params", "head params", "total params", "training FLOPs (max)", "cells",
+              "pretraining", "probes"),
     )  # fmt: skip
 
 
 def _rest(rows: int) -> str:
-    return f" The first {SHOWN} of {rows} rows; the files hold all." if rows > SHOWN else ""
+    return f" The first {SHOWN} of {rows} rows; the files have all." if rows > SHOWN else ""
 
 
 def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
-    """Every law of a table of points: its parameters with intervals, n, rows left out, outcome; bold: slope not zero."""
+    """Every law of a table of points: parameters with intervals, n, rows left out, outcome; bold: slope not zero."""
+    shown = rows[:SHOWN]
     groups = list(dict.fromkeys(key for row in rows for key in row.group))
     params = list(dict.fromkeys(name for row in rows for name in row.law.params))
-    body = []
-    for row in rows[:SHOWN]:
-        estimates = (_estimate(row, name) for name in params)
-        body.append(
-            (
-                *(row.group.get(key, "") for key in groups),
-                *estimates,
-                str(row.n),
-                str(len(row.dropped)),
-                row.outcome,
-            )
+    laws = dict.fromkeys((row.law.name, row.law.formula) for row in rows)
+    named = ["law"] if len(laws) > 1 else []
+    body = [
+        (
+            *(row.group.get(key, "") for key in groups),
+            *(row.law.name for _ in named),
+            *(estimate(row, name) for name in params),
+            str(row.n),
+            str(len(row.dropped)),
+            row.outcome.replace("_", " "),
         )
-    strong = [
-        i
-        for i, row in enumerate(rows[:SHOWN])
-        if (ends := row.intervals.get("slope")) and not ends[0] <= 0 <= ends[1]
+        for row in shown
     ]
+    formulas = "; ".join(f"{name}: {formula}" if named else formula for name, formula in laws)
+    ends = [row.intervals.get("slope") for row in shown]
     return Table(
-        name="table-fits", title="Fitted laws.", files=files, rows=tuple(body), words=len(groups),
-        note=f"{rows[0].law.formula}; {rows[0].level:.0%} intervals ({rows[0].interval}).{_rest(len(rows))}",
-        head=(*groups, *params, "n", "left out", "outcome"), strong=frozenset(strong),
+        name="table-fits", title="Fitted laws.", files=files, rows=tuple(body), words=len(groups) + len(named),
+        note=f"{formulas}. {rows[0].level:.0%} intervals ({rows[0].interval}).{_rest(len(rows))}",
+        head=(*groups, *named, *params, "n", "rows left out", "outcome"),
+        strong=frozenset(i for i, end in enumerate(ends) if end and not end[0] <= 0 <= end[1]),
     )  # fmt: skip
 
 
-def _estimate(row: Fit, name: str) -> str:
-    value, (low, high) = row.estimates.get(name), row.intervals.get(name, (None, None))
+def estimate(row: Fit, name: str) -> str:
+    """A parameter with its interval; one that ended at a bound of the law says so."""
+    value = row.estimates.get(name)
     if value is None:
         return "–"
+    ends = row.intervals.get(name)
+    if bound := _bound(row, name, value):
+        return f"{bound} (at the bound){f' [{significant(ends[0])}, {significant(ends[1])}]' if ends else ''}"
     if name == "slope" or (0.001 <= abs(value) < 1):
-        return interval(value, low, high, 4, signed=name == "slope")
-    return f"{significant(value)} [{significant(low)}, {significant(high)}]"
+        low, high = ends or (None, None)
+        return interval(value, low, high, 4 if name == "slope" else 3, signed=name == "slope")
+    return f"{significant(value)}{f' [{significant(ends[0])}, {significant(ends[1])}]' if ends else ''}"
 
 
-def _brief(row: Fit, name: str) -> str:
-    value, ends = row.estimates.get(name), row.intervals.get(name)
-    if value is None:
-        return "–"
-    words = [significant(one if abs(one) > NOTHING else 0.0) for one in (value, *(ends or ()))]
-    return f"{words[0]} [{words[1]}, {words[2]}]" if ends else words[0]
+def _bound(row: Fit, name: str, value: float) -> str:
+    """The bound of the law that the estimate is on, as text; empty where it is on none."""
+    if row.outcome is not Outcome.AT_BOUND or name in row.law.fixed:
+        return ""
+    near = [bound for bound in row.law.bound(name) if abs(value - bound) <= EDGE * max(1.0, abs(value))]
+    return significant(near[0]) if near else ""
 
 
 def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Table:
@@ -328,8 +386,8 @@ def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Tab
         if other.differs and not row.differs
     ]
     return Table(
-        name="table-axes", title="Two x axes.", files=files, rows=tuple(body), words=2,
-        note=f"Slopes with 95% t intervals. Zero is outside in {sum(row.differs for row in rows)} of {len(rows)} along {first} "
+        name="table-axes", title="Slopes along two x axes.", files=files, rows=tuple(body), words=2,
+        note=f"95% t intervals. They exclude zero in {sum(row.differs for row in rows)} of {len(rows)} groups along {first} "
         f"and in {sum(row.differs for row in others)} along {second}; bold: along {second} only.",
         head=("task", "algorithm", f"slope in {first}", "R²", f"slope in {second}", "R²", "n"),
         strong=frozenset(changed),

@@ -1,4 +1,4 @@
-"""What a study's records say, computed once: tables, slopes, factors and correlations."""
+"""The numbers of a study's report, computed once: tables, slopes, contrasts, factors and correlations."""
 
 from __future__ import annotations
 
@@ -8,88 +8,136 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.fitting.fit import Fit
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier
-from orch_analysis.reports import study_sentences
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_analysis.tasks import correlation, factors, slopes
+from orch_analysis.tasks.contrasts import Contrast, contrasts
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
 from orch_core.formatting import listed
 from orch_core.study.folder import Study
 
-FACTORS = (
-    "n_train",
-    "n_total",
-    "classes",
-    "classes_binary",
-    "gzip_rgb",
-    "gzip_native",
-    "dbi_pixels",
-    "dbi_pca50",
-    "entropy",
-    "headroom",
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTime:
+    """Hours that the finished cells took, pretraining and probes apart."""
+
+    pretraining: float
+    probes: float
+
+    @property
+    def total(self) -> float:
+        """Hours of both."""
+        return self.pretraining + self.probes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """Everything that the page says, computed once."""
+class StudyFindings:
+    """Every number of a study's report.
+
+    curves: logged points of training; cells: the grid with states and minutes; scored: probes with what they are
+    measured against; best, mixed: rows of `best_cells` and `mix_rows`; mixes: per algorithm its main mix; loss, probes:
+    power laws of the held-out loss and of the tasks; joint: laws of size and data; factors: a row per task; grouped:
+    factors per algorithm and task; correlations: of the slopes of `auc` and `error_ratio` in encoder size, by value;
+    tied: axes that repeat another one, with that other axis.
+    """
 
     study: Study
     results: Results
+    device_time: DeviceTime
     curves: pl.DataFrame
     cells: pl.DataFrame
     scored: pl.DataFrame
     best: pl.DataFrame
     mixed: pl.DataFrame
     mixes: Mapping[str, str]
+    tied: Mapping[str, str]
     loss: Sequence[Slope]
     joint: Sequence[Fit]
     frontiers: Mapping[str, Frontier]
     probes: Sequence[Slope]
+    contrasts: Sequence[Contrast]
     factors: pl.DataFrame
     grouped: pl.DataFrame
+    factor_names: Sequence[str]
     correlations: Mapping[str, pl.DataFrame]
 
+    def main_slopes(self, value: str) -> pl.DataFrame:
+        """Slopes of `value` in encoder size, of every algorithm's main mix, as rows of `slope_table` with `group`."""
+        return _main_slopes(self.probes, self.mixes, value)
 
-def findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Findings:
-    """Tables, slopes, factors and correlations of a study; raises OrchError where no cell is finished."""
+
+def study_findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> StudyFindings:
+    """Compute everything that the study's report prints; raises OrchError where no cell is finished."""
     found = study_tables.read_results(study)
     if found.pretraining.is_empty():
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
         why = listed([f"{count} {cause}" for cause, count in causes])
         message = f"{study.root} has no finished cell{f' ({why})' if why else ''}"
         raise OrchError(
-            message, hint="`orch launch` runs what is planned; `orch status` says what failed and why"
+            message, hint="`orch launch` runs what is planned; `orch status` prints what failed and why"
         )
-    scored = slopes.with_controls(found.probes)
-    mixes = study_sentences.main_mixes(found.pretraining)
+    scored, mixes = slopes.with_controls(found.probes), main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
     curves = study_tables.read_curves(study, found.pretraining)
     described = factors.task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
     grouped = _grouped(described, scored, mixes)
-    return Findings(
+    names = factors.varying_factors(grouped, [factor.name for factor in factors.FACTORS if factor.correlated])
+    return StudyFindings(
         study=study,
         results=found,
+        device_time=_device_time(found),
         curves=curves,
         cells=study_tables.grid_cells(study, found),
         scored=scored,
         best=best_cells(scored, mixes),
         mixed=mix_rows(scored),
         mixes=mixes,
+        tied=_tied(found.pretraining),
         loss=slopes.pretraining_slopes(found),
         joint=slopes.joint_laws(found, bootstrap=bootstrap, seed=seed),
         frontiers=_frontiers(curves, mixes, seed),
         probes=probes,
+        contrasts=contrasts(scored),
         factors=described,
         grouped=grouped,
+        factor_names=names,
         correlations={
-            value: _correlations(probes, grouped, mixes, value, seed) for value in ("auc", "error_ratio")
+            value: correlation.correlate_all(_main_slopes(probes, mixes, value), grouped, names, seed=seed)
+            for value in ("auc", "error_ratio")
         },
     )
+
+
+def main_mixes(runs: pl.DataFrame) -> dict[str, str]:
+    """Per trained algorithm the mix with most cells: the one that the answer at the top is about."""
+    trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
+    counts = (
+        trained.group_by("algorithm", "mix")
+        .len()
+        .sort(["algorithm", "len", "mix"], descending=[False, True, False])
+    )
+    return dict(
+        counts.unique("algorithm", keep="first", maintain_order=True).select("algorithm", "mix").iter_rows()
+    )
+
+
+def _device_time(results: Results) -> DeviceTime:
+    seconds = [
+        float(table[name].fill_null(0).sum()) if name in table.columns else 0.0
+        for table, name in ((results.pretraining, "seconds"), (results.probes, "probe_seconds"))
+    ]
+    return DeviceTime(pretraining=seconds[0] / 3600, probes=seconds[1] / 3600)
+
+
+def _tied(runs: pl.DataFrame) -> dict[str, str]:
+    """Axes that vary among the trained cells and repeat an earlier axis, with that axis."""
+    trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
+    varying = [axis for axis in slopes.AXES if trained[axis].n_unique() > 1]
+    return {axis: same for axis in varying if (same := slopes.same_axis(trained, axis))}
 
 
 def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dict[str, Frontier]:
@@ -110,8 +158,7 @@ def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dic
 
 def best_cells(scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:
     """Per trained algorithm and task: the largest encoder on most images of its main mix, mean over seeds."""
-    pairs = pl.DataFrame(list(mixes.items()), schema={"algorithm": pl.String, "mix": pl.String}, orient="row")
-    rows = scored.join(pairs, on=["algorithm", "mix"], how="semi")
+    rows = scored.join(_pairs(mixes), on=["algorithm", "mix"], how="semi")
     key = ["algorithm", "task"]
     for size in ("images", "params_encoder"):
         rows = rows.filter(pl.col(size) == pl.col(size).max().over(key))
@@ -143,34 +190,18 @@ def _grouped(described: pl.DataFrame, scored: pl.DataFrame, mixes: Mapping[str, 
         rows = rows.filter(pl.col("images") == pl.col("images").max())
         rows = rows.filter(pl.col("params_encoder") == pl.col("params_encoder").min())
         headroom = rows.group_by("task").agg(headroom=1 - pl.col("auc").mean())
-        parts.append(
-            described.join(headroom, on="task", how="full", coalesce=True).with_columns(
-                group=pl.lit(algorithm)
-            )
-        )
+        joined = described.join(headroom, on="task", how="full", coalesce=True)
+        parts.append(joined.with_columns(group=pl.lit(algorithm)))
     empty = described.clear().with_columns(headroom=pl.lit(None, pl.Float64), group=pl.lit("", pl.String))
     return pl.concat(parts, how="diagonal").sort("group", "task") if parts else empty
 
 
-def _correlations(
-    rows: Sequence[Slope], grouped: pl.DataFrame, mixes: Mapping[str, str], value: str, seed: int
-) -> pl.DataFrame:
-    table = _main(slopes.slope_table(rows), mixes, value)
-    return correlation.correlate_all(table, grouped, varying_factors(grouped, FACTORS), seed=seed)
+def _main_slopes(rows: Sequence[Slope], mixes: Mapping[str, str], value: str) -> pl.DataFrame:
+    table = slopes.slope_table(rows).filter(pl.col("value") == value, pl.col("axis") == "params_encoder")
+    return table.join(_pairs(mixes), on=["algorithm", "mix"], how="semi").with_columns(
+        group=pl.col("algorithm")
+    )
 
 
-def _main(table: pl.DataFrame, mixes: Mapping[str, str], value: str) -> pl.DataFrame:
-    pairs = pl.DataFrame(list(mixes.items()), schema={"algorithm": pl.String, "mix": pl.String}, orient="row")
-    size = table.filter(pl.col("value") == value, pl.col("axis") == "params_encoder")
-    return size.join(pairs, on=["algorithm", "mix"], how="semi").with_columns(group=pl.col("algorithm"))
-
-
-def varying_factors(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
-    """Those factors that differ between tasks, each coding once where two agree on every task."""
-    kept: list[str] = []
-    for name in names:
-        if name in table.columns and table[name].drop_nulls().n_unique() > 1:
-            same = any(table[name].cast(pl.Float64).equals(table[other].cast(pl.Float64)) for other in kept)
-            if not same:
-                kept.append(name)
-    return kept
+def _pairs(mixes: Mapping[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(list(mixes.items()), schema={"algorithm": pl.String, "mix": pl.String}, orient="row")

@@ -1,4 +1,4 @@
-"""The sections of a study's page: which words, pictures and tables, in which order."""
+"""The layout of a study's report."""
 
 from __future__ import annotations
 
@@ -9,140 +9,117 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.reports import page_tables, study_sentences
+from orch_analysis.reports import factor_sentences, page_tables, study_sentences
 from orch_analysis.reports.page import Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
-from orch_analysis.reports.study_findings import Findings
+from orch_analysis.reports.study_findings import StudyFindings
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
-from orch_core.formatting import plural, significant
+from orch_core.formatting import duration, plural
 
 Files = Mapping[str, tuple[str, ...]]
 
 
-def study_page(found: Findings, drawn: Drawn, files: Files) -> Page:
-    """The whole report of a study."""
-    net = [row for row in found.probes if row.value == "error_ratio"]
-    answers = [
-        *study_sentences.loss_answers(found.loss, found.mixes),
-        *study_sentences.gain_answers(found.best),
-        *study_sentences.net_answers(found.probes, found.mixes),
-        *study_sentences.factor_answer(found.correlations["auc"]),
-        *study_sentences.missing_answer(found.results.ledger),
-    ]
+def study_page(found: StudyFindings, drawn: Drawn, files: Files) -> Page:
+    """The layout of a study's report: which sentences, figures and tables, in which order."""
     return Page(
         title=f"Does scaling pay? The study “{found.study.name}”",
         kicker="Scaling-law report",
-        lead=study_sentences.lead(found.loss, net, found.mixes),
+        lead=study_sentences.lead(found),
         facts=_facts(found),
-        answers=answers,
+        answers=study_sentences.answers(found),
         sections=[
             _pretraining(found, drawn, files),
             _tasks(found, drawn, files),
-            _scaling(found, drawn, files),
+            _slopes(found, drawn, files),
             _factors(found, drawn, files),
-            Section(id="limits", title="What this cannot show", blocks=[Text(items=tuple(_caveats(found)))]),
+            Section(
+                id="limits", title="Limitations", blocks=[Text(items=tuple(study_sentences.caveats(found)))]
+            ),
             _grid(found, drawn, files),
             _provenance(found),
         ],
     )
 
 
-def _caveats(found: Findings) -> list[str]:
-    return study_sentences.caveats(found.results.pretraining, found.best, len(found.loss) + len(found.probes))
-
-
-def _facts(found: Findings) -> list[tuple[str, str]]:
-    runs, left_out = found.results.pretraining, found.results.ledger.height
-    hours = float(found.cells["minutes"].fill_null(0).sum()) / 60
+def _facts(found: StudyFindings) -> list[tuple[str, str]]:
+    runs, tasks = found.results.pretraining, found.results.probes["task"].n_unique()
+    time = found.device_time
+    sizes = runs.filter(~pl.col("algorithm").is_in(CONTROLS))["model"].n_unique()
     return [
         (f"{runs.height} of {found.cells.height}", "cells finished"),
-        (
-            f"{found.results.probes.height:,}",
-            f"probes of {plural(found.results.probes['task'].n_unique(), 'task')}",
-        ),
-        (str(left_out), "results left out"),
-        (
-            significant(hours) if hours >= 1 else f"{60 * hours:.0f} min",
-            "device-hours" if hours >= 1 else "device time",
-        ),
-        (f"{runs.filter(~pl.col('algorithm').is_in(CONTROLS))['model'].n_unique()}", "encoder sizes"),
+        (f"{found.results.probes.height:,}", f"probes of {plural(tasks, 'task')}"),
+        (str(found.results.ledger.height), "results missing"),
+        (duration(time.total), f"device time ({duration(time.probes)} of it probes)"),
+        (str(sizes), "encoder sizes"),
     ]
 
 
-def _pretraining(found: Findings, drawn: Drawn, files: Files) -> Section:
+def _pretraining(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     text = (
-        (
-            "Losses compare within an algorithm and a mix, never between algorithms. A slope along one axis is taken at fixed "
-            "values of the others; bands are 95% intervals of the curve."
-        ),
+        "Losses can be compared within an algorithm and a mix, not between algorithms. A slope along one axis is taken at "
+        "fixed values of the others; bands are 95% intervals of the curve."
     )
     blocks: list[Block] = [
-        Text(paragraphs=text),
-        *drawn["loss"],
+        Text(paragraphs=(text,)),
+        *drawn.of("pretraining"),
         page_tables.loss_laws(found.loss, files["slopes"]),
         page_tables.joint_laws(found.joint, files["joint"]),
-        *drawn["curves"],
         page_tables.frontiers(found.frontiers),
     ]
     return Section(id="pretraining", title="Pretraining loss", blocks=blocks)
 
 
-def _tasks(found: Findings, drawn: Drawn, files: Files) -> Section:
+def _tasks(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     text = (
-        (
-            "Linear probes on frozen features. A bigger encoder is better even untrained, so every score stands beside the "
-            "untrained encoder of its size and a probe of the raw pixels."
-        ),
+        "Scores are of probes trained on frozen features. A larger encoder scores higher even without training, so every "
+        "score is shown beside two controls: an untrained encoder of the same size, and a probe of the raw pixels."
     )
     blocks: list[Block] = [
-        Text(paragraphs=text),
-        *drawn["scores"],
-        *drawn["gain"],
-        *drawn["mixes"],
+        Text(paragraphs=(text,)),
+        *drawn.of("tasks"),
         page_tables.scores(found.best, files["scores"]),
     ]
-    return Section(id="tasks", title="Tasks against their floors", blocks=blocks)
+    return Section(id="tasks", title="Downstream tasks and controls", blocks=blocks)
 
 
-def _scaling(found: Findings, drawn: Drawn, files: Files) -> Section:
+def _slopes(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
-        *drawn["forest"],
+        *drawn.of("slopes"),
         page_tables.task_laws(found.probes, found.mixes, files["slopes"]),
+        page_tables.task_axes(found.probes, found.mixes, files["slopes"]),
+        page_tables.contrasts(found.contrasts, files["contrasts"]),
         page_tables.slopes([*found.loss, *found.probes], files["slopes"]),
     ]
-    return Section(id="slopes", title="How tasks scale", blocks=blocks)
+    return Section(id="slopes", title="Downstream scaling", blocks=blocks)
 
 
-def _factors(found: Findings, drawn: Drawn, files: Files) -> Section:
+def _factors(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     blocks: list[Block] = [
-        Text(items=tuple(study_sentences.factor_notes(found.correlations["auc"]))),
-        *drawn["factors"],
+        Text(items=tuple(factor_sentences.factor_notes(found.correlations["auc"]))),
+        *drawn.of("factors"),
         page_tables.factors(found.factors, files["factors"]),
         page_tables.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
         page_tables.correlations(
-            found.correlations["error_ratio"], files["correlations"], name="table-correlations-net",
+            found.correlations["error_ratio"], files["correlations"], name="table-correlations-relative",
             value="the error relative to the control", folded=True,
         ),
     ]  # fmt: skip
-    return Section(id="factors", title="Which tasks scale", blocks=blocks)
+    return Section(id="factors", title="Task factors", blocks=blocks)
 
 
-def _grid(found: Findings, drawn: Drawn, files: Files) -> Section:
+def _grid(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
+    results = found.results
+    complete = Text(paragraphs=("Every planned cell and probe has its record.",))
     blocks: list[Block] = [
-        *drawn["coverage"],
-        page_tables.sizes(found.results.pretraining, files["pretraining"]),
+        *drawn.of("grid"),
+        page_tables.sizes(results.pretraining, results.probes, files["pretraining"]),
+        page_tables.ledger(results.ledger, files["ledger"]) if results.ledger.height else complete,
     ]
-    if found.results.ledger.height:
-        blocks.append(page_tables.ledger(found.results.ledger, files["ledger"]))
-    else:
-        blocks.append(
-            Text(paragraphs=("Nothing was left out: every planned cell and probe has its record.",))
-        )
-    return Section(id="grid", title="What ran, and what did not", blocks=blocks)
+    return Section(id="grid", title="Cells, cost and missing results", blocks=blocks)
 
 
-def _provenance(found: Findings) -> Section:
+def _provenance(found: StudyFindings) -> Section:
     root = found.study.root
     plan = study_tables.read_plan(root)
     grid = root / "grid.yaml"
@@ -155,11 +132,12 @@ def _provenance(found: Findings) -> Section:
     if span := _span(found.results):
         items.append(span)
     items.append(
-        f"Fits: laws.json; least squares on logarithms, exact t intervals. Commands: orch plan, orch launch, orch fit-laws {root.name}."
+        "Fits: laws.json; power laws by least squares on logarithms with exact t intervals. Commands: orch plan, orch launch, "
+        f"orch fit-laws {root.name}."
     )
     blocks: list[Block] = [Text(items=tuple(items))]
     if grid.exists():
-        blocks.append(Text(code=grid.read_text(encoding="utf-8"), title="The grid, as planned"))
+        blocks.append(Text(code=grid.read_text(encoding="utf-8"), title="The grid file"))
     return Section(id="provenance", title="Provenance", blocks=blocks)
 
 

@@ -1,4 +1,4 @@
-"""`report_study`: from a study folder to a report with everything it rests on beside it."""
+"""`report_study`: from a study folder to a report, with the tables, figures and laws that it rests on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 import polars as pl
 
-from orch_analysis.fitting.fit import Fit
-from orch_analysis.reports.page import render
+from orch_analysis.reports import study_figures
+from orch_analysis.reports.page import render, writing
+from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.page_tables import fit_table
-from orch_analysis.reports.study_findings import Findings, findings
+from orch_analysis.reports.study_findings import StudyFindings, study_findings
+from orch_analysis.reports.study_page import study_page
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
-from orch_analysis.tasks import slopes
-from orch_core.errors import OrchError
+from orch_analysis.tasks.contrasts import contrast_table
+from orch_analysis.tasks.slopes import slope_table
 from orch_core.files import write_atomic
 from orch_core.study.folder import open_study
 
@@ -23,33 +25,29 @@ def report_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, 
     """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
 
     bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
-    Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same records give the
-    same bytes. Raises OrchError where there is no study, nothing is finished, or the folder cannot be written.
+    Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same
+    records give the same bytes. Raises OrchError if there is no study, if no cell is finished, or if the folder cannot
+    be written.
     """
-    from orch_analysis.reports import page_figures
-    from orch_analysis.reports.study_page import study_page
-
     study = open_study(root)
-    found = findings(study, bootstrap=bootstrap, seed=seed)
+    found = study_findings(study, bootstrap=bootstrap, seed=seed)
     folder = out or study.root / "report"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        drawn = page_figures.of_study(found, folder / "figures")
+    with writing(folder):
+        drawn = draw_all(study_figures.FIGURES, found, folder / "figures")
         page = study_page(found, drawn, _save_tables(found, folder / "tables"))
-        laws_json.write(_fits(found), folder, _provenance(found))
+        fits = [*found.joint, *(row.fit for row in (*found.loss, *found.probes))]
+        laws_json.write(fits, folder, _provenance(found))
         write_atomic(folder / "report.html", render(page))
-    except OSError as error:
-        message = f"cannot write the report into {folder}: {error.strerror or error}"
-        raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
     return folder / "report.html"
 
 
-def _save_tables(found: Findings, folder: Path) -> dict[str, tuple[str, ...]]:
+def _save_tables(found: StudyFindings, folder: Path) -> dict[str, tuple[str, ...]]:
     frames = {
         "pretraining": found.results.pretraining,
         "scores": found.scored,
-        "slopes": slopes.slope_table([*found.loss, *found.probes]),
+        "slopes": slope_table([*found.loss, *found.probes]),
         "joint": fit_table(found.joint),
+        "contrasts": contrast_table(found.contrasts),
         "factors": found.grouped,
         "correlations": pl.concat(
             [frame.with_columns(value=pl.lit(value)) for value, frame in found.correlations.items()]
@@ -60,18 +58,14 @@ def _save_tables(found: Findings, folder: Path) -> dict[str, tuple[str, ...]]:
     return {name: export.save(frame, folder, name) for name, frame in frames.items()}
 
 
-def _fits(found: Findings) -> list[Fit]:
-    return [*found.joint, *(row.fit for row in (*found.loss, *found.probes))]
-
-
-def _provenance(found: Findings) -> dict[str, Any]:
-    """What the cards of the fits say of their data."""
+def _provenance(found: StudyFindings) -> dict[str, Any]:
+    """What the cards of the fits state about their data."""
     return {
         "source": f"records of the study {found.study.name}, blake2b {found.results.digest}",
-        "filters": "finished cells; along one axis, values stand at the geometric mean of what `held` names",
+        "filters": "finished cells; along one axis, values are taken at the geometric mean of the quantities in `held`",
         "counting": {
-            "params_encoder": "parameters of the probed encoder, heads and decoders left out",
-            "params": "parameters of the probed encoder, heads and decoders left out",
+            "params_encoder": "parameters of the probed encoder, without heads and decoders",
+            "params": "parameters of the probed encoder, without heads and decoders",
             "samples": "images shown in training, or distinct pretraining images: see the column",
             "flops_train": "analytic FLOPs of the whole training run",
         },

@@ -1,20 +1,23 @@
-"""What a study's numbers mean, in sentences: each claim with its interval and n, and its limits."""
+"""A study's findings in sentences: each claim with its interval and n, and with its limits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import polars as pl
 
+from orch_analysis.reports.factor_sentences import factor_answer
 from orch_analysis.reports.page import Answer
+from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
-from orch_analysis.tasks.correlation import critical_correlation
-from orch_analysis.tasks.factors import LABELS
-from orch_analysis.tasks.slopes import Slope, tied
-from orch_core.formatting import interval, listed, number, plural
+from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
+from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, tied
+from orch_core.formatting import count, duration, interval, listed, number, plural
 
-SMALL_HOURS = 24.0  # device-hours of a whole study below which its report says what so little can show
-NAMED = 6  # tasks up to which the first screen gives every number
+SMALL_HOURS = 24.0  # device-hours of a whole study below which its report warns of its small budget
+NAMED = 6  # tasks up to which the answer prints every number
+SHOWN = 4  # contrasts printed for each axis
 NAMES: Mapping[str, str] = {
     "mae": "MAE",
     "moco-v3": "MoCo v3",
@@ -24,6 +27,7 @@ NAMES: Mapping[str, str] = {
     "supervised": "supervised training",
     "random": "the random control",
 }
+PLURALS = {"algorithm": "algorithms", "mix": "mixes", "resolution": "resolutions"}
 
 
 def name_of(algorithm: str) -> str:
@@ -31,65 +35,119 @@ def name_of(algorithm: str) -> str:
     return NAMES.get(algorithm, algorithm)
 
 
-def main_mixes(runs: pl.DataFrame) -> dict[str, str]:
-    """Per trained algorithm the mix with most cells: the one that the first screen speaks of."""
-    trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
-    counts = (
-        trained.group_by("algorithm", "mix")
-        .len()
-        .sort(["algorithm", "len", "mix"], descending=[False, True, False])
-    )
-    return dict(
-        counts.unique("algorithm", keep="first", maintain_order=True).select("algorithm", "mix").iter_rows()
-    )
+def answers(found: StudyFindings) -> list[Answer]:
+    """The answers at the top of the page: a sentence for every axis that the grid varies, for loss and for tasks."""
+    return [
+        *loss_answers(found),
+        *gain_answers(found.best),
+        *task_answers(found.probes, found.mixes),
+        *contrast_answers(found),
+        *factor_answer(found.correlations["auc"], "the slopes of AUC in encoder size"),
+        *missing_answer(found.results.ledger),
+    ]
 
 
-def lead(loss: Sequence[Slope], net: Sequence[Slope], mixes: Mapping[str, str]) -> str:
-    """Does scaling pay, for what, in one or two sentences."""
-    size = [row for row in loss if row.axis == "params_encoder" and mixes.get(row.algorithm) == row.mix]
-    falls = [name_of(row.algorithm) for row in size if row.differs and (row.slope or 0) < 0]
-    if not size:
-        first = "Too few sizes are finished to say whether scaling pays."
-    elif falls:
-        first = f"Larger encoders reach a lower held-out pretraining loss with {listed(falls)}."
+def lead(found: StudyFindings) -> str:
+    """Whether scaling pays, along which axis and for which algorithm, in one or two sentences."""
+    main = [row for row in found.loss if found.mixes.get(row.algorithm) == row.mix and row.slope is not None]
+    if not main:
+        first = f"No axis has the {LEVELS} finished values that a scaling law of the held-out loss needs."
+    elif falls := _by_axis(main):
+        first = f"Held-out pretraining loss falls with {listed(falls)}."
     else:
-        first = "No algorithm's held-out pretraining loss falls with encoder size by more than its interval."
-    return f"{first} {_lead_tasks(net, mixes)}".strip()
+        axes = listed([AXES[axis] for axis in AXES if any(row.axis == axis for row in main)])
+        first = f"Held-out pretraining loss does not fall with {axes} by more than its 95% interval."
+    return f"{first} {_lead_tasks(found)}".strip()
 
 
-def _lead_tasks(net: Sequence[Slope], mixes: Mapping[str, str]) -> str:
-    rows = [row for row in net if row.axis == "params_encoder" and mixes.get(row.algorithm) == row.mix]
-    if not rows:
-        return ""
+def _by_axis(rows: Sequence[Slope]) -> list[str]:
+    """`encoder parameters (MAE and MoCo v3)` for every axis along which something falls."""
+    falling: dict[str, list[str]] = {}
+    for axis in AXES:
+        for row in rows:
+            if row.axis == axis and row.falls:
+                falling.setdefault(axis, []).append(name_of(row.algorithm))
+    return [f"{AXES[axis]} ({listed(names)})" for axis, names in falling.items()]
+
+
+def _lead_tasks(found: StudyFindings) -> str:
     parts = []
-    for algorithm in sorted({row.algorithm for row in rows}):
-        tasks = [row for row in rows if row.algorithm == algorithm]
-        falling = sum(row.differs and (row.slope or 0) < 0 for row in tasks)
-        parts.append(f"{falling} of {plural(len(tasks), 'task')} with {name_of(algorithm)}")
-    return f"Downstream, size adds more to pretraining than it gives untrained encoders on {listed(parts)}."
+    for axis, rows in _task_rows(found.probes, found.mixes).items():
+        counts = [
+            f"{sum(row.falls for row in rows if row.algorithm == name)} of "
+            f"{plural(sum(row.algorithm == name for row in rows), 'task')} for {name_of(name)}"
+            for name in sorted({row.algorithm for row in rows})
+        ]
+        parts.append(f"with {AXES[axis]} on {listed(counts)}")
+    return (
+        f"Downstream, the error relative to the untrained encoder falls {'; '.join(parts)}." if parts else ""
+    )
 
 
-def loss_answers(loss: Sequence[Slope], mixes: Mapping[str, str]) -> list[Answer]:
-    """One answer per algorithm: how the held-out loss moves with size and with data."""
+def loss_answers(found: StudyFindings) -> list[Answer]:
+    """One answer per algorithm: how the held-out loss changes along every axis that the grid varies."""
     answers = []
-    for algorithm, mix in mixes.items():
-        rows = {row.axis: row for row in loss if (row.algorithm, row.mix) == (algorithm, mix)}
-        size = rows.get("params_encoder")
-        if size is None or size.slope is None or size.interval is None:
+    for algorithm, mix in found.mixes.items():
+        rows = [
+            row
+            for row in found.loss
+            if (row.algorithm, row.mix) == (algorithm, mix) and row.slope is not None
+        ]
+        runs = found.results.pretraining.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
+        notes = _axes_without_law(runs, {row.axis for row in rows})
+        if not rows and not notes:
             continue
-        text = f"Slope {_slope(size)}: {_doubling(size, 'parameters', 'loss')}."
-        if data := rows.get("images"):
-            text += (
-                f" With pretraining images: {_slope(data)}{'' if data.differs else ', which includes zero'}."
-            )
-        falls = size.differs and size.slope < 0
-        claim = f"{name_of(algorithm)}: held-out loss {'falls' if falls else 'does not provably fall'} with encoder size."
-        answers.append(Answer(verdict="yes" if falls else "unclear", claim=claim, numbers=text))
+        answers.append(Answer(
+            verdict="yes" if any(row.falls for row in rows) else "unclear",
+            claim=f"{name_of(algorithm)}: {_loss_claim(rows)}",
+            numbers=" ".join([*(_loss_slope(row) for row in rows), *notes]),
+        ))  # fmt: skip
     return answers
 
 
+def _loss_claim(rows: Sequence[Slope]) -> str:
+    if not rows:
+        return "held-out loss has no scaling law."
+    parts = []
+    for verb, chosen in (
+        ("falls with", [row for row in rows if row.falls]),
+        ("rises with", [row for row in rows if row.differs and not row.falls]),
+        ("shows no clear change with", [row for row in rows if not row.differs]),
+    ):
+        if chosen:
+            parts.append(f"{verb} {listed([AXES[row.axis] for row in chosen])}")
+    return f"held-out loss {', and '.join(parts)}."
+
+
+def _loss_slope(row: Slope) -> str:
+    if row.slope is None or row.interval is None:
+        return ""
+    change, low, high = (100 * (2**slope - 1) for slope in (row.slope, *row.interval))
+    ends = f"[{number(low, 1, signed=True)}, {number(high, 1, signed=True)}]"
+    return f"Along {AXES[row.axis]}: slope {_slope(row)}; doubling changes the loss by {number(change, 1, signed=True)}% {ends}."
+
+
+def _axes_without_law(runs: pl.DataFrame, fitted: set[str]) -> list[str]:
+    """A sentence for every axis that varies among these runs and has no slope."""
+    from orch_analysis.tasks.slopes import same_axis
+
+    notes = []
+    for axis, words in AXES.items():
+        values = runs[axis].drop_nulls().unique().sort()
+        if axis in fitted or len(values) < 2:
+            continue
+        if same := same_axis(runs, axis):
+            notes.append(
+                f"{words.capitalize()} change only together with {AXES[same]}: one slope describes both."
+            )
+        elif len(values) < LEVELS:
+            shown = listed([count(value) for value in values])
+            notes.append(f"{words.capitalize()} take {len(values)} values ({shown}); a slope needs {LEVELS}.")
+    return notes
+
+
 def gain_answers(best: pl.DataFrame) -> list[Answer]:
-    """One answer per algorithm: on how many tasks its largest cell beats the control and raw pixels.
+    """One answer per algorithm: on how many tasks its largest cell scores above the control and the raw pixels.
 
     best: a row per algorithm and task, columns of `with_controls`.
     """
@@ -98,15 +156,17 @@ def gain_answers(best: pl.DataFrame) -> list[Answer]:
         known = rows.filter(pl.col("gain").is_not_null())
         if known.is_empty():
             continue
-        wins = known.filter(pl.col("gain_lo") > 0)["task"].to_list()
-        losses = known.filter(pl.col("gain_hi") < 0)["task"].to_list()
-        verdict = "yes" if 2 * len(wins) > known.height else "unclear" if wins else "no"
+        higher, lower = known.filter(pl.col("gain_lo") > 0).height, known.filter(pl.col("gain_hi") < 0).height
         claim = (
-            f"{name_of(str(algorithm))}: better than an untrained encoder of its size on "
-            f"{len(wins)} of {plural(known.height, 'task')}{f', worse on {len(losses)}' if losses else ''}."
+            f"{name_of(str(algorithm))}: test AUC is above that of an untrained encoder of the same size on "
+            f"{higher} of {plural(known.height, 'task')}{f', below it on {lower}' if lower else ''}."
         )
-        answers.append(Answer(verdict=verdict, claim=claim, numbers=_gain_numbers(known)))
+        answers.append(Answer(verdict=_most(higher, known.height), claim=claim, numbers=_gain_numbers(known)))
     return answers
+
+
+def _most(cases: int, of: int) -> Literal["yes", "no", "unclear"]:
+    return "yes" if 2 * cases > of else "unclear" if cases else "no"
 
 
 def _gain_numbers(known: pl.DataFrame) -> str:
@@ -121,41 +181,62 @@ def _gain_numbers(known: pl.DataFrame) -> str:
     pixels = known.filter(pl.col("gain_pixels").is_not_null())
     if pixels.height:
         above = pixels.filter(pl.col("gain_pixels_lo") > 0).height
-        text += f" Better than raw pixels on {above} of {pixels.height} by more than the interval."
+        text += f" Its interval is above a probe of the raw pixels on {above} of {pixels.height}."
     return text
 
 
-def net_answers(slopes: Sequence[Slope], mixes: Mapping[str, str]) -> list[Answer]:
-    """Whether size pays beyond what it gives an untrained encoder, and how much that alone is."""
-    size = [row for row in slopes if row.axis == "params_encoder" and row.slope is not None]
-    net = [row for row in size if row.value == "error_ratio" and mixes.get(row.algorithm) == row.mix]
-    control = [row for row in size if row.algorithm == "random" and row.value == "error"]
+def _task_rows(probes: Sequence[Slope], mixes: Mapping[str, str]) -> dict[str, list[Slope]]:
+    """Slopes of the relative error of main mixes by axis; of the error itself where there is no control."""
+    main = [row for row in probes if mixes.get(row.algorithm) == row.mix and row.slope is not None]
+    found = {}
+    for axis in AXES:
+        for value in ("error_ratio", "error"):
+            rows = [row for row in main if (row.axis, row.value) == (axis, value)]
+            if rows:
+                found[axis] = rows
+                break
+    return found
+
+
+def task_answers(probes: Sequence[Slope], mixes: Mapping[str, str]) -> list[Answer]:
+    """One answer per axis with slopes of the tasks, and one for the untrained controls."""
     answers = []
-    if net:
-        falling = [row for row in net if row.differs and (row.slope or 0) < 0]
-        rising = [row for row in net if row.differs and (row.slope or 0) > 0]
+    for axis, rows in _task_rows(probes, mixes).items():
+        what = (
+            "the error relative to the untrained encoder" if rows[0].value == "error_ratio" else "the error"
+        )
+        falling, rising = (sum(row.differs and row.falls is falls for row in rows) for falls in (True, False))
         counts = "; ".join(
-            f"{name_of(name)} {sum(row.algorithm == name for row in falling)} of {sum(row.algorithm == name for row in net)}"
-            for name in sorted({row.algorithm for row in net})
+            f"{name_of(name)} {sum(row.falls for row in rows if row.algorithm == name)} of "
+            f"{sum(row.algorithm == name for row in rows)}"
+            for name in sorted({row.algorithm for row in rows})
         )
-        more = f" In {len(rising)} it rises: size helps the untrained encoder more." if rising else ""
-        answers.append(
-            Answer(
-                verdict="yes" if 2 * len(falling) > len(net) else "unclear" if falling else "no",
-                claim=f"Net of the control, error falls with encoder size in {len(falling)} of {plural(len(net), 'law')}.",
-                numbers=f"{counts}. Slopes {_ends(net)}{more} By chance alone {number(0.05 * len(net), 1)} would differ from zero.",
-            )
-        )
-    if control:
-        improving = [row for row in control if row.differs and (row.slope or 0) < 0]
-        claim = f"Untrained encoders improve with size by themselves on {len(improving)} of {plural(len(control), 'task')}."
-        text = f"Slopes of their error {_ends(control)} A task's slope says little about pretraining until this is taken off."
-        answers.append(Answer(verdict="aside", claim=claim, numbers=text))
-    return answers
+        more = f" It rises in {rising}." if rising else ""
+        answers.append(Answer(
+            verdict=_most(falling, len(rows)),
+            claim=f"Downstream, {what} falls with {AXES[axis]} in {falling} of {plural(len(rows), 'law')}.",
+            numbers=f"{counts}.{more} Slopes {_ends(rows)} {_chance(len(rows))}",
+        ))  # fmt: skip
+    return answers + _control_answer(probes)
+
+
+def _control_answer(probes: Sequence[Slope]) -> list[Answer]:
+    control = [
+        row for row in probes if row.algorithm == "random" and row.value == "error" and row.slope is not None
+    ]
+    if not control:
+        return []
+    improving = sum(row.falls for row in control)
+    claim = f"Untrained encoders improve with size too: their error falls on {improving} of {plural(len(control), 'task')}."
+    text = (
+        f"Slopes of their error {_ends(control)} A slope of the error in encoder size includes this effect; the slope of "
+        "the relative error does not."
+    )
+    return [Answer(verdict="aside", claim=claim, numbers=text)]
 
 
 def _ends(rows: Sequence[Slope]) -> str:
-    """The steepest and the flattest slope, with intervals."""
+    """The lowest and the highest slope, with intervals."""
     ordered = sorted(rows, key=lambda row: row.slope or 0.0)
     named = [
         f"{row.task}{'' if row.algorithm == 'random' else ' with ' + name_of(row.algorithm)} {_slope(row)}"
@@ -164,122 +245,126 @@ def _ends(rows: Sequence[Slope]) -> str:
     return f"of {named[0]}." if len(rows) == 1 else f"from {named[0]} to {named[1]}."
 
 
-def factor_answer(correlations: pl.DataFrame) -> list[Answer]:
-    """How strong the correlations over tasks are, and how many survive correction."""
-    tested = correlations.filter(pl.col("p").is_not_null())
-    if tested.is_empty():
-        return []
-    most = int(tested["n"].max())  # type: ignore[arg-type]
-    raw, kept = tested.filter(pl.col("p") < 0.05).height, tested.filter(pl.col("p_holm") < 0.05)
-    names = listed(
-        [
-            f"{LABELS.get(f, f)} ({g}, r = {number(r, 2)})"
-            for f, g, r in kept.select("factor", "group", "pearson").iter_rows()
-        ]
+def _chance(tests: int) -> str:
+    return f"If every slope were zero, about {number(0.05 * tests, 1)} of {tests} intervals would still exclude zero."
+
+
+def contrast_answers(found: StudyFindings) -> list[Answer]:
+    """One answer per axis without an order (algorithm, mix, resolution) or with two sizes: differences in test AUC."""
+    scored = found.scored.filter(~pl.col("algorithm").is_in(CONTROLS))
+    answers = []
+    for axis in (*CATEGORIES, *AXES):
+        rows = [one for one in found.contrasts if one.axis == axis]
+        if rows:
+            answers.append(_contrast_answer(axis, rows))
+        elif axis in CATEGORIES and scored[axis].n_unique() > 1:
+            claim = f"{PLURALS[axis].capitalize()} cannot be compared: no two cells differ in {axis} alone."
+            answers.append(Answer(
+                verdict="aside", claim=claim,
+                numbers="Plan cells with equal encoder, images, samples seen and seed to compare them.",
+            ))  # fmt: skip
+    return answers
+
+
+def _contrast_answer(axis: str, rows: Sequence[Contrast]) -> Answer:
+    ordered = sorted(rows, key=lambda one: -abs(one.mean))
+    parts = [
+        f"{one.second} minus {one.first}: {interval(one.mean, *(one.interval or (None, None)), signed=True)} over "
+        f"{plural(len(one.tasks), 'task')}, {sum(value > 0 for value in one.tasks.values())} of them above zero; "
+        f"{plural(one.pairs, 'pair')} of cells per task"
+        for one in ordered[:SHOWN]
+    ]
+    more = f" These are the {SHOWN} largest of {len(rows)} differences." if len(rows) > SHOWN else ""
+    return Answer(
+        verdict="yes" if any(one.differs for one in rows) else "unclear",
+        claim=f"In cells that differ in {AXES.get(axis, axis)} alone, {_contrast_claim(axis, ordered)}.",
+        numbers=f"Mean difference in test AUC: {'. '.join(parts)}.{more}",
     )
-    claim = (
-        f"Which tasks scale: {plural(kept.height, 'correlation')} of {tested.height} {'survives' if kept.height == 1 else 'survive'} correction."
-        if kept.height
-        else f"Which tasks scale: none of {tested.height} correlations with task factors survives correction."
-    )
-    text = (
-        f"{names + '. ' if names else ''}{raw} of {tested.height} have p < .05 before Holm's correction. "
-        f"With {most} tasks only |r| above {number(critical_correlation(most), 2)} can be told from zero at all."
-    )
-    return [Answer(verdict="yes" if kept.height else "unclear", claim=claim, numbers=text)]
+
+
+def _contrast_claim(axis: str, ordered: Sequence[Contrast]) -> str:
+    one, *others = ordered
+    if others:
+        words = PLURALS.get(axis) or f"values of {AXES[axis]}"
+        return f"test AUC differs in {sum(row.differs for row in ordered)} of {len(ordered)} pairs of {words}"
+    if not one.differs:
+        return f"test AUC shows no clear difference between {one.first} and {one.second}"
+    return f"test AUC is {'higher' if one.mean > 0 else 'lower'} with {one.second} than with {one.first}"
 
 
 def missing_answer(ledger: pl.DataFrame) -> list[Answer]:
-    """What the first screen says of results that are not there."""
+    """What the plan asks for and the study does not have, by cause."""
     if ledger.is_empty():
         return []
-    counts = ledger["cause"].value_counts(sort=True).iter_rows()
-    causes = listed([f"{count} {cause.replace('_', ' ')}" for cause, count in counts])
-    claim = f"{plural(ledger.height, 'result')} of the plan {'is' if ledger.height == 1 else 'are'} not here: {causes}."
-    text = "None enters a fit or a figure; the ledger below names each. `orch launch` runs what is missing."
+    causes = ledger["cause"].value_counts(sort=True).iter_rows()
+    why = listed([f"{number_} {cause.replace('_', ' ')}" for cause, number_ in causes])
+    claim = f"{plural(ledger.height, 'result')} of the plan {'is' if ledger.height == 1 else 'are'} missing: {why}."
+    text = (
+        "Missing results enter no fit and no figure; the table “Missing results” lists each. `orch launch` runs what is "
+        "missing."
+    )
     return [Answer(verdict="aside", claim=claim, numbers=text)]
 
 
-def factor_notes(correlations: pl.DataFrame) -> list[str]:
-    """What to keep in mind when reading the correlations that this table holds."""
-    found = ["A correlation over tasks is as good as the number of tasks: read the intervals, not the dots."]
-    if "headroom" in correlations["factor"]:
-        found.append(
-            "Headroom is partly arithmetic: a score that is nearly perfect cannot rise, so its slope in log AUC is small "
-            "whatever was pretrained. A factor that goes along with headroom inherits its correlation."
-        )
-    both = correlations.filter(
-        pl.col("factor").is_in(["classes", "classes_binary"]), pl.col("pearson").is_not_null()
+def caveats(found: StudyFindings) -> list[str]:
+    """What this study cannot show, given its cells."""
+    trained = found.results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS))
+    laws = len(found.loss) + len(found.probes)
+    intervals = (
+        "Intervals of an AUC are bootstrap intervals over its test images; those of a gain resample the same images for "
+        "both probes. Neither includes the variation between training seeds."
     )
-    for (group,), rows in both.group_by("group", maintain_order=True):
-        r = dict(rows.select("factor", "pearson").iter_rows())
-        if len(r) > 1:
-            found.append(
-                f"One coding choice: with a multi-label task's labels counted as classes, {group}'s r with #classes is "
-                f"{number(r['classes'], 2, signed=True)}; with that task counted as binary it is "
-                f"{number(r['classes_binary'], 2, signed=True)}."
-            )
-    return found
+    return [
+        *_budget(found.device_time),
+        *_design(trained),
+        *_controls(found.results.pretraining, found.best),
+        intervals,
+        f"The page prints {laws} slopes, each with its own 95% interval. {_chance(laws)}",
+        "A power law has no lower limit: do not extrapolate these slopes far beyond the sizes that were run.",
+    ]
 
 
-def caveats(runs: pl.DataFrame, best: pl.DataFrame, n_slopes: int) -> list[str]:
-    """What this study cannot show, from what it holds."""
-    trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
-    hours = float(runs["seconds"].fill_null(0).sum()) / 3600
+def _budget(time: DeviceTime) -> list[str]:
+    if time.total >= SMALL_HOURS:
+        return []
+    text = (
+        f"The whole study took {duration(time.total)} of device time. This small budget demonstrates the workflow; the "
+        "algorithms are designed for far longer training, and the exponents are not those of long training."
+    )
+    return [text]
+
+
+def _design(trained: pl.DataFrame) -> list[str]:
     found = []
-    if hours < SMALL_HOURS:
+    repeats = trained.group_by("algorithm", "model", "mix", "images", "samples_seen").len()["len"].max()
+    if repeats in {None, 1}:
         found.append(
-            f"The whole study took {number(hours, 2) if hours < 10 else number(hours, 0)} device-hours. Such a budget "
-            "shows the path, falling losses and honest intervals; it is far from where the algorithms are meant to work, "
-            "and its exponents are not those of long training."
-        )
-    if trained.group_by("algorithm", "model", "mix", "images", "samples_seen").len()["len"].max() in {
-        None,
-        1,
-    }:
-        found.append(
-            "One seed per cell: a slope's interval carries the scatter around the law, but nothing here tells the scatter "
-            "of seeds from a misfit of the law."
+            "Every cell has one seed: intervals include the scatter around a law, but variation between seeds cannot be "
+            "separated from a misfit of the law."
         )
     if trained["samples_seen"].n_unique() == 1 and trained["images"].n_unique() > 1:
         found.append(
             f"Every run sees {trained['samples_seen'][0]:,.0f} samples. More images therefore mean fewer repetitions of "
-            "each, not longer training, and training FLOPs differ between runs by encoder size only."
+            "each image, not longer training, and training FLOPs differ between runs by encoder size only."
         )
     elif trained["samples_seen"].n_unique() > 1 and tied(trained):
         found.append(
-            "Samples seen grow with the number of images: what more images give and what longer training gives cannot be "
-            "told apart."
+            "Samples seen grow with the number of images: the effects of more images and of longer training cannot be "
+            "separated."
         )
-    if "random" not in runs["algorithm"].to_list():
-        found.append(
-            "No untrained control ran: what size alone gives is not separated from what pretraining gives."
-        )
-    elif best["gain"].null_count():
-        found.append("Some probes have no untrained control of their size and show no gain.")
-    found += [
-        (
-            "Intervals of an AUC are of its test images, by bootstrap; those of a gain pair both probes on the same resampled "
-            "images. Neither contains what another training seed would change."
-        ),
-        (
-            f"{n_slopes} slopes are printed, each with its own 95% interval: about {number(0.05 * n_slopes, 1)} would exclude zero "
-            "if all were zero."
-        ),
-        "A power law has no floor. None of these slopes should be carried far beyond the sizes that were run.",
-    ]
     return found
+
+
+def _controls(runs: pl.DataFrame, best: pl.DataFrame) -> list[str]:
+    if "random" not in runs["algorithm"].to_list():
+        return [
+            "No untrained control ran: the effect of size alone cannot be separated from that of pretraining."
+        ]
+    if best["gain"].null_count():
+        return ["Some probes have no untrained control of their size, and therefore no gain."]
+    return []
 
 
 def _slope(row: Slope) -> str:
     low, high = row.interval or (None, None)
     return f"{interval(row.slope, low, high, signed=True)} (n = {row.fit.n})"
-
-
-def _doubling(row: Slope, what: str, value: str) -> str:
-    """Twice the size as a percentage change with its interval: 2^slope - 1."""
-    if row.slope is None or row.interval is None:
-        return ""
-    change, low, high = (100 * (2**slope - 1) for slope in (row.slope, *row.interval))
-    ends = f"[{number(low, 1, signed=True)}, {number(high, 1, signed=True)}]"
-    return f"twice the {what} change the {value} by {number(change, 1, signed=True)}% {ends}"

@@ -1,15 +1,19 @@
-"""What a task is like, in numbers: the factors that a slope may depend on, each with its definition.
+"""What a task is like, in numbers: the factors that its slopes may depend on, each with definition, unit and source.
 
-Two published conclusions flip with an unstated definition (BioVFM-21M, Liu et al. 2025, arXiv:2505.09329, read off its figures):
-"#samples" counts all splits, and "#classes" counts the 14 labels of a multi-label task as 14 classes. Every factor
-with more than one reasonable coding is therefore here once per coding, under a name that says which.
+Two published conclusions flip with an unstated definition (BioVFM-21M, Liu et al. 2025, arXiv:2505.09329):
+"#samples" counts all splits, and "#classes" counts the 14 labels of a multi-label task as 14 classes. A factor with
+more than one reasonable coding is therefore registered once per coding, under a name that says which.
+
+To add a factor, write its function and append a `Factor` to FACTORS: tables, correlations, figures and documentation
+read that tuple.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,122 +27,218 @@ from orch_core.images.source import read_split
 SAMPLE = 2000  # images for compressibility: the median's relative standard error is then below 1%
 CLUSTERED = 5000  # images for the Davies-Bouldin index
 COMPONENTS = 50
+MULTI_LABEL = "multi-label: Davies-Bouldin index and class entropy need one class per image"
 
-WORDS: Mapping[str, str] = {
-    "n_train": "training images",
-    "n_total": "images in all splits",
-    "classes": "classes, a label of a multi-label task counting as one",
-    "classes_binary": "classes, a multi-label task counting as binary",
-    "gzip_rgb": "gzip bytes of the image as 3-channel RGB over raw bytes, median",
-    "gzip_native": "gzip bytes of the image with its own channels over raw bytes, median",
-    "gzip_bytes": "gzip bytes of the image with its own channels, median",
-    "dbi_pixels": "Davies-Bouldin index of the classes on raw pixels",
-    "dbi_pca50": "Davies-Bouldin index of the classes on 50 principal components of the pixels",
-    "entropy": "class entropy, nats",
-    "entropy_ratio": "class entropy over its maximum",
-    "headroom": "1 - AUC of the smallest model",
-}
-LABELS: Mapping[str, str] = {
-    "n_train": "#samples (train)",
-    "n_total": "#samples (all splits)",
-    "classes": "#classes (labels)",
-    "classes_binary": "#classes (binary)",
-    "gzip_rgb": "compressibility (RGB)",
-    "gzip_native": "compressibility (native)",
-    "gzip_bytes": "compressed bytes",
-    "dbi_pixels": "DBI (pixels)",
-    "dbi_pca50": "DBI (PCA-50)",
-    "entropy": "class entropy",
-    "entropy_ratio": "class entropy / max",
-    "headroom": "headroom",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class TaskImages:
+    """A task's images [n, h, w, c] (uint8) and labels [n, k] of all splits; the first `n_train` are for training.
+
+    Labels [n, 1] are classes; labels [n, k] are k binary labels (a multi-label task).
+    """
+
+    images: Images
+    labels: Labels
+    n_train: int
+
+    @property
+    def multi_label(self) -> bool:
+        """True where an image can have several labels."""
+        return bool(self.labels.shape[1] > 1)
+
+    @cached_property
+    def sample(self) -> Images:
+        """At most SAMPLE images, evenly spaced."""
+        return self.images[:: -(-len(self.images) // SAMPLE)]
+
+    @cached_property
+    def gzip_bytes(self) -> float:
+        """Median gzip bytes of an image with its own channels."""
+        return float(np.median([len(gzip.compress(image.tobytes())) for image in self.sample]))
+
+    @cached_property
+    def class_shares(self) -> NDArray[np.float64]:
+        """Share of the images in each class that occurs."""
+        return np.unique(self.labels, return_counts=True)[1] / len(self.labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Factors:
-    """Factors of one task; None where a factor is undefined, with the reason in `notes`. WORDS defines each."""
+class Factor:
+    """A property of a task that its slopes are correlated with.
 
-    task: str
-    n_train: int | None = None
-    n_total: int | None = None
-    classes: int | None = None
-    classes_binary: int | None = None
-    gzip_rgb: float | None = None
-    gzip_native: float | None = None
-    gzip_bytes: float | None = None
-    dbi_pixels: float | None = None
-    dbi_pca50: float | None = None
-    entropy: float | None = None
-    entropy_ratio: float | None = None
-    notes: str = ""
+    name: its column in tables; label: on axes and in tables; definition and unit: in words; source: where the
+    definition comes from; of: computes it from the task's images, None where it is undefined for the task (no function
+    where it is computed from scores); correlated: False where another factor holds the same information; drawn: True
+    where the report's scatter figure has a panel for it.
+    """
+
+    name: str
+    label: str
+    definition: str
+    unit: str
+    source: str
+    of: Callable[[TaskImages], float | None] | None
+    correlated: bool = True
+    drawn: bool = False
 
 
 def task_factors(tasks: Mapping[str, Path]) -> pl.DataFrame:
-    """The factors of every task, a row each, from its npz in MedMNIST's format (task name -> path)."""
-    types = {
-        field.name: pl.String if field.name in {"task", "notes"} else pl.Float64 for field in fields(Factors)
-    }
-    return pl.DataFrame([asdict(factors_of(task, path)) for task, path in tasks.items()], schema=types)
+    """The factors of every task (name -> npz in MedMNIST's format, or pack folder): a row each.
 
-
-def factors_of(task: str, path: Path) -> Factors:
-    """The factors of one task; a file that is gone or damaged gives no factors and a note that says so.
-
-    Labels [n, 1] are classes; labels [n, k] are k binary labels (multi-label): those have no Davies-Bouldin index,
-    which needs one class per image, and no class entropy.
+    Columns: task, every factor that is computed from images (Float64, null where undefined), notes. A file that is
+    missing or damaged gives null factors and a note with the reason.
     """
+    rows = [{"task": task, **factors_of(path)} for task, path in tasks.items()]
+    types = {
+        "task": pl.String,
+        **{factor.name: pl.Float64 for factor in FACTORS if factor.of},
+        "notes": pl.String,
+    }
+    return pl.DataFrame(rows, schema=types)
+
+
+def factors_of(path: Path) -> dict[str, float | str | None]:
+    """The factors of one task by name, and `notes`: why some or all are missing."""
     try:
         parts = [read_split(path, split) for split in SPLITS]
     except OrchError as error:
-        return Factors(task=task, notes=f"no factors: {error.message}")
-    images = np.concatenate([images for images, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts])
-    native, rgb = _compressed(images)
-    many = labels.shape[1] > 1
-    classes = labels.shape[1] if many else len(np.unique(labels))
-    entropy = None if many else _entropy(labels)
-    pixels, pca = (None, None) if many else _davies_bouldin(images, labels)
-    return Factors(
-        task=task,
+        return {"notes": f"factors cannot be computed: {error.message}"}
+    task = TaskImages(
+        images=np.concatenate([images for images, _ in parts]),
+        labels=np.concatenate([labels for _, labels in parts]),
         n_train=len(parts[0][0]),
-        n_total=len(images),
-        classes=classes,
-        classes_binary=2 if many else classes,
-        gzip_rgb=rgb,
-        gzip_native=native / images[0].size,
-        gzip_bytes=native,
-        dbi_pixels=pixels,
-        dbi_pca50=pca,
-        entropy=entropy,
-        entropy_ratio=entropy / np.log(classes) if entropy is not None and classes > 1 else None,
-        notes="multi-label: no Davies-Bouldin index, no class entropy" if many else "",
     )
+    values = {factor.name: factor.of(task) for factor in FACTORS if factor.of}
+    return {**values, "notes": MULTI_LABEL if task.multi_label else ""}
 
 
-def _compressed(images: Images) -> tuple[float, float]:
-    """Median gzip bytes with native channels, and median gzip ratio as RGB, of at most SAMPLE evenly spaced images."""
-    some = images[:: -(-len(images) // SAMPLE)]
-    native = [len(gzip.compress(image.tobytes())) for image in some]
-    colour = np.repeat(some, 3, axis=3) if some.shape[3] == 1 else some
-    rgb = native if colour is some else [len(gzip.compress(image.tobytes())) for image in colour]
-    return float(np.median(native)), float(np.median(rgb)) / colour[0].size
+def label_of(name: str) -> str:
+    """The label of a registered factor; a column of the user's is its own label."""
+    return BY_NAME[name].label if name in BY_NAME else name
 
 
-def _entropy(labels: Labels) -> float:
-    share = np.unique(labels, return_counts=True)[1] / len(labels)
-    return float(-(share * np.log(share)).sum())
+def in_order(names: Sequence[str]) -> list[str]:
+    """Names of factors in the order of FACTORS, then the others as they come."""
+    return [*(name for name in BY_NAME if name in names), *(name for name in names if name not in BY_NAME)]
 
 
-def _davies_bouldin(images: Images, labels: Labels) -> tuple[float | None, float | None]:
-    """Davies & Bouldin 1979 as in scikit-learn, on pixels in [0, 1] and on their leading principal components."""
+def varying_factors(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
+    """Those factors that differ between tasks, each coding once where two agree on every task."""
+    kept: list[str] = []
+    for name in names:
+        if name in table.columns and table[name].drop_nulls().n_unique() > 1:
+            same = any(table[name].cast(pl.Float64).equals(table[other].cast(pl.Float64)) for other in kept)
+            if not same:
+                kept.append(name)
+    return kept
+
+
+def _classes(task: TaskImages) -> float:
+    return int(task.labels.shape[1]) if task.multi_label else len(task.class_shares)
+
+
+def _gzip_rgb(task: TaskImages) -> float:
+    if task.sample.shape[3] != 1:
+        return _gzip_native(task)
+    rgb = np.repeat(task.sample, 3, axis=3)
+    return float(np.median([len(gzip.compress(image.tobytes())) for image in rgb])) / int(rgb[0].size)
+
+
+def _gzip_native(task: TaskImages) -> float:
+    return task.gzip_bytes / int(task.images[0].size)
+
+
+def _entropy(task: TaskImages) -> float | None:
+    shares = task.class_shares
+    return None if task.multi_label else float(-(shares * np.log(shares)).sum())
+
+
+def _entropy_ratio(task: TaskImages) -> float | None:
+    entropy = _entropy(task)
+    return None if entropy is None or len(task.class_shares) < 2 else entropy / float(np.log(_classes(task)))
+
+
+def _pixels(task: TaskImages) -> tuple[NDArray[np.floating], NDArray[np.int64]] | None:
+    """Pixels in [0, 1] (images x values) and classes of at most CLUSTERED images; None where there are no clusters."""
+    step = -(-len(task.images) // CLUSTERED)
+    classes = task.labels[::step, 0]
+    if task.multi_label or not 1 < len(np.unique(classes)) < len(classes):
+        return None
+    return task.images[::step].reshape(len(classes), -1) / np.float32(255), classes
+
+
+def _dbi_pixels(task: TaskImages) -> float | None:
+    from sklearn.metrics import davies_bouldin_score
+
+    found = _pixels(task)
+    return found and float(davies_bouldin_score(*found))
+
+
+def _dbi_pca50(task: TaskImages) -> float | None:
     from sklearn.decomposition import PCA
     from sklearn.metrics import davies_bouldin_score
 
-    step = -(-len(images) // CLUSTERED)
-    pixels: NDArray[np.floating] = images[::step].reshape(-1, images[0].size) / np.float32(255)
-    classes = labels[::step, 0]
-    if not 1 < len(np.unique(classes)) < len(classes):
-        return None, None
-    count = min(COMPONENTS, *pixels.shape)
-    reduced = PCA(count, svd_solver="randomized", random_state=0).fit_transform(pixels)
-    return float(davies_bouldin_score(pixels, classes)), float(davies_bouldin_score(reduced, classes))
+    if (found := _pixels(task)) is None:
+        return None
+    pixels, classes = found
+    components = PCA(min(COMPONENTS, *pixels.shape), svd_solver="randomized", random_state=0)
+    return float(davies_bouldin_score(components.fit_transform(pixels), classes))
+
+
+FACTORS = (
+    Factor(
+        name="n_train", label="#samples (train)", definition="images in the training split", unit="images",
+        source="MedMNIST's split", of=lambda task: task.n_train,
+    ),
+    Factor(
+        name="n_total", label="#samples (all splits)", definition="images in all splits", unit="images",
+        source="#samples of BioVFM-21M (arXiv:2505.09329)", of=lambda task: len(task.images), drawn=True,
+    ),
+    Factor(
+        name="classes", label="#classes (labels)", definition="classes; each label of a multi-label task counts as one",
+        unit="classes", source="#classes of BioVFM-21M (arXiv:2505.09329)", of=_classes, drawn=True,
+    ),
+    Factor(
+        name="classes_binary", label="#classes (binary)", definition="classes; a multi-label task counts as binary",
+        unit="classes", source="each label of a multi-label task is a binary task",
+        of=lambda task: 2 if task.multi_label else _classes(task), drawn=True,
+    ),
+    Factor(
+        name="gzip_rgb", label="compressibility (RGB)",
+        definition="gzip bytes over raw bytes of the image as 3-channel RGB, median over at most 2,000 images", unit="ratio",
+        source="compressibility of BioVFM-21M (arXiv:2505.09329)", of=_gzip_rgb, drawn=True,
+    ),
+    Factor(
+        name="gzip_native", label="compressibility (native)",
+        definition="gzip bytes over raw bytes of the image with its own channels, median over at most 2,000 images",
+        unit="ratio", source="the same without replicating the channel of grey images", of=_gzip_native,
+    ),
+    Factor(
+        name="gzip_bytes", label="compressed bytes",
+        definition="gzip bytes of the image with its own channels, median over at most 2,000 images", unit="bytes",
+        source="gzip_native times the image's raw bytes", of=lambda task: task.gzip_bytes, correlated=False,
+    ),
+    Factor(
+        name="dbi_pixels", label="DBI (pixels)",
+        definition="Davies-Bouldin index of the classes on raw pixels, at most 5,000 images", unit="none",
+        source="Davies and Bouldin 1979, as in scikit-learn", of=_dbi_pixels, drawn=True,
+    ),
+    Factor(
+        name="dbi_pca50", label="DBI (PCA-50)",
+        definition="Davies-Bouldin index of the classes on 50 principal components of the pixels, at most 5,000 images",
+        unit="none", source="Davies and Bouldin 1979, as in scikit-learn", of=_dbi_pca50,
+    ),
+    Factor(
+        name="entropy", label="class entropy", definition="entropy of the class shares", unit="nats",
+        source="Shannon 1948", of=_entropy,
+    ),
+    Factor(
+        name="entropy_ratio", label="class entropy / max", definition="entropy of the class shares over its maximum",
+        unit="ratio", source="Shannon 1948", of=_entropy_ratio, correlated=False,
+    ),
+    Factor(
+        name="headroom", label="headroom", definition="1 - AUC of the smallest encoder", unit="AUC",
+        source="computed from the scores, per algorithm", of=None, drawn=True,
+    ),
+)  # fmt: skip
+BY_NAME: Mapping[str, Factor] = {factor.name: factor for factor in FACTORS}

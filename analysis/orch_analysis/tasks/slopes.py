@@ -29,12 +29,13 @@ HELD: Mapping[str, tuple[str, ...]] = {
     "samples_seen": ("params_encoder", "images"),
     "flops_train": (),
 }
+TASK_KEYS = ("dataset", "task")  # columns of a table of points that say which task a point belongs to
 LEVELS = 3  # distinct values of an axis below which a slope is not a law
 VALUES: Mapping[str, str] = {
     "heldout_loss": "held-out pretraining loss",
     "auc": "AUC",
-    "error": "1 - AUC",
-    "error_ratio": "1 - AUC over the control's",
+    "error": "error (1 − AUC)",
+    "error_ratio": "error relative to control",
 }
 Z95 = 1.959964
 Draws = NDArray[np.float64]
@@ -66,6 +67,18 @@ class Slope:
     def differs(self) -> bool:
         """True where the interval excludes zero."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def falls(self) -> bool:
+        """True where the whole interval is below zero."""
+        return self.interval is not None and self.interval[1] < 0
+
+
+def group_labels(group: Mapping[str, str]) -> dict[str, str]:
+    """Algorithm, mix and task of a group of points; any other column of the group counts as the algorithm."""
+    task = " · ".join(group[key] for key in TASK_KEYS if key in group)
+    others = [value for key, value in group.items() if key not in {*TASK_KEYS, "mix"}]
+    return {"algorithm": " · ".join(others), "mix": group.get("mix", ""), "task": task}
 
 
 def pretraining_slopes(results: Results) -> list[Slope]:
@@ -198,7 +211,7 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
     ]  # untrained controls have none
     sound = pl.all_horizontal((pl.col(name).fill_null(0) > 0) for name in (value, axis, *others))
     usable = part.filter(sound)
-    if usable[axis].n_unique() < LEVELS or (axis == "samples_seen" and tied(usable)):
+    if usable[axis].n_unique() < LEVELS or same_axis(usable, axis):
         return []
     held = held_fixed(usable, axis, others)
     fit = partial_fit(part, sound, value=value, axis=axis, held=held, group=group)
@@ -209,6 +222,21 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
 def tied(table: pl.DataFrame) -> bool:
     """True where the number of images decides the samples seen: the two are then one axis, `images`."""
     return table.select("images", "samples_seen").unique().height == table["images"].n_unique()
+
+
+def same_axis(table: pl.DataFrame, axis: str) -> str:
+    """The earlier axis of AXES that `axis` repeats in this table ("" where there is none): one law, not two.
+
+    Two axes are the same when each value of one goes with a single value of the other, as training FLOPs do with
+    encoder sizes that all see as many samples. Samples seen repeat the number of images as soon as that decides them.
+    """
+    if axis == "samples_seen" and tied(table):
+        return "images"
+    for other in list(AXES)[: list(AXES).index(axis)]:
+        pairs = table.select(other, axis).unique().height
+        if pairs == table[other].n_unique() == table[axis].n_unique():
+            return other
+    return ""
 
 
 def held_fixed(table: pl.DataFrame, axis: str, others: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,153 @@
+"""The numbers of the report of a table of points: its slopes, along two axes where it has them, and task factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.fit import fit as fit_law
+from orch_analysis.fitting.usable import ROW, as_numbers, with_error_column
+from orch_analysis.tables.points_file import Points
+from orch_analysis.tasks import correlation
+from orch_analysis.tasks.factors import in_order, varying_factors
+from orch_analysis.tasks.slopes import TASK_KEYS, Slope, group_labels, slope_table
+from orch_core.errors import OrchError
+from orch_core.formatting import listed
+
+SCORES = ("auc", "accuracy")  # values with a ceiling of 1
+OTHER = {"params": "params_encoder", "params_encoder": "params"}  # the axis that a slope is compared with
+HEADROOM = "headroom"
+COLUMNS = ("weights", "stderr", "cluster")  # options that name a column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointsFindings:
+    """Every number of the report of a table of points.
+
+    frame: the rows that the fits used; axes: per x axis the fits' slopes, the axis asked for first; slopes: those of the
+    first axis as a table with their `group`; factors: columns group, task and `names`; correlations: of slopes and factors.
+    """
+
+    points: Points
+    frame: pl.DataFrame
+    fits: Sequence[Fit]
+    value: str
+    axes: Mapping[str, Sequence[Slope]]
+    slopes: pl.DataFrame
+    factors: pl.DataFrame
+    names: Sequence[str]
+    correlations: pl.DataFrame
+
+
+def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], seed: int) -> PointsFindings:
+    """Slopes along the axis asked for and its alternative, and their correlations with factors in the table.
+
+    wanted: names of the factors to use; without any, every numeric column with one value per task is a factor.
+    Raises OrchError for a wanted factor that the table does not have.
+    """
+    frame = _used(points.frame, fits)
+    first = _slopes(fits)
+    axes = {first[0].axis: first} if first else {}
+    if first and (other := OTHER.get(first[0].axis)) in frame.columns:
+        axes[str(other)] = _slopes([_refit(frame, row, str(other)) for row in first])
+    table = _grouped_slopes(first)
+    factors = _factors(frame, table, fits, wanted) if first and any(row.task for row in first) else table
+    names = varying_factors(
+        factors, [name for name in in_order(factors.columns) if name not in table.columns]
+    )
+    return PointsFindings(
+        points=points,
+        frame=frame,
+        fits=fits,
+        value=fits[0].value,
+        axes=axes,
+        slopes=table,
+        factors=factors,
+        names=names,
+        correlations=correlation.correlate_all(table, factors, names, seed=seed),
+    )
+
+
+def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
+    """The rows that the fits used, numbers where they read numbers, with the columns that they made."""
+    for fit in fits:
+        if "ceiling" in fit.settings:
+            frame = with_error_column(frame, str(fit.settings["metric"]), float(str(fit.settings["ceiling"])))
+    if ROW in frame.columns:
+        left_out = sorted({item.row for fit in fits for item in fit.dropped})
+        frame = frame.filter(~pl.col(ROW).is_in(left_out)).drop(ROW)
+    read = {str(name) for fit in fits for name in (fit.value, *fit.x.values())} & set(frame.columns)
+    return frame.with_columns(pl.Series(name, as_numbers(frame, name)) for name in sorted(read))
+
+
+def _factors(
+    frame: pl.DataFrame, slopes: pl.DataFrame, fits: Sequence[Fit], wanted: Sequence[str]
+) -> pl.DataFrame:
+    """Per group and task of the slopes, the factor columns of the table, and headroom for a score out of 1."""
+    keys = [key for key in TASK_KEYS if key in fits[0].group and key in frame.columns]
+    tasks = frame.with_columns(task=pl.concat_str(pl.col(keys).cast(pl.String), separator=" · "))
+    names = factor_columns(tasks, fits)
+    headroom = _headroom(tasks, fits[0])
+    available = [*names, *([HEADROOM] if headroom is not None else [])]
+    unknown = [name for name in wanted if name not in available]
+    if unknown:
+        message = f"{unknown[0]!r} is not a factor: it must be a numeric column with one value per task"
+        raise OrchError(message, hint=f"factors of this table: {listed(available) or 'none'}")
+    chosen = list(wanted) or available
+    per_task = tasks.group_by("task", maintain_order=True).agg(
+        pl.col(name).drop_nulls().first() for name in names if name in chosen
+    )
+    found = slopes.select("group", "algorithm", "mix", "task").join(per_task, on="task", how="left")
+    if headroom is None or HEADROOM not in chosen:
+        return found
+    return found.join(headroom, on=[key for key in headroom.columns if key != HEADROOM], how="left")
+
+
+def factor_columns(tasks: pl.DataFrame, fits: Sequence[Fit]) -> list[str]:
+    """Numeric columns with one value per `task` that differ between tasks and that no fit reads."""
+    read = {str(name) for fit in fits for name in (fit.value, *fit.x.values(), *fit.group)}
+    read |= {str(fit.settings[name]) for fit in fits for name in COLUMNS if fit.settings.get(name)}
+    read |= {str(fit.settings.get("metric", "")) for fit in fits}
+    numeric = [
+        name for name, kind in tasks.schema.items() if kind.is_numeric() and name not in {*read, "task", ROW}
+    ]
+    counts = tasks.group_by("task").agg(pl.col(name).drop_nulls().n_unique() for name in numeric)
+    return [name for name in numeric if counts[name].max() == 1 and tasks[name].drop_nulls().n_unique() > 1]
+
+
+def _headroom(tasks: pl.DataFrame, fit: Fit) -> pl.DataFrame | None:
+    """1 - the score of the smallest scale, per algorithm, mix and task; None unless the value is a score out of 1."""
+    axis, value = str(next(iter(fit.x.values()))), fit.value
+    if value not in SCORES or not (tasks[value].min() > 0 and tasks[value].max() <= 1):  # type: ignore[operator]
+        return None
+    keys = ["task", *(key for key in ("algorithm", "mix") if key in fit.group and key in tasks.columns)]
+    return tasks.sort(axis).group_by(keys, maintain_order=True).agg(headroom=1 - pl.col(value).first())
+
+
+def _grouped_slopes(rows: Sequence[Slope]) -> pl.DataFrame:
+    """Slopes with the group that correlations are taken in: algorithm and mix."""
+    mix = pl.when(pl.col("mix") != "").then(pl.concat_str(pl.lit(" · "), "mix")).otherwise(pl.lit(""))
+    known = slope_table(rows).filter(pl.col("slope").is_not_null())
+    return known.with_columns(group=pl.concat_str("algorithm", mix))
+
+
+def _slopes(fits: Sequence[Fit]) -> list[Slope]:
+    """The power laws among the fits as slopes; their column is the axis."""
+    return [
+        Slope(
+            **group_labels(fit.group), value=fit.value, axis=str(next(iter(fit.x.values()))), held=(), fit=fit
+        )
+        for fit in fits
+        if fit.law.name == "power" and len(fit.x) == 1
+    ]
+
+
+def _refit(frame: pl.DataFrame, row: Slope, axis: str) -> Fit:
+    group = row.fit.group
+    part = frame.filter(
+        *(pl.col(key).cast(pl.String) == value for key, value in group.items() if key in frame.columns)
+    )
+    return fit_law("power", part, value=row.value, x={axis: axis}, group=group)

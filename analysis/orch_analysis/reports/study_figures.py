@@ -1,0 +1,206 @@
+"""The figures of a study's report. Captions carry n and the meaning of every bar and band."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from orch_analysis.reports.page_figures import PageFigure, factor_correlations, factor_scatter
+from orch_analysis.reports.study_findings import StudyFindings
+from orch_analysis.tables.study_tables import CONTROLS
+from orch_core.formatting import count, plural
+
+if TYPE_CHECKING:
+    from orch_analysis.figures import Figure
+
+MIXES = 3  # mixes that a panel of scores can show
+ROWS = 6  # algorithm-mix rows of the loss figure
+
+
+def _loss(found: StudyFindings) -> Figure | None:
+    rows = [row for row in found.loss if row.fit.estimates]
+    main = [row for row in rows if found.mixes.get(row.algorithm) == row.mix]
+    chosen = rows if len({(row.algorithm, row.mix) for row in rows}) <= ROWS else main
+    if not chosen:
+        return None
+    from orch_analysis.figures import training_plots
+
+    return training_plots.loss_figure(found.results.pretraining, chosen)
+
+
+def _joint(found: StudyFindings) -> Figure | None:
+    fits = [fit for fit in found.joint if fit.estimates]
+    if not fits:
+        return None
+    from orch_analysis.figures import point_plots
+
+    return point_plots.joint_figure(found.results.pretraining, fits, value="heldout_loss")
+
+
+def _main_curves(found: StudyFindings) -> pl.DataFrame:
+    main = pl.col("mix").eq(pl.col("algorithm").replace_strict(found.mixes, default=""))
+    return found.curves.filter(main, pl.col("heldout_loss").is_not_null(), pl.col("flops_spent") > 0)
+
+
+def _curves(found: StudyFindings) -> Figure | None:
+    table = _main_curves(found)
+    if table.is_empty():
+        return None
+    from orch_analysis.figures import training_plots
+
+    return training_plots.curves_figure(table)
+
+
+def _curves_caption(found: StudyFindings) -> str:
+    mixes = ", ".join(f"{algorithm} on {mix}" for algorithm, mix in found.mixes.items())
+    return (
+        f"{plural(_main_curves(found)['cell'].n_unique(), 'run')} ({mixes}), one line each; darker lines are larger encoders. "
+        "Dashed: the lowest loss that any run reached with as many FLOPs or fewer."
+    )
+
+
+def _few_mixes(found: StudyFindings) -> pl.DataFrame:
+    """All scores, or those of each algorithm's main mix where more mixes would cover each other."""
+    trained = ~pl.col("algorithm").is_in(CONTROLS)
+    if found.scored.filter(trained)["mix"].n_unique() <= MIXES:
+        return found.scored
+    return found.scored.filter(
+        ~trained | pl.col("mix").eq(pl.col("algorithm").replace_strict(found.mixes, default=""))
+    )
+
+
+def _scores(found: StudyFindings, axis: str) -> Figure | None:
+    """Scores along an axis; along another axis than size only where its values differ and are not tied to another's."""
+    varies = found.scored.filter(pl.col(axis) > 0)[axis].n_unique() > 1 and axis not in found.tied
+    if found.scored.is_empty() or not (varies or axis == "params_encoder"):
+        return None
+    from orch_analysis.figures import task_plots
+
+    return task_plots.score_figure(_few_mixes(found), axis)
+
+
+def _gain(found: StudyFindings) -> Figure | None:
+    if found.scored.filter(pl.col("gain").is_not_null(), ~pl.col("algorithm").is_in(CONTROLS)).is_empty():
+        return None
+    from orch_analysis.figures import task_plots
+
+    return task_plots.gain_figure(_few_mixes(found))
+
+
+def _mixes(found: StudyFindings) -> Figure | None:
+    if found.mixed.is_empty():
+        return None
+    from orch_analysis.figures import task_plots
+
+    return task_plots.mix_figure(found.mixed)
+
+
+def _forest(found: StudyFindings) -> Figure | None:
+    wanted = {
+        "error, along size": ("error", "params_encoder"),
+        "relative error, along size": ("error_ratio", "params_encoder"),
+        "error, along images": ("error", "images"),
+        "error, along samples": ("error", "samples_seen"),
+    }
+    main = [
+        row for row in found.probes if row.mix in {"", found.mixes.get(row.algorithm)} and row.fit.estimates
+    ]
+    panels = {title: [row for row in main if (row.value, row.axis) == key] for title, key in wanted.items()}
+    panels = {title: rows for title, rows in panels.items() if rows}
+    if not panels:
+        return None
+    from orch_analysis.figures import task_plots
+
+    return task_plots.forest_figure(panels)
+
+
+def _coverage(found: StudyFindings) -> Figure:
+    from orch_analysis.figures import coverage
+
+    return coverage.coverage_figure(found.cells)
+
+
+def _factor_scatter(found: StudyFindings) -> Figure | None:
+    correlations = found.correlations["auc"]
+    return factor_scatter(found.main_slopes("auc"), found.grouped, correlations, found.factor_names, "AUC")
+
+
+SCORES = (
+    "Bars: 95% bootstrap intervals over test images. Thick lines: the largest value of what is not on the axis; thin lines: "
+    "smaller {other}. Grey: the untrained encoder of {size}; dotted: a probe of the raw pixels. Series are shifted "
+    "sideways a little; each panel has its own AUC axis."
+)
+TASKS = "tasks"
+FIGURES: tuple[PageFigure[StudyFindings], ...] = (
+    PageFigure(
+        name="loss", section="pretraining", title="Held-out loss against encoder size, data and compute.", draw=_loss,
+        caption="Each point is a run. Thick lines are the fitted power laws at the geometric mean of the other quantities, "
+        "bands their 95% intervals. Both axes are logarithmic; losses of different rows cannot be compared.",
+        alt="Held-out loss along each axis, one row of panels per algorithm and mix, with fitted laws.",
+    ),
+    PageFigure(
+        name="joint", section="pretraining", title="Joint laws of encoder size and data.", draw=_joint,
+        caption="Each point is a run; curves are the fitted joint law at the values in the legend.",
+        alt="Held-out loss against encoder parameters with curves of the joint law.",
+    ),
+    PageFigure(
+        name="curves", section="pretraining", title="Training curves and their envelope.", draw=_curves,
+        caption=_curves_caption, alt="Held-out loss during training against the FLOPs spent, a line per run.",
+    ),
+    PageFigure(
+        name="scores", section=TASKS, title="Test AUC against encoder size.",
+        caption=SCORES.format(other="numbers of images", size="the same size"),
+        draw=lambda found: _scores(found, "params_encoder"),
+        alt="AUC against encoder parameters, one panel per task.",
+    ),
+    PageFigure(
+        name="scores-images", section=TASKS, title="Test AUC against pretraining images.",
+        caption=SCORES.format(other="encoders", size="the largest size"), draw=lambda found: _scores(found, "images"),
+        alt="AUC against pretraining images, one panel per task.",
+    ),
+    PageFigure(
+        name="scores-samples", section=TASKS, title="Test AUC against samples seen.",
+        caption=SCORES.format(other="encoders", size="the largest size"), draw=lambda found: _scores(found, "samples_seen"),
+        alt="AUC against samples seen in pretraining, one panel per task.",
+    ),
+    PageFigure(
+        name="gain", section=TASKS, title="Gain in test AUC over an untrained encoder of the same size.", draw=_gain,
+        caption="At the largest number of images of each mix. Bars: 95% intervals, paired over the test images. At zero, "
+        "pretraining has no effect. Each panel has its own axis.",
+        alt="Gain in AUC over the untrained control against encoder parameters, one panel per task.",
+    ),
+    PageFigure(
+        name="mixes", section=TASKS, title="Test AUC of each pretraining mix.", draw=_mixes,
+        caption=lambda found: f"{found.mixed['model'][0]} on {count(found.mixed['images'][0])} images of each mix, the largest "
+        "pair that every mix shown was run with. Bars: 95% bootstrap intervals over test images; dashed: the untrained "
+        "encoder of the same size.",
+        alt="Test AUC per task and pretraining mix, with intervals.",
+    ),
+    PageFigure(
+        name="slopes", section="slopes", title="Slopes of the tasks, sorted.", draw=_forest,
+        caption="Exponents of the error (1 − AUC) with 95% t intervals; filled if the interval excludes zero; negative is "
+        "better. Relative error: divided by the error of the untrained encoder of the same size, which removes the effect of "
+        "size alone. An interval much wider than the others is cut at the panel's edge.",
+        alt="Forest plot of the slopes of every task with intervals.",
+    ),
+    PageFigure(
+        name="factors", section="factors", title="Slope of AUC in encoder size against each task factor.",
+        caption=lambda found: f"{plural(max(found.correlations['auc']['n']), 'task')}; pale bars: 95% intervals of the "
+        "slopes, cut at the panel's edge if they are much wider than the spread of the slopes.",
+        draw=_factor_scatter, alt="Scatter of slopes against task factors, tasks named.",
+    ),
+    PageFigure(
+        name="correlations", section="factors", title="Correlations of the slopes of AUC with task factors.",
+        caption=lambda found: f"Pearson's r over {plural(max(found.correlations['auc']['n']), 'task')} with Fisher's 95% "
+        "interval, not corrected for the number of tests; filled if the interval excludes zero.",
+        draw=lambda found: factor_correlations(found.correlations["auc"]),
+        alt="Correlation of slopes with each factor, with intervals.",
+    ),
+    PageFigure(
+        name="coverage", section="grid", title="The grid and its cost.", draw=_coverage,
+        caption="Device time of each cell, pretraining and probes, summed over seeds. A cross with a number counts cells that "
+        "are not finished; an empty square is not in the grid.",
+        alt="Heat map of the grid's cells with the time each took.",
+    ),
+)  # fmt: skip
