@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -95,12 +95,11 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a number, as canonical JSON values; labels and places left out."""
-        model = self.model
         return {
-            "model": model and [model.width, model.depth, model.heads, model.mlp_ratio],
+            "model": identity_of_model(self.model),
             "recipe": self.recipe,
             "overrides": dict(self.overrides),
-            "data": [[portion.fingerprint, portion.images] for portion in self.data],
+            "data": identity_of_data(self.data),
             "resolution": self.resolution,
             "patch": self.patch,
             "channels": self.channels,
@@ -114,6 +113,16 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """The cell as written to `cell.json`, its id included."""
         return {"id": self.id, **asdict(self)}
+
+
+def identity_of_model(model: Model | None) -> list[float] | None:
+    """What identifies an encoder: its shape, without its name; None for a control without one."""
+    return [model.width, model.depth, model.heads, model.mlp_ratio] if model else None
+
+
+def identity_of_data(data: Sequence[SourceSubset]) -> list[list[str | int]]:
+    """What identifies the images of a cell: fingerprints and counts, without names and places."""
+    return [[subset.fingerprint, subset.images] for subset in data]
 
 
 def cell_from_json(document: Mapping[str, Any]) -> Cell:

@@ -10,13 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
 VERSION = 1  # of the canonical form: raising it gives every cell a new id
-LANE = 1 << 64
+Hashes = NDArray[np.uint64]
+
+_LANE = 1 << 64
 
 
 def canonical(value: object) -> str:
@@ -43,19 +51,37 @@ def _stable(value: object) -> Json:
     raise TypeError(msg)
 
 
-def lanes(field: str, value: object) -> tuple[int, int]:
-    """Two 64-bit halves of blake2b over one field, to be added over all fields modulo 2^64."""
+def digest(fields: Mapping[str, object]) -> str:
+    """The id of a set of fields: 32 hexadecimal digits, independent of their order."""
+    halves = [_hash(field, value) for field, value in fields.items()]
+    high, low = (sum(half) % _LANE for half in zip(*halves, strict=True)) if halves else (0, 0)
+    return f"{high:016x}{low:016x}"
+
+
+def field_hashes(field: str, values: Sequence[object]) -> Hashes:
+    """The hash of every value of one field, shape (values, 2). A cell's id is the sum of those of its fields."""
+    return np.array([_hash(field, value) for value in values], dtype=np.uint64).reshape(-1, 2)
+
+
+def join_ids(hashes: Hashes) -> pl.Series:
+    """Ids of summed hashes, shape (cells, 2), as 32 hexadecimal digits each: what `digest` gives of their fields."""
+    import polars as pl
+
+    text = np.frombuffer(hashes.astype(">u8").tobytes().hex().encode(), dtype="S32")
+    return pl.Series("id", text, dtype=pl.Binary).cast(pl.String)
+
+
+def split_ids(ids: pl.Series) -> Hashes:
+    """Both 64-bit halves of ids, shape (cells, 2): the inverse of `join_ids`."""
+    import polars as pl
+
+    halves = (ids.str.slice(start, 16).str.decode("hex") for start in (0, 16))
+    numbers = [half.bin.reinterpret(dtype=pl.UInt64, endianness="big").to_numpy() for half in halves]
+    return np.stack(numbers, axis=1)
+
+
+def _hash(field: str, value: object) -> tuple[int, int]:
+    """Two 64-bit halves of blake2b over one field; they are added over all fields modulo 2^64."""
     text = f"{VERSION}|{field}|{canonical(value)}".encode()
     digest = hashlib.blake2b(text, digest_size=16).digest()
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-
-
-def join_lanes(high: int, low: int) -> str:
-    """The id as 32 hexadecimal digits."""
-    return f"{high % LANE:016x}{low % LANE:016x}"
-
-
-def digest(fields: Mapping[str, object]) -> str:
-    """The id of a set of fields: 32 hexadecimal digits, independent of their order."""
-    halves = [lanes(field, value) for field, value in fields.items()]
-    return join_lanes(sum(high for high, _ in halves), sum(low for _, low in halves))

@@ -93,7 +93,7 @@ def against_itself(frame, folder: Path, seeds: int) -> dict[str, float]:
 
 def one_at_a_time(frame) -> dict[str, float]:
     from orch_core.cost import price
-    from orch_core.grid.cells import cell_of
+    from orch_core.grid.columns import cell_of
 
     rows = frame.sample(2000, seed=0).to_dicts()
     began = time.perf_counter()

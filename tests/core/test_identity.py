@@ -3,12 +3,14 @@
 import hashlib
 import json
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_core.cell import Cell, Model, SourceSubset, cell_from_json
-from orch_core.identity import canonical, digest
+from orch_core.grid.columns import COLUMNS, cell_of, identify, row_of
+from orch_core.identity import canonical, digest, join_ids
 
 values = st.recursive(
     st.none()
@@ -110,3 +112,13 @@ def test_labels_and_places_change_no_id(change):
 )
 def test_what_can_change_a_number_changes_the_id(change):
     assert with_fields(**change).id != CELL.id
+
+
+def test_the_columns_of_a_plan_identify_a_cell_by_the_same_fields_and_the_same_sum():
+    assert {column.field for column in COLUMNS if column.field} == set(CELL.identity())
+    control = with_fields(
+        model=None, recipe="pixels@1", overrides=[], data=[], samples_seen=0, batch=0, images=0
+    )
+    frame = pl.DataFrame([row_of(cell) for cell in (CELL, control, CELL)])
+    assert [cell_of(row) for row in frame.iter_rows(named=True)] == [CELL, control, CELL]
+    assert join_ids(identify(frame)).to_list() == [CELL.id, control.id, CELL.id]

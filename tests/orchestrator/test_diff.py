@@ -11,8 +11,9 @@ from orch.planning.diff import LABELS, diff
 from orch.planning.draft import make_plan
 from orch.planning.planner import PlanOptions, plan_grid
 from orch_core.errors import OrchError
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.study.plan import open_plan
 
 GRID = """\

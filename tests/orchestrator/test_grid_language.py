@@ -14,8 +14,9 @@ from orch.planning.summary import summary
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError, OrchError
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.grid.expression import AXES
 from orch_core.grid.language import Grid
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from orch.planning.draft import draft
 from orch_core.errors import GridError, OrchError
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.yaml import load_yaml
 
 GOOD: dict[str, Any] = {

@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orch.planning.draft import draft
-from orch_core.grid.cells import cell_of, enumerate_cells, halves_of
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
+from orch_core.identity import split_ids
 
 GRID = """\
 study: identity
@@ -139,7 +141,7 @@ def test_the_column_and_the_cell_agree_on_every_id_of_random_grids(
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), min_size=1))
 def test_halves_are_the_inverse_of_hexadecimal_digits(pairs):
     ids = pl.Series([f"{high:016x}{low:016x}" for high, low in pairs])
-    high, low = halves_of(ids)
+    high, low = split_ids(ids).T
     assert list(zip(high.tolist(), low.tolist(), strict=True)) == pairs
 
 

@@ -10,8 +10,9 @@ from orch.planning.diff import diff
 from orch.planning.draft import make_plan
 from orch.planning.summary import summary
 from orch_core.cost import price
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.study.plan import read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish

@@ -15,8 +15,9 @@ from orch.planning.summary import summary
 from orch.studies import find_study
 from orch_core.cost import price
 from orch_core.errors import OrchError
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.images.npz import pretraining_order
 from orch_core.study.plan import read_plan
 from orch_core.study.record import Record

@@ -16,7 +16,7 @@ from orch_analysis.design import expected as design
 from orch_analysis.design import next_cells
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
-from orch_core.grid.cells import cell_of
+from orch_core.grid.columns import cell_of
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
 from orch_core.study.record import Record

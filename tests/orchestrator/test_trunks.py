@@ -11,8 +11,9 @@ from orch.budget import Limits, assess
 from orch.planning.draft import make_plan
 from orch.planning.summary import summary
 from orch_core.errors import GridError
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.recipes import constants, trunk
 from orch_core.recipes.base import branch_step
 from orch_core.study.plan import hours_left

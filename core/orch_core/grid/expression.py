@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from orch_core.errors import OrchError
+from orch_core.grid.columns import COLUMNS, TEXT
 from orch_core.yaml import did_you_mean
 
-AXES = (
-    "model", "width", "depth", "heads", "params", "algorithm", "recipe", "images", "mix", "seed",
-    "resolution", "patch", "samples_seen", "epochs", "steps", "flops",
-)  # fmt: skip
-TEXTS = ("model", "algorithm", "recipe", "mix")  # the axes that are texts; the others are numbers
+AXES = tuple(column.axis for column in COLUMNS if column.axis)
+TEXTS = frozenset(column.axis for column in COLUMNS if column.dtype == TEXT)  # the other axes are numbers
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,

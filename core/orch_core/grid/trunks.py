@@ -7,28 +7,31 @@ arXiv:2405.18392, section 4). What a trunk is, `orch_core.recipes.trunk` says ce
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import polars as pl
 
+from orch_core.cell import Override
 from orch_core.grid.axes import Block, refuse
 from orch_core.grid.check import CheckedGrid
+from orch_core.grid.columns import COLUMNS, overrides_of
 from orch_core.grid.language import LENGTHS
-from orch_core.identity import LANE, lanes
 from orch_core.recipes.base import branch_step
 
+# what cells of one trunk have in common, beside the overrides other than the cool-down
+SHARED = tuple(
+    column.name for column in COLUMNS if column.field and column.name not in {"samples_seen", "overrides"}
+)
 
-def schedule_of(overrides: str) -> tuple[float, int]:
-    """Share of the cool-down and samples of warm-up in a cell's `overrides` (JSON); 0 where they are not set."""
-    given: dict[str, Any] = dict(json.loads(overrides))
+
+def schedule_of(overrides: tuple[Override, ...]) -> tuple[float, int]:
+    """Share of the cool-down and samples of warm-up in a cell's overrides; 0 where they are not set."""
+    given = dict(overrides)
     return float(given.get("cooldown", 0.0)), int(given.get("warmup_samples", 0))
 
 
 def refuse_short(checked: CheckedGrid, block: Block, frame: pl.DataFrame) -> None:
     """Raise GridError, at its place, for a run that ends before warm-up and cool-down have room in it."""
     for overrides in frame["overrides"].unique():
-        cooldown, warmup = schedule_of(overrides)
+        cooldown, warmup = schedule_of(overrides_of(overrides))
         runs = frame.filter((pl.col("overrides") == overrides) & (pl.col("samples_seen") > 0))["samples_seen"]
         shortest = runs.min() if runs.len() else None
         if isinstance(shortest, int) and warmup and warmup >= (1 - cooldown) * shortest:
@@ -44,45 +47,35 @@ def with_trunks(frame: pl.DataFrame) -> pl.DataFrame:
     """Add `samples_paid`, the samples a cell has to train on, and `continues`, the id of the cell it goes on from.
 
     Without a shared trunk a cell pays all it sees, and `continues` is null. Within a trunk rows come in the order in
-    which they branch off. The frame has `id`, and the first half of it as `_high`.
+    which they branch off.
     """
     frame = frame.with_columns(samples_paid=pl.col("samples_seen"), continues=pl.lit(None, pl.String))
-    shared = [overrides for overrides in frame["overrides"].unique() if all(schedule_of(overrides))]
+    shared = [text for text in frame["overrides"].unique() if all(schedule_of(overrides_of(text)))]
     if not shared:
         return frame
     frame = frame.with_row_index("_place")
     sharing = pl.col("overrides").cast(pl.String).is_in(shared)
     cells = with_branches(frame.filter(sharing))
-    trunk = cells["_high"].to_numpy() - cells["_own"].to_numpy()
-    cells = cells.with_columns(_trunk=pl.Series(trunk, dtype=pl.UInt64))
-    cells = cells.sort("_trunk", "_branch", "samples_seen").with_columns(
-        samples_paid=pl.col("samples_seen") - pl.col("_branch").shift(1).over("_trunk").fill_null(0),
+    others = {text: str([one for one in overrides_of(text) if one[0] != "cooldown"]) for text in shared}
+    rest = pl.col("overrides").cast(pl.String).replace_strict(others)
+    trunk = cells.select(*SHARED, rest).hash_rows()
+    cells = cells.with_columns(trunk.alias("_trunk")).sort("_trunk", "branch", "samples_seen")
+    cells = cells.with_columns(
+        samples_paid=pl.col("samples_seen") - pl.col("branch").shift(1).over("_trunk").fill_null(0),
         continues=pl.col("id").shift(1).over("_trunk"),
         _place=pl.col("_place").sort().over("_trunk"),
     )
-    whole = pl.concat([frame.filter(~sharing), cells.drop("_trunk", "_branch", "_own")])
+    whole = pl.concat([frame.filter(~sharing), cells.drop("_trunk", "branch")])
     return whole.sort("_place").drop("_place")
 
 
 def with_branches(cells: pl.DataFrame) -> pl.DataFrame:
-    """Add `_branch`, the samples that cells of other lengths share, and `_own`, half of the hash of what they do not.
-
-    Ids are sums of hashes of their fields (`orch_core.identity`): an id less `_own` is the trunk's. Both are 0 for cells
-    that share nothing.
-    """
-    kinds = cells.select("overrides", "samples_seen", "batch").unique()
-    branches, own = [], []
-    for overrides, samples, batch in kinds.iter_rows():
-        if not all(schedule_of(overrides)):
-            branches.append(0)
-            own.append(0)
-            continue
-        given = dict(json.loads(overrides))
-        branches.append(batch * branch_step(samples // batch, given))
-        rest = {name: value for name, value in given.items() if name != "cooldown"}
-        half = lanes("samples_seen", samples)[0] + lanes("overrides", given)[0] - lanes("overrides", rest)[0]
-        own.append(half % LANE)
-    found = kinds.with_columns(
-        _branch=pl.Series(branches, dtype=pl.Int64), _own=pl.Series(own, dtype=pl.UInt64)
-    )
+    """Add `branch`, the samples that a cell shares with cells of other lengths: 0 for one that shares nothing."""
+    runs = cells.select("overrides", "samples_seen", "batch").unique()
+    branches = []
+    for text, samples, batch in runs.iter_rows():
+        given = overrides_of(text)
+        shares = all(schedule_of(given))
+        branches.append(batch * branch_step(samples // batch, dict(given)) if shares else 0)
+    found = runs.with_columns(branch=pl.Series(branches, dtype=pl.Int64))
     return cells.join(found, on=["overrides", "samples_seen", "batch"], how="left", maintain_order="left")

@@ -19,9 +19,9 @@ import polars as pl
 from orch_core.cell import Job, Probe, probe_from_json
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
-from orch_core.grid.cells import cell_of, halves_of
+from orch_core.grid.columns import cell_of
 from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass
-from orch_core.identity import digest
+from orch_core.identity import digest, split_ids
 from orch_core.study.folder import Study, open_study
 from orch_core.study.holdings import with_state
 
@@ -60,7 +60,7 @@ class Plan:
         """Identity of the plan: of its set of cells and its probes, not of their order or state."""
         sums = np.zeros(2, dtype=np.uint64)
         for part in self.frame.select("id").iter_slices(500_000):
-            sums += np.array([half.sum() for half in halves_of(part["id"])], dtype=np.uint64)
+            sums += split_ids(part["id"]).sum(axis=0, dtype=np.uint64)
         cells = [self.frame.height, *map(int, sums)]
         return digest({"cells": cells, "probes": [probe.id for probe in self.probes]})
 

@@ -15,7 +15,7 @@ from orch.launching.waiting import Summary
 from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
-from orch_core.grid.cells import holds
+from orch_core.grid.cells import rule_mask
 from orch_core.grid.expression import axes_of
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
@@ -71,7 +71,7 @@ def _meant(study: Study, plan: Plan, word: str) -> list[str]:
     if not any(operator in word for operator in OPERATORS):
         return [operations.find_cell(study, word)]
     axes_of(word)
-    found: list[str] = plan.frame.filter(holds(word))["id"].to_list()
+    found: list[str] = plan.frame.filter(rule_mask(word))["id"].to_list()
     if not found:
         message = f"no cell of the plan is meant by {word!r}"
         raise OrchError(message, hint="quote values: mix == 'ct'; `orch map` shows the axes")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from orch_core.cell import identity_of_data
+from orch_core.grid.columns import COLUMNS, data_of
+
 Places = NDArray[np.intp]
 
 LABELS = ("algorithm", "model", "mix", "images", "seed", "resolution", "patch")
-FIELDS = (
-    "recipe", "width", "depth", "heads", "mlp_ratio", "overrides", "samples_seen", "batch", "precision", "channels",
-    "subset_seed", "data",
-)  # fmt: skip
+FIELDS = tuple(column.name for column in COLUMNS if column.field and column.name not in LABELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +122,7 @@ def _reason(field: str) -> pl.Expr:
 
 
 def _identities(texts: pl.Series) -> pl.Series:
-    """Portions by what identifies them, fingerprints and counts, without names and places."""
+    """Data by what identifies them, fingerprints and counts, without names and places."""
     distinct = texts.unique()
-    plain = [
-        json.dumps([[portion["fingerprint"], portion["images"]] for portion in json.loads(text)])
-        for text in distinct
-    ]
+    plain = [str(identity_of_data(data_of(text))) for text in distinct]
     return texts.replace_strict(distinct, pl.Series(plain, dtype=pl.String), return_dtype=pl.String)

@@ -13,7 +13,8 @@ from orch.planning.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
 from orch_core.cost import memory_bytes, micro_batch
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
-from orch_core.grid.cells import cell_of, holds
+from orch_core.grid.cells import rule_mask
+from orch_core.grid.columns import COLUMNS, cell_of
 from orch_core.grid.resources import DEFAULT, Cluster
 from orch_core.yaml import did_you_mean
 
@@ -22,6 +23,12 @@ USABLE = (
 )
 # FLOPs of fitting a probe, for a training image, class and unit of width: .3 us of a core, measured (`orch calibrate`)
 SOLVER_FLOPS = 1e4
+# what the memory of a cell depends on: all that identifies it but its data, its length and its seeds
+PRICED = tuple(
+    column.name
+    for column in COLUMNS
+    if column.field and column.field not in {"data", "samples_seen", "seed", "subset_seed"}
+)
 FLOPS_PAID = pl.col("samples_paid") * pl.col(
     "flops_train_image"
 )  # what a cell has to train, its share of a trunk alone
@@ -69,9 +76,9 @@ def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
     """Add `micro_batch` and `checkpointing` that fit a device's memory (`cost.micro_batch`), 0 where not even one image does.
 
     `memory_bytes` becomes the peak with them on each of the cell's devices, which share the batch; where nothing fits,
-    the least there is. Controls, which train nothing, have 0 too. `kind` is gone.
+    the least there is. Controls, which train nothing, have 0 too.
     """
-    key = frame.select(pl.col("kind") ^ pl.col("devices").hash()).to_series()
+    key = frame.select(*PRICED, "devices").hash_rows()
     firsts = key.arg_unique()
     rows = frame[firsts]
     found = [_fitted(row, USABLE * device.memory_bytes) for row in rows.iter_rows(named=True)]
@@ -79,7 +86,7 @@ def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
     table = pl.DataFrame(found, schema=names, orient="row")
     # looked up, not joined: a join would copy every other column
     place = key.replace_strict(key[firsts], pl.Series(range(rows.height), dtype=pl.UInt32))
-    return frame.drop("kind").with_columns(table[name].gather(place) for name in names)
+    return frame.with_columns(table[name].gather(place) for name in names)
 
 
 def _fitted(row: Mapping[str, Any], room: float) -> tuple[int, bool, float]:
@@ -101,7 +108,7 @@ def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
     classes = cluster.resource_classes()
     found, devices = pl.lit(DEFAULT), pl.lit(classes[DEFAULT].devices, pl.Float64)
     for entry in reversed(cluster.classes):
-        inside, own = holds(entry.when), pl.lit(classes[entry.name].devices, pl.Float64)
+        inside, own = rule_mask(entry.when), pl.lit(classes[entry.name].devices, pl.Float64)
         found = pl.when(inside).then(pl.lit(entry.name)).otherwise(found)
         devices = pl.when(inside).then(own).otherwise(devices)
     return frame.with_columns(size_class=found.cast(pl.Categorical), devices=devices)

@@ -28,8 +28,9 @@ from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.cost import Cost, price
 from orch_core.device import DEVICES
 from orch_core.formatting import quantity
-from orch_core.grid.cells import cell_of, enumerate_cells
+from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
+from orch_core.grid.columns import cell_of
 from orch_core.recipes import RECIPES, recipe_of
 
 STEPS = (4, 12)  # lengths of the two runs of each shape

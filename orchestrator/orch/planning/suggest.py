@@ -196,7 +196,7 @@ def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> p
     training = (pl.col("hours_mid") - pl.col("hours_probes")) / pl.col("samples_paid")
     alone = pl.col("hours_probes") + training * pl.col("samples_seen")
     rows = with_branches(rows).with_columns(
-        hours=alone, trunk=training * pl.col("_branch"), samples=pl.col(axis).cast(pl.Int64)
+        hours=alone, trunk=training * pl.col("branch"), samples=pl.col(axis).cast(pl.Int64)
     )
     rows = rows.filter(
         pl.col("samples_seen") == pl.col("samples_seen").max().over("model", "images", "samples")
