@@ -28,6 +28,7 @@ from orch_core.learn.readout import online_metrics, spread
 from orch_core.learn.result import Result
 from orch_core.learn.schedule import schedule_of
 from orch_core.learn.step import MemoryPlan, Step, build_step, rows_here
+from orch_core.monitoring import GALLERY, GALLERY_MOST, HEALTH_IMAGES, READ_OUTS, ROWS
 from orch_core.recipes import constants, recipe_of, trunk
 from orch_core.study.curves import append_row, cut_after, read_rows, write_rows
 from orch_core.study.record import Reason
@@ -36,12 +37,6 @@ CHECKPOINT_SECONDS = 60.0
 ROW_SECONDS = 5.0
 TAIL = 0.05
 """Share of the run, at its end, over which `train_loss` is the mean; never more than the cool-down."""
-READ_OUTS = 8
-GALLERY = 256
-"""Least pretraining images that read-outs learn from; a hundredth of the samples seen in longer runs, at most 4096."""
-HEALTH_IMAGES = 32
-"""Images that tell, at every hundredth of the run, whether the encoder has collapsed."""
-
 
 WHOLE = MemoryPlan()
 
@@ -231,7 +226,7 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
         stop, late, due = distributed.agreed(
             should_stop(), now - shown > ROW_SECONDS, now - saved > checkpoint_seconds
         )
-        if late or run.step in looks or run.step % max(1, steps // 100) == 0:
+        if late or run.step in looks or run.step % max(1, steps // ROWS) == 0:
             shown = now
             speed = (run.step - first) * cell.batch / (now - began)
             loss = distributed.average(run.loss) / run.summed
@@ -286,7 +281,7 @@ def read_out_steps(steps: int) -> set[int]:
 
 def _look(run: _Run) -> dict[str, float]:
     cell = run.cell
-    size = min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, 4096)))
+    size = min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, GALLERY_MOST)))
     spread_out = np.linspace(0, len(run.images) - 1, size).astype(np.int64)  # sources lie one after the other
     gallery = run.images.rows(spread_out).to(run.take.device)
     with distributed.alone():

@@ -18,11 +18,12 @@ import polars as pl
 from orch.user_settings import folder
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
+from orch_core.monitoring import HEALTH_IMAGES, HELD_OUT, READ_OUTS, ROWS
+from orch_core.recipes import RECIPES
 
 SCHEMA_VERSION = 1
-PIXEL_WIDTH = 50  # the control without an encoder fits 100 components, as two halves of width 50 would
-HELD_OUT_IMAGES = 8 * 512  # eight looks at 512 held-out images (orch_core.learn.pretraining)
-ROWS, WATCHED = 100, 32  # rows of a run's curve, and images whose features each looks at
+# the control without an encoder fits as many components of its pixels as two halves of this width would have
+PIXEL_WIDTH = int(str(RECIPES["pixels@1"].constants["components"].value)) // 2
 
 Number = TypeVar("Number", float, pl.Expr)
 
@@ -107,8 +108,8 @@ class Calibration:
         steps = pl.col("samples_paid") / pl.col("batch").clip(lower_bound=1)
         images, flops, moved = work(
             samples=pl.col("samples_paid"),
-            held_out=HELD_OUT_IMAGES,
-            watched=WATCHED * steps.clip(upper_bound=ROWS),
+            held_out=READ_OUTS * HELD_OUT,
+            watched=HEALTH_IMAGES * steps.clip(upper_bound=ROWS),
             **columns,
         )
         slowest = max(self.training.values(), key=lambda rate: rate.flop + rate.byte, default=Rate())

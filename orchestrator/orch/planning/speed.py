@@ -31,11 +31,14 @@ from orch_core.formatting import quantity
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
+from orch_core.monitoring import GALLERY, HEALTH_IMAGES
 from orch_core.recipes import RECIPES, recipe_of
 
 STEPS = (4, 12)  # lengths of the two runs of each shape
-HELD_OUT = 128  # validation images of the stand-in data
-READ_OUT = 256 + HELD_OUT  # images of a look's gallery and queries, which go through the encoder as well
+VALIDATION = 128  # images of the stand-in data
+READ_OUT = (
+    GALLERY + VALIDATION
+)  # images of a look's gallery and queries, which go through the encoder as well
 MOST_FLOPS = {"CPU": 2e12}  # of the runs of one shape: half a minute of a core
 MOST_FLOPS_GPU = 1e16
 Array = NDArray[np.float64]
@@ -180,7 +183,7 @@ def _stand_in(path: Path, *, classes: int, train: int) -> SourceSubset:
     generator = np.random.default_rng(0)
     patterns = generator.normal(128, 20, (classes, 28, 28, 3))
     arrays: dict[str, Any] = {}
-    for split, count in (("train", train), ("val", HELD_OUT), ("test", train)):
+    for split, count in (("train", train), ("val", VALIDATION), ("test", train)):
         labels = np.arange(count) % classes
         noisy = patterns[labels] + generator.normal(0, 40, (count, 28, 28, 3))
         arrays[f"{split}_images"] = noisy.clip(0, 255).astype(np.uint8)
@@ -212,8 +215,8 @@ def _loads(one: Measured) -> Array:
     """What a run's seconds are made of, in the order of `Rate`'s fields."""
     work = calibration.work(
         samples=one.cell.samples_seen + one.cell.batch,
-        held_out=one.looks * HELD_OUT,
-        watched=(one.cell.steps - one.looks) * calibration.WATCHED + one.looks * READ_OUT,
+        held_out=one.looks * VALIDATION,
+        watched=(one.cell.steps - one.looks) * HEALTH_IMAGES + one.looks * READ_OUT,
         flops_train_image=one.cost.flops_train_image,
         flops_forward=one.cost.flops_forward,
         activation_bytes=one.cost.activation_bytes,
@@ -269,7 +272,7 @@ def _probe_rate(
             began = clock()
             list(learn.probe(cell, place, [probe]))
             seconds.append(clock() - began)
-            images = 2 * train + HELD_OUT
+            images = 2 * train + VALIDATION
             flops = images * price(cell).flops_forward
             rows.append([1.0, images, flops, train * classes * width, train * classes])
             say(f"probe of {train} images, {classes} classes, width {width}: {seconds[-1]:.2f} s")

@@ -8,10 +8,9 @@ step's batch of either, and reads ahead in worker processes for the second.
 from orch_core.learn.data.batch import Batch, as_tensor, chunks_of, to_device
 from orch_core.learn.data.loader import batches, workers_here
 from orch_core.learn.data.packed import Packed
-from orch_core.learn.data.sets import HELD_OUT, ORIENTATION_FREE, held_out_set, pretraining_set
+from orch_core.learn.data.sets import ORIENTATION_FREE, held_out_set, pretraining_set
 
 __all__ = [
-    "HELD_OUT",
     "ORIENTATION_FREE",
     "Batch",
     "Packed",

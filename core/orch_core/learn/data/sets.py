@@ -14,11 +14,9 @@ from orch_core.images.npz import hash_order, image_keys, pretraining_order, read
 from orch_core.learn.data.batch import Batch, as_tensor, joined
 from orch_core.learn.data.packed import Packed, PackedPart
 from orch_core.learn.randomness import generator
+from orch_core.monitoring import HELD_OUT
 from orch_core.packs.layout import is_pack_folder, modality_code
 from orch_core.packs.read import open_packs, select
-
-HELD_OUT = 512
-"""Held-out images of a cell; the first by hash rank, so that cells of every size share them."""
 
 ORIENTATION_FREE = ("microscopy", "histology", "pathology", "dermoscopy", "cytology")
 """Words of modalities whose images have no up and down: these are also flipped vertically."""
