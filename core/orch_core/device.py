@@ -13,20 +13,39 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Peak FLOP/s by precision that it has, memory in bytes, and utilisation (low, mid, high) of the peak."""
+    """Peak FLOP/s by precision that it has, memory in bytes, and utilisation (low, mid, high) of the peak.
+
+    usd_per_hour: price of a device-hour where a grid gives none (`cluster.usd_per_gpu_hour`); None if unknown
+    """
 
     name: str
     peak: dict[str, float]
     memory_bytes: float
     utilisation: tuple[float, float, float]
+    usd_per_hour: float | None = None
 
 
 _GIB = 2.0**30
 
 
-def _gpu(name: str, fp32: float, half: float, memory_gib: float, *, bf16: bool = True) -> Device:
+def _gpu(
+    name: str,
+    fp32: float,
+    half: float,
+    memory_gib: float,
+    *,
+    bf16: bool = True,
+    usd_per_hour: float | None = None,
+) -> Device:
+    """A GPU from its peaks in TFLOP/s, its memory in GiB and its price in US dollars."""
     peak = {"fp32": fp32 * 1e12, "fp16": half * 1e12, **({"bf16": half * 1e12} if bf16 else {})}
-    return Device(name=name, peak=peak, memory_bytes=memory_gib * _GIB, utilisation=(0.15, 0.30, 0.45))
+    return Device(
+        name=name,
+        peak=peak,
+        memory_bytes=memory_gib * _GIB,
+        utilisation=(0.15, 0.30, 0.45),
+        usd_per_hour=usd_per_hour,
+    )
 
 
 DEVICES: dict[str, Device] = {

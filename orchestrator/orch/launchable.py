@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orch.launching.settings import LaunchOptions, settings_of
 from orch.planning.draft import make_plan
+from orch.planning.pricing import repriced
 from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, open_plan, read_plan
 
 
-def launchable(target: Path | None) -> tuple[Plan, Study]:
+def launchable(target: Path | None, options: LaunchOptions) -> tuple[Plan, Study]:
     """The plan in a file, of a grid (planned first), or the last one of a study, and its study.
 
-    Raises OrchError if the plan needs files that are not on this machine.
+    On Slurm it is priced for the resources that the launch asks for. Raises OrchError if the plan needs files that are
+    not on this machine, or if these resources cannot share its batch.
     """
     if target is not None and target.suffix == ".parquet":
         plan, study = open_plan(target)
@@ -26,4 +29,5 @@ def launchable(target: Path | None) -> tuple[Plan, Study]:
     if plan.absent:
         message = f"{plan.study} cannot be launched here: not on this machine: {', '.join(plan.absent)}"
         raise OrchError(message, hint="bring the files to the paths that the grid gives, then plan again")
-    return plan, study
+    classes = settings_of(plan.cluster, options).classes
+    return (repriced(plan, classes) if classes else plan), study

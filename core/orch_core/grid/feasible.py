@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orch_core.errors import Problem
 from orch_core.grid.language import LENGTHS, PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
-from orch_core.grid.resources import DEFAULT
+from orch_core.grid.resources import unshareable
 from orch_core.vit import encoder_params, shape_of
 from orch_core.yaml import Document, Loc
 
@@ -33,17 +33,13 @@ def infeasible(document: Document, grid: Grid) -> list[Problem]:
 
 def _shares(document: Document, grid: Grid) -> list[Problem]:
     """Size classes whose GPUs cannot have equal parts of the batch."""
-    problems = []
-    for index, (name, entry) in enumerate(grid.cluster.resource_classes().items()):
-        alone = (entry.cells_per_job or 1) == 1
-        if alone and grid.training.batch % entry.devices:
-            loc: Loc = ("cluster", "gpus_per_node" if name == DEFAULT else "classes", index - 1)
-            message = (
-                f"{entry.devices:g} GPUs cannot share a batch of {grid.training.batch}: "
-                "choose a batch that their number divides"
-            )
-            problems.append(document.problem(loc, message))
-    return problems
+    classes = grid.cluster.resource_classes()
+    places: dict[str, Loc] = {
+        name: ("cluster", "classes", index - 1) if index else ("cluster", "gpus_per_node")
+        for index, name in enumerate(classes)
+    }
+    wrong = unshareable(classes, grid.training.batch)
+    return [document.problem(places[name], message) for name, message in wrong.items()]
 
 
 def _lengths(document: Document, grid: Grid) -> list[Problem]:

@@ -188,6 +188,15 @@ class ResourceClass(Section):
         return None if self.time is None else minutes_of(self.time)
 
 
+def unshareable(classes: Mapping[str, ResourceClass], batch: int) -> dict[str, str]:
+    """Why the devices of a class cannot have equal parts of a batch, by the class; classes that can are left out."""
+    return {
+        name: f"{asked.devices:g} GPUs cannot share a batch of {batch}: choose a batch that their number divides"
+        for name, asked in classes.items()
+        if (asked.cells_per_job or 1) == 1 and batch % asked.devices
+    }
+
+
 def _merged(above: ResourceClass, below: ResourceClass, kind: type[ResourceClass]) -> dict[str, Any]:
     """Fields of `kind`, from `above` where it sets them; GPUs are asked for as one of the two does, not as both."""
     own, rest = ({name: getattr(one, name) for name in kind.model_fields} for one in (above, below))

@@ -89,7 +89,7 @@ def launch(
         max_gpu_hours=max_gpu_hours,
         wait=wait,
     )
-    plan, study = launchable(target)
+    plan, study = launchable(target, options)
     if dry_run:
         scripts = preview(plan, study, options)
         page = "\n".join(script_page(one) for one in scripts) or "nothing is left to launch"

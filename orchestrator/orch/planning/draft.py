@@ -11,10 +11,12 @@ from orch.planning.calibration import ProbeLoad
 from orch.planning.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch.planning.summary import PlanSummary, summary
 from orch.studies import remember_study
+from orch.user_settings import user_cluster
 from orch_core.cell import Probe
 from orch_core.device import Device
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import CheckedGrid, read_grid
+from orch_core.grid.resources import Cluster
 from orch_core.images.npz import NpzFacts
 from orch_core.study.folder import Study, create_study
 from orch_core.study.holdings import with_state
@@ -30,7 +32,8 @@ def draft(
     Raises GridError for a wrong grid; OrchError for a study that is another's or cannot be written.
     """
     checked = read_grid(grid)
-    frame, probes, cluster = enumerate_cells(checked), _probes(checked), checked.grid.cluster
+    frame, probes = enumerate_cells(checked), _probes(checked)
+    cluster = checked.grid.cluster.with_defaults(user_cluster())
     precision = checked.grid.training.precision
     device = device_named(cluster.device, precision)
     measured = calibration.load(device.name, precision)
@@ -51,15 +54,12 @@ def draft(
         probes=probes,
         device=device.name,
         rates=f"measured on {measured.machine}, {measured.measured}" if measured else _assumed(device),
-        cluster=cluster,
-        usd_per_hour=cluster.usd_per_gpu_hour,
+        cluster=checked.grid.cluster,
+        usd_per_hour=device.usd_per_hour if cluster.usd_per_gpu_hour is None else cluster.usd_per_gpu_hour,
         budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
         test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
         absent=tuple(sorted(checked.absent)),
-        notes=(
-            *_notes(checked),
-            *_fit_notes(frame, device),
-        ),
+        notes=(*_notes(checked), *_fit_notes(frame, device), *_exclusive_notes(cluster, device)),
     )
     return plan, opened, checked
 
@@ -142,6 +142,18 @@ def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
             )
         notes.append(f"{name}: {words}")
     return notes
+
+
+def _exclusive_notes(cluster: Cluster, device: Device) -> list[str]:
+    """A note on jobs that get, and pay for, more GPUs than they name."""
+    classes = cluster.resource_classes()
+    whole = [
+        name for name, asked in classes.items() if "exclusive" in asked.sbatch and not asked.gpu_options()
+    ]
+    if device.name == "CPU" or not whole:
+        return []
+    words = "takes every GPU of its node, but is priced as one: set gpus_per_node to what a node has"
+    return [f"{', '.join(whole)}: an exclusive job {words}"]
 
 
 def _notes(checked: CheckedGrid) -> tuple[str, ...]:

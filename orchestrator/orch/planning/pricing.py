@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -15,7 +15,8 @@ from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
 from orch_core.grid.cells import rule_mask
 from orch_core.grid.columns import COLUMNS, cell_of
-from orch_core.grid.resources import DEFAULT, Cluster
+from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass, unshareable
+from orch_core.study.plan import Plan
 from orch_core.yaml import did_you_mean
 
 USABLE = (
@@ -23,6 +24,7 @@ USABLE = (
 )
 # FLOPs of fitting a probe, for a training image, class and unit of width: .3 us of a core, measured (`orch calibrate`)
 SOLVER_FLOPS = 1e4
+HOURS = ("hours_low", "hours_mid", "hours_high")
 # what the memory of a cell depends on: all that identifies it but its data, its length and its seeds
 PRICED = tuple(
     column.name
@@ -58,7 +60,6 @@ def with_hours(
     probes, which one of them runs, the others are paid for too. Cells side by side on a device take as long as one after
     another.
     """
-    names = ("hours_low", "hours_mid", "hours_high")
     if measured is not None:
         probing, training = measured.probing(load) / 3600, measured.training_seconds() / 3600
         spread = (0.8, 1.0, 1.25)
@@ -68,7 +69,7 @@ def with_hours(
         probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
         training, spread = FLOPS_PAID * rates[1], (rates[0] / rates[1], 1.0, rates[2] / rates[1])
     probing = pl.col("devices").clip(lower_bound=1) * probing
-    columns = {name: (training + probing) * by for name, by in zip(names, spread, strict=True)}
+    columns = {name: (training + probing) * by for name, by in zip(HOURS, spread, strict=True)}
     return frame.with_columns(**columns, hours_probes=probing)
 
 
@@ -94,10 +95,31 @@ def _fitted(row: Mapping[str, Any], room: float) -> tuple[int, bool, float]:
     if not row["activation_bytes"]:
         return 0, False, row["memory_bytes"]
     cell = cell_of(row)
-    share = replace(cell, batch=math.ceil(cell.batch / max(1, row["devices"])))
+    share = dataclasses.replace(cell, batch=math.ceil(cell.batch / max(1, row["devices"])))
     micro, checkpointing = micro_batch(share, room * min(1, row["devices"]))
     peak = memory_bytes(share, micro or 1, checkpointing=checkpointing or not micro)
     return micro, checkpointing, float(peak)
+
+
+def repriced(plan: Plan, classes: Mapping[str, ResourceClass]) -> Plan:
+    """A plan whose hours, memory and micro-batches are those under other resources than it was priced with.
+
+    Raises OrchError if the devices of a class cannot share the batch.
+    """
+    old, numbers = pl.col("devices"), {name: asked.devices for name, asked in classes.items()}
+    new = pl.col("size_class").cast(pl.String).replace_strict(numbers, default=numbers[DEFAULT])
+    if plan.frame.select((old == new).all()).item():
+        return plan
+    for batch in plan.frame.filter(pl.col("batch") > 0)["batch"].unique():
+        for name, message in unshareable(classes, batch).items():
+            text = f"{name}: {message}"
+            raise OrchError(text, hint="ask for another gpus_per_node or nodes")
+    training = pl.col("hours_mid") - pl.col("hours_probes")
+    probing = pl.col("hours_probes") / old.clip(lower_bound=1) * new.clip(lower_bound=1)
+    spread = (training + probing) / pl.col("hours_mid")  # not a number for cells that take no time
+    hours = (pl.col(name) * spread.fill_nan(1.0) for name in HOURS)
+    frame = plan.frame.with_columns(*hours, hours_probes=probing, devices=new)
+    return dataclasses.replace(plan, frame=with_micro_batches(frame, DEVICES[plan.device]))
 
 
 def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
