@@ -59,9 +59,7 @@ def judged(table: pl.DataFrame, cut: int) -> tuple[float, float, float] | None:
     truth = np.log(large["loss"].to_numpy())
     usual = fit("chinchilla", small, value="loss", x=COLUMNS, delta=1e-3, bootstrap=0)
     x = {name: large[column].to_numpy() for name, column in COLUMNS.items()}
-    found = forecast(
-        small, value="loss", x=COLUMNS, at=list(zip(x["params"], x["samples"], strict=True)), bootstrap=100
-    )
+    found = forecast(small, value="loss", x=COLUMNS, at=list(zip(x["params"], x["samples"], strict=True)))
     errors = [np.log(usual.law.value(x, usual.estimates)) - truth, np.log(found.value) - truth]
     inside = (np.log(found.lo) <= truth) & (truth <= np.log(found.hi))
     return (*(float(np.sqrt(np.mean(error**2))) for error in errors), float(inside.mean()))

@@ -1,8 +1,8 @@
 """`--law auto`: which form describes the points, and a forecast that does not hang on that choice.
 
 Picking a form by AICc or by its backtest predicts worse than an equal-weight average on runs left out
-(`tests/bench/bench_extrapolation.py`), so the two jobs are kept apart. The *prediction* is the average of
-`extrapolate.forecast` (one variable) or `joint.forecast` (params and samples). The *form* that is named, with
+(`tests/bench/bench_extrapolation.py`), so the two jobs are kept apart. The *prediction* is that of
+`one_variable.forecast`, or of `two_variables.forecast` for params and samples. The *form* that is named, with
 its estimates and intervals, is the simplest one within 10% of the best rolling-origin error: every form is
 fitted to the small scales and scored on the larger ones. A constant competes too; when it wins there is no trend
 to extrapolate. Only the table given is looked at: points kept aside for a test must not be in it.
@@ -82,9 +82,7 @@ class Choice:
 
     def forecast(self, at: Mapping[str, Floats], *, level: float = LEVEL) -> Forecast:
         """The average's forecast at `at` (arrays by variable), its band widened as the held-back scales ask."""
-        return _widened(
-            _average(self.x, self.y, at, level, self.ceiling, self.fit.seed), self.widening, self.ceiling
-        )
+        return _widened(_average(self.x, self.y, at, level, self.ceiling), self.widening, self.ceiling)
 
     def predict(self, *, band: Band = "new", level: float | None = None, **x: float) -> Prediction:
         """One forecast, as `Fit.predict` gives it; `extrapolation` is the factor beyond the largest scale.
@@ -200,7 +198,7 @@ def auto(
     )  # fmt: skip
     if ceiling is not None:
         found = replace(found, settings={**found.settings, "ceiling": ceiling, "metric": value})
-    coverage, widening = _calibrated(xs, rows.y, turns, seed)
+    coverage, widening = _calibrated(xs, rows.y, turns)
     return Choice(
         fit=found, scores=scores, origins=len(turns), coverage=coverage, widening=widening,
         x={name: tuple(values.tolist()) for name, values in xs.items()},
@@ -269,12 +267,12 @@ def _named(scores: tuple[Score, ...]) -> str:
     return min((s for s in finite if s.error <= CLOSE * best), key=lambda s: (s.parameters, s.error)).form
 
 
-def _calibrated(xs: Mapping[str, Floats], y: Floats, turns: list[Mask], seed: int) -> tuple[float, float]:
+def _calibrated(xs: Mapping[str, Floats], y: Floats, turns: list[Mask]) -> tuple[float, float]:
     """Coverage of the average's 90% band on the held-back scales, and the widening that makes it 90%."""
     ratios: list[float] = []
     for mask in turns:
         ahead = {name: v[~mask] for name, v in xs.items()}
-        found = _average({k: tuple(v[mask]) for k, v in xs.items()}, tuple(y[mask]), ahead, LEVEL, None, seed)
+        found = _average({k: tuple(v[mask]) for k, v in xs.items()}, tuple(y[mask]), ahead, LEVEL, None)
         half = np.log(np.array(found.hi) / found.lo) / 2
         ratios.extend(np.abs(np.log(y[~mask] / found.value)) / np.maximum(half, 1e-12))
     finite = np.array([ratio for ratio in ratios if np.isfinite(ratio)])
@@ -289,7 +287,6 @@ def _average(
     at: Mapping[str, Floats],
     level: float,
     ceiling: float | None,
-    seed: int,
 ) -> Forecast:
     if len(x) == 1:
         ((name, values),) = x.items()
@@ -298,7 +295,7 @@ def _average(
     errors = np.asarray(y) if ceiling is None else ceiling - np.asarray(y)
     table = _frame({name: np.asarray(values) for name, values in x.items()}, errors)
     found = two_variables.forecast(
-        table, value="_y", x={"params": "params", "samples": "samples"}, at=pairs, level=level, seed=seed
+        table, value="_y", x={"params": "params", "samples": "samples"}, at=pairs, level=level
     )
     return found if ceiling is None else _flipped(found, ceiling)
 
