@@ -61,7 +61,7 @@ def test_code_is_refused(text: str):
     [('images == "all"', '"all"', "must be a number"), ("seed == 1 and model < 3", "model <", "must be a number"), ("-mix == 1", "mix", "a text"),
      ("not 1", "1", "must be a comparison"), ("seed", "seed", "must be a comparison"), ("model in [3]", "3", "must be a text"),
      ("seed + mix == 1", "mix", "must be a number"), ("seed == 1 and model", "model", "must be a comparison"),
-     ('algorithm == "mae@1"', '"mae@1"', "recipe == 'mae@1'"), ('recipe in ["mae"]', '"mae"', "a recipe has a version"),
+     ('algorithm == "mae@1"', '"mae@1"', "recipe == 'mae@1'"), ('recipe in ["mae"]', '"mae"', "only a recipe has a version"),
      ("not " * 400 + "seed == 1", "", "nested too deeply")],
 )  # fmt: skip
 def test_what_no_cell_can_answer_is_refused_at_its_place(text: str, part: str, says: str):

@@ -124,7 +124,7 @@ def test_no_cool_down_changes_no_id(tmp_path: Path):
 
 def test_a_run_without_room_for_warm_up_and_cool_down_is_refused_at_its_length(tmp_path: Path):
     with pytest.raises(
-        GridError, match=r"a run of 1,600,000 samples ends before 1,300,000 of warm-up"
+        GridError, match=r"a run of 1,600,000 samples is too short for 1,300,000 of warm-up"
     ) as caught:
         frame_of(tmp_path, ("warmup_samples: 64000", "warmup_samples: 1300000"))
     (problem,) = caught.value.problems

@@ -1,1 +1,1 @@
-"""A YAML file to a table of cells: read, checked, enumerated and priced. Pure: nothing here submits or trains."""
+"""From a YAML file to a table of cells: read, check, enumerate and price. Nothing here submits or trains."""

@@ -1,4 +1,4 @@
-"""What a grid's axes stand for: blocks of axes, shapes, mixes, portions of data, recipe overrides."""
+"""The meaning of a grid's axes: blocks of axes, shapes, mixes, subsets of sources, recipe overrides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAVE_ONE_OUT = "leave_one_out("
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Axes that span cells, and where in the grid they stand (`loc`). `isoflop` holds budgets instead of lengths."""
+    """Axes that span cells, and their place in the grid (`loc`). `isoflop` has budgets instead of lengths."""
 
     loc: Loc
     axes: Mapping[str, Any]
@@ -29,15 +29,15 @@ class Block:
 
     @property
     def ruled(self) -> bool:
-        """Whether `exclude` applies: to the product of `axes` and to isoFLOP blocks, not to what `include` adds."""
+        """Whether `exclude` applies: to the product of `axes` and to isoFLOP blocks, not to `include`."""
         return self.loc[0] != "include"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataChoice:
-    """One (mix, data size): the portions that a cell with it draws, and their total.
+    """One (mix, data size): the images that a cell draws from each source, and their total.
 
-    short: why there are not enough images, or nothing; asked: index of the size on its axis.
+    short: why there are not enough images, empty if there are; asked: index of the size on its axis.
     """
 
     mix: str
@@ -48,7 +48,7 @@ class DataChoice:
 
 
 def blocks(checked: CheckedGrid) -> list[Block]:
-    """The product of `axes` where a training length is given, every `include` and every `isoflop`."""
+    """The product of `axes` if it has a training length, every `include` and every `isoflop`."""
     axes = checked.grid.axes
     found = [Block(loc=("axes",), axes=dict(axes))] if any(getattr(axes, name) for name in LENGTHS) else []
     for index, include in enumerate(checked.grid.include):
@@ -68,7 +68,7 @@ def _completed(axes: Axes, block: Include | IsoFlop) -> dict[str, Any]:
 
 
 def models(checked: CheckedGrid, block: Block) -> list[Model]:
-    """The shapes of a block, families written out, names of `axes.model` looked up."""
+    """The shapes of a block, with families expanded and names of `axes.model` looked up."""
     named = {shape.name: shape for spec in checked.grid.axes.model for shape in _shapes(spec)}
     specs = [named[spec] if isinstance(spec, str) else spec for spec in block.axes["model"]]
     return [shape.model() for spec in specs for shape in _shapes(spec)]
@@ -81,7 +81,7 @@ def _shapes(spec: Shape | Family) -> list[Shape]:
 def mixes(checked: CheckedGrid, block: Block) -> dict[str, dict[str, float | None]]:
     """Weights by source of every mix of a block; `leave_one_out(all)` gives `all-without-ct` and so on.
 
-    Raises GridError where that leaves nothing.
+    Raises GridError if that leaves no source.
     """
     found: dict[str, dict[str, float | None]] = {}
     for index, name in enumerate(block.axes["mix"]):
@@ -101,9 +101,9 @@ def mixes(checked: CheckedGrid, block: Block) -> dict[str, dict[str, float | Non
 
 
 def overrides(checked: CheckedGrid, recipe: str) -> Iterator[tuple[Override, ...]]:
-    """Every combination of the overrides of a recipe, sorted by name; one empty combination without any.
+    """Every combination of the overrides of a recipe, sorted by name; an empty one without overrides.
 
-    What `training` says of the schedule is an override of every recipe that trains, unless `overrides` says otherwise.
+    The schedule under `training` is an override of every recipe that trains, unless `overrides` sets it too.
     """
     training = checked.grid.training
     shared = {"cooldown": training.cooldown, "warmup_samples": training.warmup_samples}
@@ -137,7 +137,7 @@ def _asked(size: int | str, there: int) -> int:
 def data_choice(
     checked: CheckedGrid, mix: str, weights: Mapping[str, float | None], images: int, *, asked: int = 0
 ) -> DataChoice:
-    """The portions of `images` of a mix; `beyond_data: repeat` caps them at what there is."""
+    """The subsets of sources that make up `images` of a mix; `beyond_data: repeat` caps each at a source."""
     there = {name: checked.sources[name].pretraining for name in weights}
     total = sum(there.values())
     short = ""

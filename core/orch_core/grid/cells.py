@@ -1,8 +1,8 @@
-"""From a checked grid to a table of cells: the product of the axes, priced and identified by the column.
+"""From a checked grid to a table of cells: the product of the axes, with prices and ids computed by column.
 
-Everything that takes plain Python is computed once per axis value, or per combination that prices differ by; the
-product itself is polars' work, and an id is the sum of hashes of axis values (see `orch_core.identity`). Ids equal
-`Cell.id`: tests hold them to it.
+Plain Python runs once per axis value, or once per combination that determines the price. polars computes the
+product, and an id is the sum of hashes of axis values (see `orch_core.identity`). Tests check that the ids
+equal `Cell.id`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ NO_DATA = DataChoice(mix="", images=0, portions=())  # of controls that train on
 def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     """One row per cell, unique by id, in the order of the grid's axes.
 
-    Columns: `id`, those of `orch_core.grid.columns`, and `samples_paid` and `continues` (`trunks`). Raises GridError, at
-    its place, if the grid asks for more data than there is, a budget that no size can meet, a length without room for
-    warm-up and cool-down, or leaves no cell.
+    Columns: `id`, those of `orch_core.grid.columns`, and `samples_paid` and `continues` (`trunks`). Raises
+    GridError, at its place, if the grid asks for more data than there is, for a budget that no size can meet,
+    or for a length that is too short for warm-up and cool-down, or if no cell is left.
     """
     frame = pl.concat([_block(checked, block) for block in blocks(checked)], how="vertical")
     if frame.is_empty():
-        message = f"no cell is left after `exclude` ({'; '.join(checked.grid.exclude)}): drop a rule, or widen the axes"
+        rules = "; ".join(checked.grid.exclude)
+        message = f"no cell is left after `exclude` ({rules}): drop a rule, or widen the axes"
         raise refuse(checked, ("exclude",) if checked.grid.exclude else ("axes",), message)
     keys = np.sort(frame["id"].hash().to_numpy())
     if (keys[1:] == keys[:-1]).any():  # else all ids differ; this is faster than asking for unique ones
@@ -48,14 +49,14 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
 
 
 def rule_mask(rule: str) -> pl.Expr:
-    """Which rows match an expression over the axes; a control does not match a condition on what it does not have."""
+    """Rows that match an expression over the axes; a control matches no condition on a field it lacks."""
     columns = {column.axis: pl.col(column.name) for column in COLUMNS if column.axis}
     found = evaluate(rule, columns, is_in=lambda value, items: value.is_in(items))
     return pl.lit(found).fill_null(value=False) if isinstance(found, bool) else found.fill_null(value=False)
 
 
 def _block(checked: CheckedGrid, block: Block) -> pl.DataFrame:
-    """One product of axes: what controls do not depend on is left out of their product."""
+    """One product of axes; the product of a control leaves out the axes that it does not depend on."""
     choices = [] if block.isoflop else data_choices(checked, block)
     frame = pl.concat(
         [_recipe_block(checked, block, name, choices) for name in dict.fromkeys(block.axes["algorithm"])],
@@ -70,7 +71,7 @@ def _block(checked: CheckedGrid, block: Block) -> pl.DataFrame:
 def _refuse_lacking(
     checked: CheckedGrid, block: Block, frame: pl.DataFrame, choices: Sequence[DataChoice]
 ) -> None:
-    """Raise GridError, at its place, for a data size above what there is that some cell still has."""
+    """Raise GridError, at its place, for a data size that exceeds the sources, if any cell has it."""
     for choice in choices:
         if (
             choice.short
@@ -78,7 +79,7 @@ def _refuse_lacking(
                 ((pl.col("mix") == choice.mix) & (pl.col("images") == choice.images)).any()
             ).item()
         ):
-            hint = "lower it or the weights, add a source, or say `beyond_data: repeat` under `training`"
+            hint = "lower it or the weights, add a source, or set `beyond_data: repeat` under `training`"
             raise refuse(checked, (*block.loc, "images", choice.asked), f"{choice.short}: {hint}")
 
 

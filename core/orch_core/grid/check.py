@@ -28,7 +28,7 @@ Facts = Mapping[str, NpzFacts]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedGrid:
-    """A grid without mistakes, and what its files hold.
+    """A grid without mistakes, and the facts of its files.
 
     sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
     probed: names of the tasks that every encoder is probed on.
@@ -49,7 +49,7 @@ class CheckedGrid:
         return "\n".join(self.document.lines) + "\n"
 
     def file(self, name: str) -> Path:
-        """Where the file of a source or task lies."""
+        """The path of the file of a source or task."""
         entry = self.grid.tasks.get(name) or self.grid.sources[name]
         return (self.path.parent / entry.path).resolve()
 
@@ -120,7 +120,7 @@ def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
 
 
 def _misspelt(missing: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
-    """Whether a key is missing only because it stands there with a typo, which is reported already."""
+    """Whether a key is missing only because of a typo, which is already reported."""
     if missing["type"] != "missing":
         return False
     *parent, name = missing["loc"]
@@ -242,7 +242,7 @@ def _overrides(document: Document) -> list[Problem]:
 
 
 def _plain_cell(recipe: str, override: Override) -> Cell:
-    """A cell of no interest but for the one recipe constant that it overrides."""
+    """A cell that serves only to check the one recipe constant that it overrides."""
     return Cell(
         model=named_model("ViT-Ti"),
         recipe=recipe,
@@ -277,7 +277,7 @@ def _expressions(document: Document) -> list[Problem]:
 
 
 def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str], list[Problem]]:
-    """Facts of every source and task file, and what is wrong with them."""
+    """Facts of every source and task file, and the mistakes in them."""
     found: dict[str, dict[str, NpzFacts]] = {"sources": {}, "tasks": {}}
     absent: set[str] = set()
     problems: list[Problem] = []
@@ -304,7 +304,7 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
 
 
 def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:
-    """Facts as the grid declares them, or None where it declares nothing."""
+    """Facts as the grid declares them, or None without a declaration."""
     entry = {key: whole(value) for key, value in entry.items()}
     if isinstance(entry.get("images"), int):
         counts = {"train": entry["images"]}

@@ -1,6 +1,7 @@
-"""The columns of a plan's frame: one row per cell, and what each column is to the cell, to rules and to identity.
+"""The columns of a plan's frame, one row per cell, with the field, axis and part of the identity of each.
 
-`row_of` and `cell_of` go from a cell to its row and back; they alone write and read the JSON of `overrides` and `data`.
+`row_of` and `cell_of` convert a cell to its row and back. Only they write and read the JSON of `overrides`
+and `data`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ TEXT, SMALL, WHOLE, REAL = (
 class Column:
     """A column of the frame.
 
-    part:  what gives its values: the encoder's `shape` with its recipe constants, the `data`, the `run`, or the `cost`
-    field: the field of `Cell.identity` that it is, or is part of; "" for labels and what follows from other columns
-    axis:  its name in expressions such as `exclude`; "" where they cannot use it
+    part:  the source of its values: the encoder's `shape` with its recipe constants, `data`, `run` or `cost`
+    field: the field of `Cell.identity` that it is (part of); "" for labels and derived columns
+    axis:  its name in expressions such as `exclude`; "" if expressions cannot use it
     """
 
     name: str
@@ -89,7 +90,7 @@ def names_of(*parts: Part) -> list[str]:
 
 
 def row_of(cell: Cell) -> dict[str, Any]:
-    """The columns of a cell's own fields; the inverse of `cell_of`."""
+    """The columns of a cell's fields; the inverse of `cell_of`."""
     model = asdict(cell.model) if cell.model else dict.fromkeys(Model.__slots__)
     plain = {name: getattr(cell, name) for name in _PLAIN}
     return plain | {
@@ -115,14 +116,14 @@ def _model_of(row: Mapping[str, Any]) -> Model | None:
 
 _MODEL = ("width", "depth", "heads", "mlp_ratio")
 _PLAIN = (
-    "recipe", "resolution", "patch", "channels", "samples_seen", "batch", "precision", "seed", "subset_seed", "mix",
-    "images",
+    "recipe", "resolution", "patch", "channels", "samples_seen", "batch", "precision", "seed", "subset_seed",
+    "mix", "images",
 )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)
 def overrides_of(text: str) -> tuple[Override, ...]:
-    """The overrides that a value of the column `overrides` stands for."""
+    """The overrides in a value of the column `overrides`."""
     return tuple((name, value) for name, value in json.loads(text))
 
 
@@ -133,11 +134,11 @@ def data_text(data: Sequence[SourceSubset]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def data_of(text: str) -> tuple[SourceSubset, ...]:
-    """The portions of sources that a value of the column `data` stands for."""
+    """The subsets of sources in a value of the column `data`."""
     return tuple(SourceSubset(**subset) for subset in json.loads(text))
 
 
-# what `Cell.identity` says of a field that is more than the value of the column of its name
+# fields whose value in `Cell.identity` is not simply the column of the same name
 _VALUES: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "model": lambda row: identity_of_model(_model_of(row)),
     "overrides": lambda row: dict(overrides_of(row["overrides"])),
@@ -146,7 +147,7 @@ _VALUES: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
 
 
 def identify(frame: pl.DataFrame) -> Hashes:
-    """The hashes of the identifying fields whose columns a frame has (`orch_core.identity`), summed; shape (rows, 2).
+    """The summed hashes (`orch_core.identity`) of the identifying fields that a frame has; shape (rows, 2).
 
     Each field is hashed once per value that its columns have.
     """
@@ -164,7 +165,7 @@ def identify(frame: pl.DataFrame) -> Hashes:
 
 
 def _distinct(columns: pl.DataFrame) -> tuple[pl.Series, NDArray[np.int64]]:
-    """Rows in which each combination of values comes first, and which of them each row has; 0 where all are equal."""
+    """First row of each combination of values, and each row's combination (a single 0 if all are equal)."""
     key = columns.to_series().to_physical() if columns.width == 1 else columns.hash_rows()
     firsts = key.arg_unique()
     if firsts.len() == 1:

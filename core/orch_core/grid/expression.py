@@ -42,7 +42,7 @@ class ExpressionError(OrchError):
 
 
 def axes_of(text: str) -> set[str]:
-    """Names of the axes in an expression; raises ExpressionError for an unknown axis, and for anything but a comparison."""
+    """Names of the axes in an expression; raises ExpressionError for an unknown axis or a forbidden part."""
     kinds = _Kinds(text)
     try:
         kinds.require(_parsed(text), "truth", "the whole")
@@ -101,7 +101,7 @@ class _Visitor(ast.NodeVisitor):
 
 
 class _Kinds(_Visitor):
-    """What each part is: a number, a text or a truth. Refuses what no cell has, and what cannot be compared."""
+    """The kind of each part: number, text or truth. Refuses values that no cell has or that cannot compare."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -171,7 +171,7 @@ class _Kinds(_Visitor):
         name, value = left.id, right.value
         if name in {"algorithm", "recipe"} and (name == "recipe") != ("@" in str(value)):
             example = "recipe == 'mae@1' or algorithm == 'mae'"
-            message = f"no cell's {name} is {value!r}: a recipe has a version, an algorithm has none, as in {example}"
+            message = f"no cell's {name} is {value!r}: only a recipe has a version, as in {example}"
             raise ExpressionError(message, self._offset(right))
 
 

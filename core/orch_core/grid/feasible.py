@@ -1,4 +1,4 @@
-"""What a grid that is well written asks for and cannot be: lengths, shapes, patches, batches."""
+"""Mistakes in a grid that is correctly written but cannot be run: lengths, shapes, patches, batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orch_core.yaml import Document, Loc
 
 
 def infeasible(document: Document, grid: Grid) -> list[Problem]:
-    """Lengths given twice or not at all, shapes that cannot be built, in every block of axes, and batches that devices cannot share."""
+    """Mistakes of all blocks of axes: no length or two lengths, impossible shapes, indivisible batches."""
     problems = _lengths(document, grid) + _shares(document, grid)
     blocks: list[tuple[Loc, Axes | Include | IsoFlop]] = [(("axes",), grid.axes)]
     blocks += [(("include", index), block) for index, block in enumerate(grid.include)]
@@ -95,6 +95,5 @@ def _shape_problem(shape: Shape, grid: Grid) -> str:
     )
     if abs(real / shape.params - 1) <= PARAMS_TOLERANCE:
         return ""
-    return (
-        f"{shape.name} has {real:,} parameters, not {shape.params:,.0f} (more than 2% off): mend one of them"
-    )
+    got, declared = f"{real:,}", f"{shape.params:,.0f}"
+    return f"{shape.name} has {got} parameters, not {declared} (more than 2% off): correct one of them"

@@ -50,7 +50,7 @@ def solve(
 def _try(
     checked: CheckedGrid, block: Block, mix: str, weights: Mapping[str, float | None], wanted: float
 ) -> tuple[int, list[DataChoice], str]:
-    """Samples seen in whole batches, the data they are drawn from, and why there are none."""
+    """Samples seen in full batches, the data they are drawn from, and the reason if there are none."""
     isoflop, batch = block.isoflop, checked.grid.training.batch
     assert isoflop is not None
     if wanted >= MOST:

@@ -1,4 +1,4 @@
-"""The grid of a study: what one YAML file says, checked.
+"""The grid of a study: the types of one checked YAML file.
 
 Every section is a frozen pydantic model, so that `orch schema` can give editors the same rules.
 """
@@ -43,7 +43,7 @@ class Shape(Section):
 
 
 class Family(Section):
-    """ViTs of every width with every depth, named `FAMILY-w64-d4`; one head per `head_width`, at least one."""
+    """ViTs of every width with every depth, named `FAMILY-w64-d4`, with one head per `head_width`."""
 
     family: str = Field(min_length=1)
     width: Annotated[list[Whole], BeforeValidator(listed), Field(min_length=1)]
@@ -67,7 +67,7 @@ class Family(Section):
 
 
 def _shape(value: object) -> object:
-    """Look up a model's name; a mapping is a shape or a family of its own."""
+    """Look up a model's name; a mapping is a shape or a family."""
     if not isinstance(value, str):
         return value
     try:
@@ -102,7 +102,7 @@ def _size(value: object) -> object:
 
 
 def _mix(value: object) -> object:
-    """Read `[a, b]` as a and b in proportion to what they have."""
+    """Read `[a, b]` as a and b in proportion to their images."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return dict.fromkeys(value)
     return value
@@ -122,11 +122,11 @@ Value = bool | int | float | str
 
 
 class Source(Section):
-    """Images for pretraining: an npz in MedMNIST's format or a pack folder (`orch data pack`), relative to the grid.
+    """Images for pretraining: an npz in MedMNIST's format or a pack folder (`orch data pack`).
 
-    Of a pack folder the source is its images of `modality`, or every image where that is `all`.
-
-    `images` is what the source has when it is not on this machine: the study can be planned, not launched.
+    `path` is relative to the grid. From a pack folder the source takes the images of `modality`, or every
+    image if that is `all`. `images` declares the number of images if the file is not on this machine; the
+    study can then be planned but not launched.
     """
 
     path: str
@@ -135,7 +135,7 @@ class Source(Section):
 
 
 class TaskFile(Section):
-    """A downstream task: an npz in MedMNIST's format. Counts and classes only where it is not on this machine."""
+    """A downstream task: an npz in MedMNIST's format. A file that is elsewhere needs counts and classes."""
 
     path: str
     kind: Literal["multi-class", "binary-class", "multi-label", "ordinal-regression"] | None = None
@@ -171,11 +171,11 @@ ModelRefs = Annotated[list[ModelRef], BeforeValidator(listed), Field(min_length=
 
 
 class Axes(Section):
-    """The axes: their product, less `exclude`, plus `include` and `isoflop`, are the cells.
+    """The axes. The cells are their product without `exclude`, plus `include` and `isoflop`.
 
-    The training length is given once, as samples_seen, epochs or flops. Without it the axes span no cells of their
-    own: they are what `include` and `isoflop` leave out. `mix` may say `leave_one_out(NAME)`: one mix for each
-    modality of NAME, without that modality.
+    The training length is given once, as samples_seen, epochs or flops. Without it the axes span no cells,
+    and only provide the values that `include` and `isoflop` do not set. In `mix`, `leave_one_out(NAME)` makes
+    one mix per modality of NAME, without that modality.
     """
 
     model: Annotated[list[ModelSpec], BeforeValidator(listed), Field(min_length=1)]
@@ -191,10 +191,11 @@ class Axes(Section):
 
 
 class Training(Section):
-    """What all cells share. `beyond_data` says what a data size above what the mix has means.
+    """Settings of all cells. A data size above the mix is refused or repeats images (`beyond_data`).
 
-    `cooldown` and `warmup_samples` are recipe constants, set here for every recipe that trains. With both, cells that
-    differ in length alone share one run at a constant rate, from which each branches off to cool down.
+    `cooldown` and `warmup_samples` are recipe constants, set here for every recipe that trains. With both,
+    cells that differ in length alone share one run at a constant rate, from which each branches off to cool
+    down.
     """
 
     batch: Whole
@@ -220,7 +221,7 @@ class Probes(Section):
 
 
 class Include(Section):
-    """Extra cells: a product of axes in which what is left out takes the value of `axes`.
+    """Extra cells: a product of axes, in which an axis that is not set takes the values of `axes`.
 
     `model` may also be the name of one in `axes.model`.
     """
@@ -238,11 +239,11 @@ class Include(Section):
 
 
 class IsoFlop(Section):
-    """Cells of equal training compute: budgets (FLOPs) x sizes, the training length solved for.
+    """Cells of equal training compute: budgets (FLOPs) x sizes, for which the training length is solved.
 
-    Without `images` the data size is solved for too, so that every image is seen `epochs` times. A size is left out
-    of a budget that gives it less than `min_steps` steps or asks for more images than the mix has; what is left out
-    takes the value of `axes`.
+    Without `images` the data size is also solved for, so that every image is seen `epochs` times. A size is
+    left out of a budget that gives it fewer than `min_steps` steps or needs more images than the mix has. An
+    axis that is not set takes the values of `axes`.
     """
 
     budgets: Lengths
@@ -258,7 +259,7 @@ class IsoFlop(Section):
 
 
 class Budget(Section):
-    """What the study may cost; `orch launch` refuses beyond it."""
+    """The most that the study may cost; `orch launch` refuses cells beyond it."""
 
     gpu_hours: float | None = Field(default=None, gt=0)
     usd: float | None = Field(default=None, gt=0)

@@ -1,4 +1,4 @@
-"""What a Slurm job asks for: one type from the grid, the user's file and the command line to the plan and the launch."""
+"""The resources of a Slurm job: one type from the grid, user's file and options to the plan and launch."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _long(name: str) -> str:
 
 
 class ResourceClass(Section):
-    """What one Slurm job asks for. A field that is None is not asked for; nothing here is part of a cell's identity."""
+    """The resources that one Slurm job requests, None for its default. They never enter a cell's identity."""
 
     partition: str | None = None
     account: str | None = None
@@ -108,7 +108,7 @@ class ResourceClass(Section):
     @model_validator(mode="before")
     @classmethod
     def _named_options(cls, data: Any) -> Any:
-        """Move options of `sbatch` that have a field of their own into it: there is one place for each."""
+        """Move each option of `sbatch` that has a field into that field, so that each has one place."""
         if not isinstance(data, dict) or not isinstance(data.get("sbatch"), dict):
             return data
         options = {_long(str(name)): value for name, value in data["sbatch"].items()}
@@ -146,7 +146,7 @@ class ResourceClass(Section):
         return value
 
     def over(self, below: ResourceClass) -> ResourceClass:
-        """Return this class; what it leaves open is taken from `below`."""
+        """Return this class with the fields that are None taken from `below`."""
         return ResourceClass(**_merged(self, below, ResourceClass))
 
     def options(self) -> dict[str, Option]:
@@ -161,7 +161,7 @@ class ResourceClass(Section):
 
     @property
     def gpus(self) -> int:
-        """GPUs of a job on all its nodes, from gpus_per_node, or sbatch's gpus, gres or gpus-per-task; 0 without."""
+        """GPUs of a job on all nodes, from gpus_per_node or sbatch's gpus, gres or gpus-per-task; else 0."""
         asked, options = self.gpu_options(), self.options()
         if "gpus" in asked:
             return _count(asked["gpus"])
@@ -179,7 +179,7 @@ class ResourceClass(Section):
 
     @property
     def devices(self) -> float:
-        """Devices of a cell: the GPUs of a job, or one for each node, divided among its cells; below 1 they share one."""
+        """Devices per cell: the job's GPUs, or one per node, by its cells; below 1, cells share a device."""
         return max(self.node_count, self.gpus) / (self.cells_per_job or 1)
 
     @property
@@ -198,7 +198,7 @@ def unshareable(classes: Mapping[str, ResourceClass], batch: int) -> dict[str, s
 
 
 def _merged(above: ResourceClass, below: ResourceClass, kind: type[ResourceClass]) -> dict[str, Any]:
-    """Fields of `kind`, from `above` where it sets them; GPUs are asked for as one of the two does, not as both."""
+    """Fields of `kind` from `above` if it sets them, else `below`; GPU options all come from one of them."""
     own, rest = ({name: getattr(one, name) for name in kind.model_fields} for one in (above, below))
     taken = {_field(name) for name in (*above.sbatch, *(GPU_OPTIONS if above.gpu_options() else ()))}
     taken |= {name for name, value in own.items() if value is not None and name != "sbatch"}
@@ -234,7 +234,7 @@ def _gres(value: str) -> int:
 
 
 class SizeClass(ResourceClass):
-    """Resources of the cells for which `when`, an expression over the axes, holds; the first class that fits counts."""
+    """Resources of the cells that match `when`, an expression over axes; the first matching class applies."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     when: str
@@ -260,10 +260,10 @@ class Cluster(ResourceClass):
         return classes
 
     def with_defaults(self, below: Cluster) -> Cluster:
-        """Return this section; what it leaves open is taken from `below`, the user's own settings."""
+        """Return this section; fields that it does not set are taken from the user's settings, `below`."""
         return Cluster(**{**_merged(self, below, Cluster), "classes": self.classes})
 
     def resource_classes(self) -> Mapping[str, ResourceClass]:
-        """What jobs of each size class ask for: what the cluster asks of all, changed by the class."""
+        """Resources of the jobs of each size class: those of the cluster, changed by the class."""
         shared = self.over(ResourceClass(nodes=1))
         return {DEFAULT: shared} | {entry.name: entry.over(shared) for entry in self.classes}

@@ -20,7 +20,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _whole_numbers(cls, data: Any) -> Any:
-        """YAML reads `1e6` as a float; where a count is asked for it is one."""
+        """YAML reads `1e6` as a float; convert it to an integer."""
         if not isinstance(data, dict):
             return data
         return {
@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 def whole(value: object) -> object:
-    """The count that a float such as `1e6` stands for; anything else as it is."""
+    """The integer of a float such as `1e6`; any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() and 1 < value < MOST else value
 
 

@@ -1,8 +1,9 @@
-"""Cells that differ in length (or cool-down) alone share a trunk: one run at a constant rate, from which each branches off.
+"""Cells that differ only in length (or cool-down) share a trunk, one run from which they branch off.
 
-Every cell of a trunk goes on from where the one before it branched off, so that it pays the rest of the trunk up to
-its own branch, and its own cool-down: together the longest trunk once, and every cool-down (Hägele et al. 2024,
-arXiv:2405.18392, section 4). What a trunk is, `orch_core.recipes.trunk` says cell by cell; here it is said by the column.
+A trunk has a constant rate. Every cell of it continues from where the cell before it branched off. It pays
+the rest of the trunk up to its branch, and its cool-down: together they pay the longest trunk once, and every
+cool-down (Hägele et al. 2024, arXiv:2405.18392, section 4). `orch_core.recipes.trunk` defines trunks cell by
+cell; this module finds them by column.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from orch_core.grid.columns import COLUMNS, overrides_of
 from orch_core.grid.language import LENGTHS
 from orch_core.recipes.base import branch_step
 
-# what cells of one trunk have in common, beside the overrides other than the cool-down
+# columns that cells of one trunk have in common, with all overrides except the cool-down
 SHARED = tuple(
     column.name for column in COLUMNS if column.field and column.name not in {"samples_seen", "overrides"}
 )
 
 
 def schedule_of(overrides: tuple[Override, ...]) -> tuple[float, int]:
-    """Share of the cool-down and samples of warm-up in a cell's overrides; 0 where they are not set."""
+    """Fraction of the cool-down and samples of warm-up in a cell's overrides; 0 if they are not set."""
     given = dict(overrides)
     return float(given.get("cooldown", 0.0)), int(given.get("warmup_samples", 0))
 
 
 def refuse_short(checked: CheckedGrid, block: Block, frame: pl.DataFrame) -> None:
-    """Raise GridError, at its place, for a run that ends before warm-up and cool-down have room in it."""
+    """Raise GridError, at its place, for a run that is too short for warm-up and cool-down."""
     for overrides in frame["overrides"].unique():
         cooldown, warmup = schedule_of(overrides_of(overrides))
         runs = frame.filter((pl.col("overrides") == overrides) & (pl.col("samples_seen") > 0))["samples_seen"]
@@ -37,17 +38,17 @@ def refuse_short(checked: CheckedGrid, block: Block, frame: pl.DataFrame) -> Non
         if isinstance(shortest, int) and warmup and warmup >= (1 - cooldown) * shortest:
             name = "budgets" if block.isoflop else next(name for name in LENGTHS if block.axes.get(name))
             message = (
-                f"a run of {shortest:,} samples ends before {warmup:,} of warm-up and {100 * cooldown:g}% of cool-down: "
-                "lower `warmup_samples` or `cooldown`, or train longer"
+                f"a run of {shortest:,} samples is too short for {warmup:,} of warm-up and "
+                f"{100 * cooldown:g}% of cool-down: lower `warmup_samples` or `cooldown`, or train longer"
             )
             raise refuse(checked, (*block.loc, name), message)
 
 
 def with_trunks(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add `samples_paid`, the samples a cell has to train on, and `continues`, the id of the cell it goes on from.
+    """Add `samples_paid`, the samples that a cell trains on, and `continues`, the id of the cell before it.
 
-    Without a shared trunk a cell pays all it sees, and `continues` is null. Within a trunk rows come in the order in
-    which they branch off.
+    Without a shared trunk a cell pays all samples that it sees, and `continues` is null. Within a trunk, rows
+    are in the order in which they branch off.
     """
     frame = frame.with_columns(samples_paid=pl.col("samples_seen"), continues=pl.lit(None, pl.String))
     shared = [text for text in frame["overrides"].unique() if all(schedule_of(overrides_of(text)))]
@@ -70,7 +71,7 @@ def with_trunks(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_branches(cells: pl.DataFrame) -> pl.DataFrame:
-    """Add `branch`, the samples that a cell shares with cells of other lengths: 0 for one that shares nothing."""
+    """Add `branch`, the samples that a cell shares with cells of other lengths; 0 without a shared trunk."""
     runs = cells.select("overrides", "samples_seen", "batch").unique()
     branches = []
     for text, samples, batch in runs.iter_rows():
