@@ -4,6 +4,8 @@ import ast
 import graphlib
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,46 @@ def test_importing_a_package_imports_its_public_names_only_when_they_are_used(pa
     ).replace("HEAVY", repr(HEAVY))
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+NAMED_TWICE = {"dinov2", "i_jepa", "mae", "moco_v3", "simmim", "supervised"}  # a recipe and its objective
+WIDE = {"orch", "orch_core", "orch_core.learn"}  # packages with more than a dozen subjects, each a module
+
+
+def test_a_module_has_its_name_alone():
+    count = Counter(name.rpartition(".")[2] for name, _ in modules())
+    assert {name for name, times in count.items() if times > 1} <= NAMED_TWICE
+
+
+def test_a_package_has_few_enough_modules_to_take_in_at_once():
+    children: dict[str, set[str]] = {}
+    for name, _ in modules():
+        parent, _, child = name.rpartition(".")
+        if parent:
+            children.setdefault(parent, set()).add(child)
+    crowded = {name: len(found) for name, found in children.items() if len(found) > 14}
+    assert set(crowded) <= WIDE, crowded
+    assert all(count <= 20 for count in crowded.values()), crowded
+
+
+def test_no_module_imports_itself_through_others_not_even_inside_a_function():
+    known = dict(modules())
+
+    def module_of(name: str) -> str:
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph: dict[str, set[str]] = {}
+    for name, path in known.items():
+        targets = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                targets |= {module_of(alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                targets |= {module_of(f"{node.module}.{alias.name}") for alias in node.names}
+        graph[name] = targets - {"", name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))

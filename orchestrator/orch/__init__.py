@@ -4,7 +4,7 @@ Every function here is the command of the same name, takes paths as text or `Pat
 prints: `print` shows it and `to_json` has its numbers. Without a study, the one planned last in the working directory
 is meant. Laws, fits and reports are in `orch_analysis`.
 
-Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `data` (packs), `fit_laws` and
+Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs), `fit_laws` and
 `compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from orch.cli import main
-from orch.data.given import given_sources
+from orch.datasets.given import given_sources
 from orch_core.errors import GridError, OrchError
 from orch_core.packs.layout import read_manifest
 

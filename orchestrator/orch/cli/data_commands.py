@@ -63,7 +63,7 @@ def pack(
 
     Example: orch data pack packs x-ray=experiments/images/pneumonia.npz
     """
-    from orch.data.packing import pack_sources, summary
+    from orch.datasets.packing import pack_sources, summary
 
     manifest = pack_sources(out, sources, side=side, store=store, val=val, max_bad=max_bad, workers=workers)
     emit(manifest.to_json()) if as_json else click.echo(summary(out, manifest))
@@ -83,7 +83,7 @@ def stats(path: Path, page: Path | None, *, verify: bool, as_json: bool) -> None
 
     Example: orch data stats experiments/images/blood.npz
     """
-    from orch.data import stats as counting
+    from orch.datasets import stats as counting
 
     if verify:
         counting.verify(path)

@@ -84,11 +84,9 @@ def completion(shell: str) -> None:
 
     Example: orch completion bash >> ~/.bashrc
     """
-    from orch.cli import main
-
     script = get_completion_class(shell)
     assert script is not None  # click has all three
-    click.echo(script(main, {}, "orch", "_ORCH_COMPLETE").source())
+    click.echo(script(click.get_current_context().find_root().command, {}, "orch", "_ORCH_COMPLETE").source())
 
 
 COMMANDS = (sync, ui, demo, doctor, completion)

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orch.console import is_terminal, say
-from orch.data.given import given_sources
+from orch.datasets.given import given_sources
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
 from orch_core.packs.gather import Settings
