@@ -10,6 +10,7 @@ import statsmodels.api as sm
 from orch_analysis.tables.study_tables import read_results
 from orch_analysis.tasks.slopes import (
     held_fixed,
+    partial_fit,
     pretraining_slopes,
     probe_slopes,
     slope_table,
@@ -45,26 +46,40 @@ def test_what_size_alone_does_is_taken_off_by_the_control(make_study):
             assert pick(slopes, value="error_ratio", **one).slope == pytest.approx(net, abs=1e-9)
 
 
-def test_intervals_are_those_of_the_joint_regression(make_study):
+def test_intervals_are_those_of_the_line_through_the_means_of_each_size(make_study):
+    """In a balanced grid the joint slope and its interval are those of a regression of size means, by statsmodels."""
     results = read_results(make_study(noise=0.05, seed=3).whole())
     runs = results.pretraining.filter(algorithm="mae", mix="all")
     found = pick(pretraining_slopes(results), algorithm="mae", mix="all", axis="params_encoder")
-    logs = np.log(runs.select("params_encoder", "images").to_numpy())
-    theirs = sm.OLS(np.log(runs["heldout_loss"].to_numpy()), sm.add_constant(logs)).fit()
+    means = runs.group_by("params_encoder").agg(pl.col("heldout_loss").log().mean())
+    logs = np.log(means["params_encoder"].to_numpy())
+    theirs = sm.OLS(means["heldout_loss"].to_numpy(), sm.add_constant(logs)).fit()
     assert found.held == ("images",)
+    assert found.units == means.height
+    assert found.fit.n == runs.height
     assert found.slope == pytest.approx(theirs.params[1])
     assert found.interval == pytest.approx(tuple(theirs.conf_int()[1]))
-    middle = np.exp(np.append(logs.mean(0), 0.0))
-    at = np.array([[1.0, np.log(1e6), np.log(middle[1])]])
+
+
+def test_runs_that_share_nothing_have_the_joint_regression_s_interval():
+    """Where every value of the axis has one run, the interval is that of the joint regression, by statsmodels."""
+    rng = np.random.default_rng(1)
+    params, images = np.exp(rng.uniform(8, 14, 9)), np.exp(rng.uniform(5, 9, 9))
+    loss = 2 * params**-0.1 * images**-0.2 * np.exp(0.05 * rng.standard_normal(9))
+    table = pl.DataFrame({"params_encoder": params, "images": images, "loss": loss})
+    fit = partial_fit(
+        table, pl.lit(value=True), value="loss", axis="params_encoder", held=("images",), group={}
+    )
+    theirs = sm.OLS(np.log(loss), sm.add_constant(np.log(np.column_stack([params, images])))).fit()
+    assert fit.intervals["slope"] == pytest.approx(tuple(theirs.conf_int()[1]))
+    at = np.array([[1.0, np.log(1e6), np.log(images).mean()]])
     band = theirs.get_prediction(at).conf_int()[0]
-    predicted = found.fit.predict(params_encoder=1e6)
+    predicted = fit.predict(params_encoder=1e6)
     assert (predicted.lo, predicted.hi) == pytest.approx(tuple(np.exp(band)))
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path):
-    """Unbalanced designs with noise: 95% intervals cover in 92 to 98% of 300 replications."""
-    from orch_analysis.tasks.slopes import partial_fit
-
+def test_intervals_cover_the_truth_in_unbalanced_designs():
+    """Independent noise: 95% intervals cover in 92 to 98% of 300 replications."""
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(300):
@@ -77,6 +92,32 @@ def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path):
         lo, hi = fit.intervals["slope"]
         covered += lo <= -0.1 <= hi
     assert 0.92 <= covered / 300 <= 0.98
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize(("sizes", "data"), [(3, 2), (4, 3)])
+def test_intervals_cover_the_truth_where_runs_of_a_size_share_their_control(
+    sizes: int, data: int, shared: float
+):
+    """Errors correlated within a size, as by a common control: 95% intervals cover in 93 to 97% of 1,500 studies.
+
+    Taken as independent, six runs of three sizes cover .89, .82 and .74 at correlations .5, .8 and .95.
+    """
+    rng = np.random.default_rng(7)
+    params = np.repeat(np.geomspace(1e5, 1e7, sizes), data)
+    images = np.tile(np.geomspace(1e3, 1e4, data), sizes)
+    covered = 0
+    for _ in range(1500):
+        common = np.repeat(rng.standard_normal(sizes), data)
+        noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal(sizes * data)
+        ratio = params**-0.05 * images**-0.1 * np.exp(0.03 * noise)
+        table = pl.DataFrame({"params_encoder": params, "images": images, "error_ratio": ratio})
+        fit = partial_fit(
+            table, pl.lit(value=True), value="error_ratio", axis="params_encoder", held=("images",), group={}
+        )
+        lo, hi = fit.intervals["slope"]
+        covered += lo <= -0.05 <= hi
+    assert 0.93 <= covered / 1500 <= 0.97
 
 
 def test_quantities_that_grow_together_are_not_both_held():
@@ -144,6 +185,7 @@ def test_table_of_slopes(make_study):
     assert row["lo"] < row["slope"] < row["hi"]
     assert row["held"] == "params_encoder"
     assert row["n"] == 16
+    assert row["units"] == 4
 
 
 def test_a_perfect_score_is_left_out_by_reason(make_study):

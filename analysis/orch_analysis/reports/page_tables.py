@@ -19,14 +19,17 @@ from orch_core.formatting import count, duration, interval, number, p_value, plu
 
 SHOWN = 60  # rows of a table on the page; the files have all
 EDGE = 1e-6  # distance, relative above 1, from a bound at which an estimate is on it
-RULE = "Slopes are d log(value) / d log(axis) with 95% t intervals."
+RULE = (
+    "Slopes are d log(value) / d log(axis) with 95% t intervals. Runs at one value of the axis share what belongs to it"
+    " (a control, initial weights, a subset of images), so the interval rests on the values: n=12 (4) means 12 runs at 4."
+)
 
 
 def slopes(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
     """Every slope in a row of its own, folded; bold where zero is outside its interval."""
     body = [
         (row.task or "pretraining", row.algorithm, row.mix, VALUES[row.value], AXES[row.axis], _given(row), _slope(row),
-         str(row.fit.n), str(len(row.fit.dropped)))
+         _evidence(row), str(len(row.fit.dropped)))
         for row in rows[:SHOWN]
     ]  # fmt: skip
     return Table(
@@ -156,7 +159,7 @@ def _matches(row: Slope, **wanted: str) -> bool:
 
 def _cell(rows: Sequence[Slope], *, n: bool = False, **wanted: str) -> str:
     found = [row for row in rows if _matches(row, **wanted)]
-    return f"{_slope(found[0])}{f', n={found[0].fit.n}' if n else ''}" if found else "–"
+    return f"{_slope(found[0])}{f', n={_evidence(found[0])}' if n else ''}" if found else "–"
 
 
 def _slope(row: Slope) -> str:
@@ -166,6 +169,11 @@ def _slope(row: Slope) -> str:
         if row.fit.estimates
         else row.fit.outcome.replace("_", " ")
     )
+
+
+def _evidence(row: Slope) -> str:
+    """Runs, and in brackets the values of the axis where several runs share one."""
+    return f"{row.fit.n} ({row.units})" if row.units < row.fit.n else str(row.fit.n)
 
 
 def _given(row: Slope) -> str:

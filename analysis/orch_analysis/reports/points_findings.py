@@ -138,7 +138,12 @@ def _slopes(fits: Sequence[Fit]) -> list[Slope]:
     """The power laws among the fits as slopes; their column is the axis."""
     return [
         Slope(
-            **group_labels(fit.group), value=fit.value, axis=str(next(iter(fit.x.values()))), held=(), fit=fit
+            **group_labels(fit.group),
+            value=fit.value,
+            axis=str(next(iter(fit.x.values()))),
+            held=(),
+            units=fit.n,
+            fit=fit,
         )
         for fit in fits
         if fit.law.name == "power" and len(fit.x) == 1

@@ -1,8 +1,8 @@
 """Power laws of a study: how loss and downstream metrics move with size, data and compute, against the controls.
 
 Every slope is d log(value) / d log(axis). A grid varies several quantities at once, so a slope along one axis is taken
-at fixed values of the others: log(value) = log A + slope log(axis) + sum_k b_k log(other_k), by least squares with
-exact t intervals. The others that enter are named in `held`.
+at fixed values of the others: log(value) = log A + slope log(axis) + sum_k b_k log(other_k), by least squares with t
+intervals whose unit of evidence is a value of the axis (`partial_fit`). The others that enter are named in `held`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ VALUES: Mapping[str, str] = {
     "error_ratio": "error relative to control",
 }
 Z95 = 1.959964
-Draws = NDArray[np.float64]
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slope:
-    """One fitted slope with its group, axis and what was held fixed."""
+    """One fitted slope with its group, its axis, what was held fixed, and `units`, the distinct values of the axis."""
 
     algorithm: str
     mix: str
@@ -51,6 +51,7 @@ class Slope:
     value: str
     axis: str
     held: tuple[str, ...]
+    units: int
     fit: fitting.Fit
 
     @property
@@ -147,7 +148,7 @@ def with_controls(probes: pl.DataFrame) -> pl.DataFrame:
     return _paired(paired, "gain_pixels", "pixels_draws", draws).drop("control_draws", "pixels_draws")
 
 
-def _draws(path: str | None) -> Draws | None:
+def _draws(path: str | None) -> Numbers | None:
     try:
         return np.load(path).astype(np.float64) if path else None
     except (OSError, ValueError):
@@ -155,7 +156,7 @@ def _draws(path: str | None) -> Draws | None:
 
 
 def _paired(
-    table: pl.DataFrame, name: str, floor: str, draws: Mapping[str | None, Draws | None]
+    table: pl.DataFrame, name: str, floor: str, draws: Mapping[str | None, Numbers | None]
 ) -> pl.DataFrame:
     """Put the paired bootstrap's interval of a gain where both probes kept their resampled AUCs."""
     ends: list[tuple[float, float]] = []
@@ -216,7 +217,7 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
     held = held_fixed(usable, axis, others)
     fit = partial_fit(part, sound, value=value, axis=axis, held=held, group=group)
     labels = {key: group.get(key, "") for key in ("algorithm", "mix", "task")}
-    return [Slope(**labels, value=value, axis=axis, held=held, fit=fit)]
+    return [Slope(**labels, value=value, axis=axis, held=held, units=usable[axis].n_unique(), fit=fit)]
 
 
 def tied(table: pl.DataFrame) -> bool:
@@ -267,55 +268,76 @@ def partial_fit(
     """The power law along `axis` at the geometric mean of the `held` quantities.
 
     By the theorem of Frisch, Waugh and Lovell the line through values adjusted for the others, with the joint
-    regression's coefficients, has the joint regression's slope and residuals; its degrees of freedom and the spread
-    of the axis given the others are put in place of the plain line's, which makes intervals and bands the joint ones.
+    regression's coefficients, has the joint regression's slope; the spread of the axis given the others is put in place
+    of the plain line's.
+
+    Runs at one value of the axis share what belongs to it (the control of a size, its initial weights, the subset of a
+    data size), so their errors are not independent. The unit of evidence is therefore a value of the axis: the noise is
+    that of the units' mean residuals, with the degrees of freedom of a line through as many points as there are units
+    (the between estimator; Baltagi 2021, Econometric Analysis of Panel Data, section 2.3). In a balanced grid the t
+    interval is exact whatever runs of a unit have in common.
     """
-    if not held:
-        return fitting.fit("power", table, value=value, x={axis: axis}, group=group)
     rows = table.filter(sound)
-    others = np.log(rows.select(held).to_numpy())
-    others -= others.mean(axis=0)
     logs = np.log(rows[axis].to_numpy())
+    units, unit = np.unique(logs, return_inverse=True)
+    if not held and units.size == rows.height:
+        return fitting.fit("power", table, value=value, x={axis: axis}, group=group)
+    others = np.log(rows.select(held).to_numpy()) if held else np.zeros((rows.height, 0))
+    others -= others.mean(axis=0)
     design = np.column_stack([np.ones(rows.height), logs - logs.mean(), others])
-    coefficients = np.linalg.lstsq(design, np.log(rows[value].to_numpy()))[0]
-    adjusted = rows[value].to_numpy() * np.exp(-others @ coefficients[2:])
-    left_out = table.filter(~sound)
-    frame = pl.concat([rows.with_columns(pl.Series(value, adjusted)), left_out])
+    values = np.log(rows[value].to_numpy())
+    coefficients = np.linalg.lstsq(design, values)[0]
+    adjusted = np.exp(values - others @ coefficients[2:])
+    frame = pl.concat([rows.with_columns(pl.Series(value, adjusted)), table.filter(~sound)])
     fit = fitting.fit("power", frame, value=value, x={axis: axis}, group=group)
     if fit.line is None:
         return fit
     spread = 1 / float(np.linalg.inv(design.T @ design)[1, 1])
-    return _with_freedom(fit, spread, rows.height - design.shape[1], held)
+    noise, dof = _between(values - design @ coefficients, unit, others)
+    return _with_units(fit, spread, noise, dof, held, f"{units.size} values of {axis}")
 
 
-def _with_freedom(fit: fitting.Fit, spread: float, dof: int, held: Sequence[str]) -> fitting.Fit:
+def _between(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tuple[float, int]:
+    """Standard deviation of a run from the units' mean residuals, and its degrees of freedom.
+
+    Quantities held fixed that vary between units alone take a degree of freedom each; at least one is left.
+    """
+    count = np.bincount(unit)
+    sums = np.bincount(unit, residuals)
+    within = [np.abs(other - (np.bincount(unit, other) / count)[unit]).max() > 1e-9 for other in others.T]
+    dof = max(count.size - 2 - sum(not varies for varies in within), 1)
+    return float(np.sqrt((sums**2 / count).sum() / dof)), dof
+
+
+def _with_units(
+    fit: fitting.Fit, spread: float, noise: float, dof: int, held: Sequence[str], units: str
+) -> fitting.Fit:
     from scipy.special import stdtrit
 
     line = fit.line
-    if line is None:
-        return fit
-    sd = line.sd * float(np.sqrt(line.dof / dof))
-    quantile = float(stdtrit(dof, 0.5 + fit.level / 2)) * sd
+    assert line is not None
+    quantile = float(stdtrit(dof, 0.5 + fit.level / 2)) * noise
     half = {
         "slope": quantile / np.sqrt(spread),
         "A": quantile * np.sqrt(1 / line.weight + line.center**2 / spread),
     }
     slope, level = fit.estimates["slope"], fit.estimates["A"]
+    fixed = f" at fixed {' and '.join(held)}" if held else ""
     return replace(
         fit,
         intervals={
             "A": (level * float(np.exp(-half["A"])), level * float(np.exp(half["A"]))),
             "slope": (slope - float(half["slope"]), slope + float(half["slope"])),
         },
-        sd=sd,
-        line=replace(line, spread=spread, sd=sd, dof=dof),
+        sd=noise,
+        line=replace(line, spread=spread, sd=noise, dof=dof),
         settings={**fit.settings, "held": list(held)},
-        message=f"{fit.n} points, least squares in logs at fixed {' and '.join(held)}, t intervals",
+        message=f"{fit.n} runs at {units}, least squares in logs{fixed}, t intervals between these values",
     )
 
 
 def slope_table(slopes: Sequence[Slope]) -> pl.DataFrame:
-    """One row per slope: group, axis, what was held fixed, slope, 95% interval, n, outcome."""
+    """One row per slope: group, axis, what was held fixed, slope, 95% interval, runs, units of evidence, outcome."""
     rows = [
         {
             "algorithm": row.algorithm,
@@ -329,11 +351,12 @@ def slope_table(slopes: Sequence[Slope]) -> pl.DataFrame:
             "hi": row.interval and row.interval[1],
             "differs": row.differs,
             "n": row.fit.n,
+            "units": row.units,
             "outcome": str(row.fit.outcome),
         }
         for row in slopes
     ]
     words = dict.fromkeys(("algorithm", "mix", "task", "value", "axis", "held"), pl.String)
     numbers = dict.fromkeys(("slope", "lo", "hi"), pl.Float64)
-    rest = {"differs": pl.Boolean, "n": pl.Int64, "outcome": pl.String}
+    rest = {"differs": pl.Boolean, "n": pl.Int64, "units": pl.Int64, "outcome": pl.String}
     return pl.DataFrame(rows, schema={**words, **numbers, **rest})
