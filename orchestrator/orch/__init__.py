@@ -10,10 +10,16 @@ Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (ML
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orch.launching.operations import Cancelled, Why
+    from orch.launching.settings import LaunchOptions as LaunchOptions
+    from orch.launching.settings import Where
+    from orch.launching.status import Status
+    from orch.launching.waiting import Summary
     from orch.planning.map import StudyMap
     from orch.planning.planner import Comparison, NewPlan
     from orch.planning.planner import PlanOptions as PlanOptions
@@ -21,23 +27,37 @@ if TYPE_CHECKING:
     from orch.planning.suggest import Suggestion
     from orch.planning.suggest import SuggestOptions as SuggestOptions
     from orch.tracking.track import SyncSummary
+    from orch_core.grid.resources import ResourceClass as ResourceClass
     from orch_core.study.folder import Study
 else:
     from orch_core.lazy import public
 
     __getattr__ = public(
-        __name__, {"orch.planning.planner": "PlanOptions", "orch.planning.suggest": "SuggestOptions"}
+        __name__,
+        {
+            "orch.planning.planner": "PlanOptions",
+            "orch.planning.suggest": "SuggestOptions",
+            "orch.launching.settings": "LaunchOptions",
+            "orch_core.grid.resources": "ResourceClass",
+        },
     )[1]
 
 __all__ = [
+    "LaunchOptions",
     "PlanOptions",
+    "ResourceClass",
     "SuggestOptions",
     "calibrate",
+    "cancel",
     "coverage",
+    "launch",
     "open_study",
     "plan",
+    "retry",
+    "status",
     "suggest",
     "sync",
+    "why",
 ]
 
 
@@ -85,6 +105,54 @@ def coverage(study: str | Path | None = None) -> StudyMap:
     from orch.planning.map import study_map
 
     return study_map(open_study(study))
+
+
+def launch(target: str | Path | None = None, options: LaunchOptions | None = None) -> Summary:
+    """Run the cells and probes that are missing of a study, a grid (planned first) or a plan's file.
+
+    Raises OrchError before anything runs; a cell that fails is a record with its reason, and counted in the summary.
+    """
+    from orch.launchable import launchable
+    from orch.launching.launch import launch_study
+    from orch.launching.settings import LaunchOptions
+
+    options = options or LaunchOptions()
+    return launch_study(*launchable(None if target is None else Path(target), options), options)
+
+
+def status(study: str | Path | None = None, axis: str = "algorithm x model") -> Status:
+    """Which cells of a study are done, running, pending or failed, counted per value of `axis`."""
+    from orch.launching.steering import statuses
+
+    return next(statuses(open_study(study).root, axis, watch=False))
+
+
+def cancel(study: str | Path | None = None, cells: Sequence[str] = (), *, dropped: bool = False) -> Cancelled:
+    """Stop a study's workers, or only the cells with a name, an id or an expression such as `mix == 'ct'`.
+
+    dropped: only running cells that are no longer in the plan
+    """
+    from orch.launching.steering import cancelled
+
+    return cancelled(open_study(study).root, tuple(cells), dropped=dropped)
+
+
+def retry(study: str | Path | None = None, cause: str = "", cluster: Where = "local") -> Summary:
+    """Launch the cells that failed (with `cause`, if it is given) again from their last checkpoint."""
+    from orch.launching.steering import retried
+
+    return retried(open_study(study).root, cause, cluster)
+
+
+def why(cell: str, study: str | Path | None = None) -> Why:
+    """How a cell's numbers came about: its configuration, attempts, cost, code state and the end of its log.
+
+    cell: its name, or the beginning of its id
+    """
+    from orch.launching import operations
+
+    opened = open_study(study)
+    return operations.why(opened, operations.find_cell(opened, cell))
 
 
 def sync(study: str | Path | None = None, tracking_uri: str | None = None) -> SyncSummary:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+import orch
 from orch.cli.arguments import (
     AS_JSON,
     CLUSTER,
@@ -142,9 +143,7 @@ def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json
 
     Example: orch cancel --cells "model == 'ViT-L'"
     """
-    from orch.launching.steering import cancelled
-
-    done = cancelled(study, cells, dropped=dropped)
+    done = orch.cancel(study, cells, dropped=dropped)
     counts = f"{done.launches} launches, {done.cells} cells and {done.workers} workers on this machine"
     text = f"asked {counts} to stop. {done.note}"
     emit(asdict(done)) if as_json else click.echo(text.rstrip())
@@ -162,9 +161,7 @@ def retry(study: Path | None, *, cause: str, cluster: Where, as_json: bool) -> N
 
     Example: orch retry --cause killed
     """
-    from orch.launching.steering import retried
-
-    summary = retried(study, cause, cluster)
+    summary = orch.retry(study, cause, cluster)
     if as_json:
         emit(summary.to_json())
     raise SystemExit(summary.exit_code)
@@ -181,9 +178,8 @@ def logs(cell: str, *, study: Path | None) -> None:
     Example: orch logs mae-w64-all-2000-s0
     """
     from orch.launching.operations import find_cell, log_path
-    from orch.studies import find_study
 
-    opened = find_study(study)
+    opened = orch.open_study(study)
     path = log_path(opened, find_cell(opened, cell))
     click.echo(path.read_text(encoding="utf-8", errors="replace"), nl=False)
 
@@ -200,13 +196,9 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
 
     Example: orch why mae-w64-all-2000-s0
     """
-    from orch.launching.operations import find_cell
-    from orch.launching.operations import why as reasons
     from orch.launching.steering import why_page
-    from orch.studies import find_study
 
-    opened = find_study(study)
-    found = reasons(opened, find_cell(opened, cell))
+    found = orch.why(cell, study)
     emit(found.to_json()) if as_json else click.echo(why_page(found))
 
 
