@@ -6,9 +6,9 @@ from pathlib import Path
 
 from orch.launching.settings import LaunchOptions, settings_of
 from orch.planning.draft import make_plan
-from orch.planning.pricing import repriced
 from orch.studies import find_study
 from orch_core.errors import OrchError
+from orch_core.grid.pricing import repriced
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, open_plan, read_plan
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch import budget
-from orch.budget import Limits, assess, limits_of, open_reservations, reserve, spent_hours
 from orch.planning.draft import make_plan
 from orch.planning.planner import PlanOptions, plan_grid
 from orch_core.errors import OrchError
+from orch_core.study import budget
 from orch_core.study.attempts import End
+from orch_core.study.budget import Limits, assess, limits_of, open_reservations, reserve, spent_hours
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
 from orch_core.study.record import Record

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from orch.planning import calibration, speed
-from orch.planning.calibration import Calibration, ProbeLoad, ProbeRate, Rate
+from orch.planning import speed
 from orch.planning.draft import draft
 from orch_core.cell import Cell, Model
 from orch_core.cost import price
 from orch_core.errors import OrchError
+from orch_core.grid import calibration
+from orch_core.grid.calibration import Calibration, ProbeLoad, ProbeRate, Rate
 
 GRID = """\
 study: rates

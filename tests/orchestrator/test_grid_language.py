@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orch.planning.draft import draft
-from orch.planning.pricing import with_classes, with_micro_batches
 from orch.planning.summary import summary
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
@@ -19,6 +18,7 @@ from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
 from orch_core.grid.expression import AXES
 from orch_core.grid.language import Grid
+from orch_core.grid.pricing import with_classes, with_micro_batches
 
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
 REFERENCE = Path(__file__).parent.parent.parent / "experiments" / "biovfm-21m.yaml"

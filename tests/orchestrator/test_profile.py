@@ -3,9 +3,9 @@
 import pytest
 
 from orch.launching.settings import LaunchOptions, resources_of, settings_of
-from orch.user_settings import user_cluster
 from orch_core.errors import GridError, OrchError
 from orch_core.grid.resources import Cluster, ResourceClass, SizeClass
+from orch_core.user_settings import user_cluster
 
 
 @pytest.fixture

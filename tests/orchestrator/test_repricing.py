@@ -9,10 +9,10 @@ from polars.testing import assert_frame_equal
 from orch.launchable import launchable
 from orch.launching.settings import LaunchOptions
 from orch.planning.draft import draft, make_plan
-from orch.planning.pricing import repriced
 from orch.planning.summary import summary
 from orch_core.device import DEVICES
 from orch_core.errors import OrchError
+from orch_core.grid.pricing import repriced
 from orch_core.grid.resources import Cluster, ResourceClass, SizeClass
 
 GRID = """\

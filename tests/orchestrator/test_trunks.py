@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.budget import Limits, assess
 from orch.planning.draft import make_plan
 from orch.planning.summary import summary
 from orch_core.errors import GridError
@@ -16,6 +15,7 @@ from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
 from orch_core.recipes import constants, trunk
 from orch_core.recipes.base import branch_step
+from orch_core.study.budget import Limits, assess
 from orch_core.study.plan import hours_left
 
 GRID = """\

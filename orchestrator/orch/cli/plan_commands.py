@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _target(
     _context: click.Context, _parameter: click.Parameter, text: str | None
 ) -> dict[str, float] | None:
-    from orch.planning.precision import read_target
+    from orch_analysis.design.precision import read_target
 
     return None if text is None else read_target(text)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orch.budget import limits_of, release, reserve, spent_hours
 from orch.console import command_line, say
 from orch.launching import freeze, journal, progress, slurm
 from orch.launching.journal import JobRequest, Launch, ManifestEntry
@@ -31,6 +30,7 @@ from orch_core.files import dumps
 from orch_core.formatting import quantity
 from orch_core.recipes import trunk
 from orch_core.study import attempts
+from orch_core.study.budget import limits_of, release, reserve, spent_hours
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from orch.user_settings import user_cluster
 from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.grid.resources import DEFAULT, Cluster, Option, ResourceClass
+from orch_core.user_settings import user_cluster
 
 ATTEMPTS = 3  # of a cell in one launch, in a row and without progress, before it counts as failed
 Where = Literal["local", "debug", "slurm"]

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import polars as pl
 
-from orch.planning import calibration
-from orch.planning.calibration import ProbeLoad
-from orch.planning.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch.planning.summary import PlanSummary, summary
 from orch.studies import remember_study
-from orch.user_settings import user_cluster
 from orch_core.cell import Probe
 from orch_core.device import Device
+from orch_core.grid import calibration
+from orch_core.grid.calibration import ProbeLoad
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import CheckedGrid, read_grid
+from orch_core.grid.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch_core.grid.resources import Cluster
 from orch_core.images.npz import NpzFacts
 from orch_core.study.folder import Study, create_study
 from orch_core.study.holdings import with_state
 from orch_core.study.plan import Plan, write_plan
+from orch_core.user_settings import user_cluster
 
 
 def draft(

@@ -10,10 +10,10 @@ import polars as pl
 
 from orch.console import columns
 from orch.planning.diff import Diff
-from orch.planning.precision import BEYOND, Precision
-from orch.planning.pricing import FLOPS_PAID
 from orch.planning.summary import PlanSummary
+from orch_analysis.design.precision import BEYOND, Precision
 from orch_core.formatting import duration, quantity
+from orch_core.grid.pricing import FLOPS_PAID
 from orch_core.study.plan import Plan, hours_left
 
 MOST_GROUPS = 12  # recipes x mixes that the terminal shows

@@ -11,15 +11,15 @@ from typing import Any
 import polars as pl
 
 from orch.answer import Answer
-from orch.budget import assess, describe, limits_of
 from orch.planning.diff import Diff, diff
 from orch.planning.draft import draft, save
 from orch.planning.plan_text import render, render_diff
-from orch.planning.precision import Group, Precision, expected_precision
 from orch.planning.summary import PlanSummary, summary
 from orch.studies import find_study
 from orch_analysis.design.expected import AssumedLaw
+from orch_analysis.design.precision import Group, Precision, expected_precision
 from orch_core.errors import OrchError
+from orch_core.study.budget import assess, describe, limits_of
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, open_plan, read_plan
 
@@ -121,7 +121,7 @@ def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan |
         return Comparison(plan=plan, study=opened, against=name, changes=diff(old, plan.frame))
     assumed_laws: Mapping[Group, AssumedLaw] = {}
     if options.pilot:
-        from orch.planning.pilot import assumed_laws_of
+        from orch_analysis.design.pilot import assumed_laws_of
 
         assumed_laws = assumed_laws_of(find_study(options.pilot))
     precision = expected_precision(plan, target=options.target, assumed_laws=assumed_laws)

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from orch.answer import Answer
 from orch.console import say
-from orch.planning import calibration
-from orch.planning.calibration import Calibration, ProbeRate, Rate
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.cost import Cost, price
 from orch_core.device import DEVICES
 from orch_core.formatting import quantity
+from orch_core.grid import calibration
+from orch_core.grid.calibration import Calibration, ProbeRate, Rate
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of

@@ -14,11 +14,11 @@ import polars as pl
 import yaml
 
 from orch.answer import Answer
-from orch.planning.pilot import assumed_law_of, points_of
-from orch.planning.precision import Group, data_axis
 from orch_analysis.design import expected as design
 from orch_analysis.design import next_cells
 from orch_analysis.design.expected import AssumedLaw
+from orch_analysis.design.pilot import assumed_law_of, points_of
+from orch_analysis.design.precision import Group, data_axis
 from orch_analysis.laws.law import Array
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from orch.planning.pricing import FLOPS_PAID
+from orch_core.grid.pricing import FLOPS_PAID
 from orch_core.study.plan import SCHEMA_VERSION, Plan, hours_left
 
 FILES_PER_CELL = 14  # config, record, curves, encoder, four of an attempt, three each of two checkpoints

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from orch.planning.precision import Group, data_axis
 from orch_analysis.design import expected
 from orch_analysis.design.expected import AssumedLaw
+from orch_analysis.design.precision import Group, data_axis
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.outcome import Outcome

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from orch.user_settings import folder
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 from orch_core.monitoring import HEALTH_IMAGES, HELD_OUT, READ_OUTS, ROWS
 from orch_core.recipes import RECIPES
+from orch_core.user_settings import folder
 
 SCHEMA_VERSION = 1
 # the control without an encoder fits as many components of its pixels as two halves of this width would have

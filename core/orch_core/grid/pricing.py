@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from orch.planning.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
 from orch_core.cost import memory_bytes, micro_batch
 from orch_core.device import DEVICES, Device, hours
 from orch_core.errors import OrchError
+from orch_core.grid.calibration import PIXEL_WIDTH, Calibration, ProbeLoad
 from orch_core.grid.cells import rule_mask
 from orch_core.grid.columns import COLUMNS, cell_of
 from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass, unshareable
