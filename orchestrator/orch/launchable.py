@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orch.launching.settings import LaunchOptions, settings_of
-from orch.planning.draft import make_plan
+from orch.planning.planner import make_plan
 from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.grid.pricing import repriced

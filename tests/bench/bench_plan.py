@@ -47,7 +47,7 @@ def measured(seeds: int) -> dict[str, float]:
         folder = Path(name)
         (folder / "grid.yaml").write_text(GRID.replace("SEEDS", str(list(range(seeds)))))
         began, cpu = time.perf_counter(), time.process_time()
-        from orch.planning.draft import draft, save
+        from orch_core.study.draft import draft, save
 
         imported = time.perf_counter()
         plan, study, checked = draft(folder / "grid.yaml", folder / "study")

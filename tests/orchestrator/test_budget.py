@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.draft import make_plan
-from orch.planning.planner import PlanOptions, plan_grid
+from orch.planning.planner import PlanOptions, make_plan, plan_grid
 from orch_core.errors import OrchError
 from orch_core.study import budget
 from orch_core.study.attempts import End

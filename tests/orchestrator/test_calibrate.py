@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from orch.planning import speed
-from orch.planning.draft import draft
 from orch_core.cell import Cell, Model
 from orch_core.cost import price
 from orch_core.errors import OrchError
 from orch_core.grid import calibration
 from orch_core.grid.calibration import Calibration, ProbeLoad, ProbeRate, Rate
+from orch_core.study.draft import draft
 
 GRID = """\
 study: rates

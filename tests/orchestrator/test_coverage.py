@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from orch.cli import main
-from orch.planning.draft import make_plan
 from orch.planning.map import costs, coverage, render, study_map
+from orch.planning.planner import make_plan
 from orch_core.files import dumps
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan

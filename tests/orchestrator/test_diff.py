@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orch.planning.diff import LABELS, diff
-from orch.planning.draft import make_plan
-from orch.planning.planner import PlanOptions, plan_grid
+from orch.planning.planner import PlanOptions, make_plan, plan_grid
 from orch_core.errors import OrchError
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.draft import draft
-from orch.planning.summary import summary
 from orch_core.cost import memory_bytes, price
 from orch_core.device import DEVICES
 from orch_core.errors import GridError, OrchError
@@ -19,6 +17,8 @@ from orch_core.grid.columns import cell_of
 from orch_core.grid.expression import AXES
 from orch_core.grid.language import Grid
 from orch_core.grid.pricing import with_classes, with_micro_batches
+from orch_core.study.draft import draft
+from orch_core.study.summary import summary
 
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
 REFERENCE = Path(__file__).parent.parent.parent / "experiments" / "biovfm-21m.yaml"

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.draft import draft
 from orch_core.errors import GridError, OrchError
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
+from orch_core.study.draft import draft
 from orch_core.yaml import load_yaml
 
 GOOD: dict[str, Any] = {

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.draft import draft
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
 from orch_core.identity import split_ids
+from orch_core.study.draft import draft
 
 GRID = """\
 study: identity

@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 
 from orch.planning.diff import diff
-from orch.planning.draft import make_plan
-from orch.planning.summary import summary
+from orch.planning.planner import make_plan
 from orch_core.cost import price
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
@@ -16,6 +15,7 @@ from orch_core.grid.columns import cell_of
 from orch_core.study.plan import read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish
+from orch_core.study.summary import summary
 
 GRID = """\
 study: many

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from orch.cli import main
 from orch.console import emit
-from orch.planning.draft import make_plan
-from orch.planning.summary import summary
+from orch.planning.planner import make_plan
 from orch.studies import find_study
 from orch_core.cost import price
 from orch_core.errors import OrchError
@@ -22,6 +21,7 @@ from orch_core.images.npz import pretraining_order
 from orch_core.study.plan import read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import publish
+from orch_core.study.summary import summary
 
 GRID = """\
 study: small

@@ -8,12 +8,13 @@ from polars.testing import assert_frame_equal
 
 from orch.launchable import launchable
 from orch.launching.settings import LaunchOptions
-from orch.planning.draft import draft, make_plan
-from orch.planning.summary import summary
+from orch.planning.planner import make_plan
 from orch_core.device import DEVICES
 from orch_core.errors import OrchError
 from orch_core.grid.pricing import repriced
 from orch_core.grid.resources import Cluster, ResourceClass, SizeClass
+from orch_core.study.draft import draft
+from orch_core.study.summary import summary
 
 GRID = """\
 study: priced

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch.planning.draft import draft, make_plan
+from orch.planning.planner import make_plan
 from orch.planning.suggest import SEEDS, SuggestOptions, advise, suggest, write_grid
 from orch.studies import find_study
 from orch_analysis.design import expected as design
@@ -17,6 +17,7 @@ from orch_analysis.design import next_cells
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 from orch_core.grid.columns import cell_of
+from orch_core.study.draft import draft
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
 from orch_core.study.record import Record

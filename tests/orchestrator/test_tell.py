@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from orch.planning.draft import draft
 from orch.planning.planner import PlanOptions, plan_grid
 from orch_analysis.design import expected
 from orch_analysis.design.precision import expected_precision, read_target
 from orch_core.errors import OrchError
+from orch_core.study.draft import draft
 from orch_core.study.plan import Plan
 
 GRID = """\

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orch.planning.draft import make_plan
-from orch.planning.summary import summary
+from orch.planning.planner import make_plan
 from orch_core.errors import GridError
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
@@ -17,6 +16,7 @@ from orch_core.recipes import constants, trunk
 from orch_core.recipes.base import branch_step
 from orch_core.study.budget import Limits, assess
 from orch_core.study.plan import hours_left
+from orch_core.study.summary import summary
 
 GRID = """\
 study: trunks

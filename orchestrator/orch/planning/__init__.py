@@ -1,8 +1,5 @@
-"""What a study costs, what it will be able to tell, what should run next.
+"""The commands that plan: what a study costs, what its cells can estimate, what should run next.
 
-- `command` is `orch plan`; `plan` the document, `text` its summary
-- from grid to cells: `enumerate`, `choices`, `isoflop`, `trunks` (runs that share their beginning); what the study already holds: `holdings`
-- what they cost: `pricing`, `calibration` (measured rates), `measure` (measures them), `calibrate` (the command)
-- what they will tell: `tell`, `pilot`; what changed: `diff`; what fits a budget: `budget`; the map of the grid: `coverage`, `page`
-- what should run next: `advise`, `suggest` (the command)
+- `planner` is `orch plan`, `plan_text` its page, `diff` what a plan changes; `orch_core.study.draft` makes the plan
+- `suggest` is `orch suggest`, `map` is `orch map`, `speed` is `orch calibrate`
 """

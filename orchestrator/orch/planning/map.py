@@ -11,11 +11,11 @@ import polars as pl
 
 from orch.answer import Answer
 from orch.console import columns
-from orch.planning.summary import summary
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, hours_left, read_plan
+from orch_core.study.summary import summary
 
 BAR = 30  # characters of the longest bar
 AXES = ("recipe", "model", "images", "mix", "seed")

@@ -10,11 +10,11 @@ import polars as pl
 
 from orch.console import columns
 from orch.planning.diff import Diff
-from orch.planning.summary import PlanSummary
 from orch_analysis.design.precision import BEYOND, Precision
 from orch_core.formatting import duration, quantity
 from orch_core.grid.pricing import FLOPS_PAID
 from orch_core.study.plan import Plan, hours_left
+from orch_core.study.summary import PlanSummary
 
 MOST_GROUPS = 12  # recipes x mixes that the terminal shows
 SHOWN = 20  # cells of each kind that a diff shows

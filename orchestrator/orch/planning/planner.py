@@ -12,16 +12,16 @@ import polars as pl
 
 from orch.answer import Answer
 from orch.planning.diff import Diff, diff
-from orch.planning.draft import draft, save
 from orch.planning.plan_text import render, render_diff
-from orch.planning.summary import PlanSummary, summary
-from orch.studies import find_study
+from orch.studies import find_study, remember_study
 from orch_analysis.design.expected import AssumedLaw
 from orch_analysis.design.precision import Group, Precision, expected_precision
 from orch_core.errors import OrchError
 from orch_core.study.budget import assess, describe, limits_of
+from orch_core.study.draft import draft, save
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, open_plan, read_plan
+from orch_core.study.summary import PlanSummary, summary
 
 NAMED = 10  # cells beyond the budget that the terminal names
 
@@ -110,6 +110,14 @@ class Comparison(Answer):
         return render_diff(self.changes, self.against)
 
 
+def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
+    """Draft a plan (see `draft`), write it into its study, and remember the study as the one planned last."""
+    plan, opened, checked = draft(grid, study)
+    save(plan, opened, checked)
+    remember_study(opened)
+    return plan, opened
+
+
 def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan | Comparison:
     """The plan of a grid, or what it would change; raises OrchError or GridError for what is wrong with it."""
     if not all(math.isfinite(limit) for limit in (options.gpu_hours, options.usd) if limit is not None):
@@ -126,10 +134,12 @@ def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan |
         assumed_laws = assumed_laws_of(find_study(options.pilot))
     precision = expected_precision(plan, target=options.target, assumed_laws=assumed_laws)
     limited = any(plan.budget.values())
+    saved = save(plan, opened, checked)
+    remember_study(opened)
     return NewPlan(
         plan=plan,
         study=opened,
-        summary=save(plan, opened, checked),
+        summary=saved,
         precision=tuple(precision),
         options=options,
         beyond_budget=assess(plan, opened, limits_of(plan)).refused if limited else plan.frame.clear(),

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import polars as pl
 
-from orch.planning.summary import PlanSummary, summary
-from orch.studies import remember_study
 from orch_core.cell import Probe
 from orch_core.device import Device
 from orch_core.grid import calibration
@@ -20,6 +18,7 @@ from orch_core.images.npz import NpzFacts
 from orch_core.study.folder import Study, create_study
 from orch_core.study.holdings import with_state
 from orch_core.study.plan import Plan, write_plan
+from orch_core.study.summary import PlanSummary, summary
 from orch_core.user_settings import user_cluster
 
 
@@ -64,18 +63,10 @@ def draft(
     return plan, opened, checked
 
 
-def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
-    """Draft a plan (see `draft`) and write it into its study."""
-    plan, opened, checked = draft(grid, study)
-    save(plan, opened, checked)
-    return plan, opened
-
-
 def save(plan: Plan, study: Study, checked: CheckedGrid) -> PlanSummary:
     """Write a plan into its study, as the one planned last; raises OrchError if it cannot be written."""
     numbers = summary(plan)
     write_plan(plan, study, grid=checked.path, text=checked.text, numbers=numbers.to_json())
-    remember_study(study)
     return numbers
 
 
