@@ -144,8 +144,10 @@ HEAVY = (
 def test_planning_imports_nothing_heavy(tmp_path: Path):
     plan_of(tmp_path)
     code = (
-        "import sys; from orch.cli import main; main(['plan', 'grid.yaml', '--json'], standalone_mode=False); "
-        f"print(sorted(set(sys.modules) & set({HEAVY})), file=sys.stderr)"
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print(sorted(set(sys.modules) & set({HEAVY})), file=sys.stderr))\n"
+        "from orch.cli import main\n"
+        "main(['plan', 'grid.yaml', '--json'])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
