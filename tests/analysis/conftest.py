@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,6 +41,20 @@ def control_error(task: str, params: float) -> float:
     return start * params**exponent
 
 
+def plan_row(cell: Cell) -> dict[str, object]:
+    """A cell as a row of the planner's table."""
+    shape = {name: getattr(cell.model, name, None) for name in ("width", "depth", "heads", "mlp_ratio")}
+    same = ("id", "recipe", "algorithm", "mix", "images", "resolution", "patch", "channels", "samples_seen")
+    return {
+        **{name: getattr(cell, name) for name in (*same, "batch", "precision", "seed", "subset_seed")},
+        "model": cell.model.name if cell.model else None,
+        **shape,
+        "params_encoder": params_of(cell.model) if cell.model else 0.0,
+        "overrides": json.dumps(cell.overrides),
+        "data": json.dumps([asdict(portion) for portion in cell.data]),
+    }
+
+
 class Maker:
     """Writes records of a study with `noise` (relative, Gaussian) around the laws above."""
 
@@ -67,22 +81,16 @@ class Maker:
         self.plan()
         return self.study
 
-    def plan(self) -> None:
-        """What the planner writes, of every cell so far and all tasks."""
-        cells = [self.study.cell(path.name) for path in sorted((self.study.root / "cells").iterdir())]
-        columns = {
-            "id": [cell.id for cell in cells],
-            "algorithm": [cell.algorithm for cell in cells],
-            "model": [cell.model.name if cell.model else None for cell in cells],
-            "params_encoder": [params_of(cell.model) if cell.model else 0.0 for cell in cells],
-            "mix": [cell.mix for cell in cells],
-            "images": [cell.images for cell in cells],
-            "seed": [cell.seed for cell in cells],
-        }
-        pl.DataFrame(columns).write_parquet(self.study.root / "plan.parquet")
-        probes = [asdict(self.probe_of(task)) for task in TASKS]
-        document = {"study": "made", "plan": "0" * 32, "grid": "made.yaml", "probes": probes}
-        (self.study.root / "plan.json").write_text(dumps(document))
+    def plan(self, cells: Sequence[Cell] | None = None, probes: Sequence[Probe] | None = None) -> None:
+        """What the planner writes, of every cell so far and all tasks, or of those given."""
+        cells = [self.study.cell(cell) for cell in self.study.cells()] if cells is None else cells
+        pl.DataFrame([plan_row(cell) for cell in cells]).write_parquet(self.study.plan_table)
+        described = [asdict(probe) for probe in (self.probes() if probes is None else probes)]
+        document = {"study": "made", "plan": "0" * 32, "grid": "made.yaml", "probes": described}
+        self.study.plan_file.write_text(dumps(document))
+
+    def probes(self) -> list[Probe]:
+        return [self.probe_of(task) for task in TASKS]
 
     def probe_of(self, task: str) -> Probe:
         path = str(self.npz / f"{task}.npz")

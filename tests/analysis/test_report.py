@@ -139,6 +139,12 @@ def test_same_records_same_bytes(exact, tmp_path):
     ] == []
 
 
+def test_exported_tables_hold_no_path_of_this_machine(exact):
+    study, page = exact
+    for path in sorted((page.parent / "tables").glob("*.csv")):
+        assert str(study.root) not in path.read_text(), path.name
+
+
 def test_provenance_names_data_grid_versions_and_code(exact):
     study, page = exact
     text = words(page)

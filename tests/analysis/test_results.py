@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict, replace
 
 import polars as pl
+import pytest
 
-from orch_analysis.tables.study_tables import read_curves, read_results, study_table
+from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.cell import Model
 from orch_core.study.record import Reason, Record
 from orch_core.study.stored import publish
@@ -23,7 +24,6 @@ def test_a_row_per_run_and_per_cell_and_task(make_study):
     assert results.pretraining.height == cells
     assert results.probes.height == cells * 4
     assert results.ledger.is_empty()
-    assert study_table(study).equals(results.probes)
 
 
 def test_numbers_are_those_of_the_records(make_study):
@@ -81,23 +81,89 @@ def test_what_gave_nothing_is_in_the_ledger_with_its_reason(make_study):
 def test_planned_but_unstarted_work_is_missing(make_study):
     maker = make_study()
     cell = maker.cell("mae", WIDE, "all", 500)
-    plan = {
-        "id": [cell.id, "f" * 32],
-        "algorithm": ["mae", "mae"],
-        "model": ["w32", "w64"],
-        "mix": ["all", "all"],
-    }
-    pl.DataFrame({**plan, "images": [500, 500], "seed": [0, 0]}).write_parquet(
-        maker.study.root / "plan.parquet"
-    )
-    tasks = [{"task": task} for task in ("tissue", "new")]
-    (maker.study.root / "plan.json").write_text(json.dumps({"probes": tasks}))
+    other = replace(cell, model=Model(name="w64", width=64, depth=4, heads=4))
+    tasks = [maker.probe_of("tissue"), replace(maker.probe_of("tissue"), task="new", fingerprint="new")]
+    maker.plan([cell, other], tasks)
     results = read_results(maker.study)
-    assert results.ledger.select("name", "task", "cause").rows() == [
-        ("mae-w32-all-500-s0", "new", "missing"),
-        ("mae-w64-all-500-s0", "", "missing"),
+    missing = results.ledger.filter(cause="missing")
+    assert missing.select("name", "task").rows() == [
+        ("mae-w32-all-500-s0", "new"),
+        ("mae-w64-all-500-s0", ""),
     ]
     assert list(results.tasks) == ["tissue", "new"]
+
+
+def test_scores_of_a_replaced_task_or_another_limit_are_not_pooled_with_the_old_ones(make_study):
+    maker = make_study()
+    cell = maker.cell("mae", WIDE, "all", 500)
+    changed = [
+        replace(maker.probe_of("tissue"), fingerprint="replaced"),
+        replace(maker.probe_of("blood"), train_limit=100),
+    ]
+    for probe, auc in zip(changed, (0.6, 0.7), strict=True):
+        folder = maker.study.probe_folder(cell.id, probe)
+        folder.mkdir()
+        record = Record(
+            cell=cell.id, name=cell.name, status="done", task=probe.task, probe=probe.id, values={"auc": auc},
+            provenance={"probe": asdict(probe)},
+        )  # fmt: skip
+        publish(folder, record)
+    maker.plan([cell], changed)
+    results = read_results(maker.study)
+    assert dict(results.probes.select("task", "auc").iter_rows()) == {"tissue": 0.6, "blood": 0.7}
+    assert set(results.probes["probe"]) == {probe.id for probe in changed}
+    assert results.probes.filter(task="blood")["train_limit"].item() == 100
+    outdated = results.ledger.filter(cause="outdated")
+    assert sorted(outdated["task"]) == sorted(
+        probe.task for probe in maker.probes()
+    )  # the old probes of these two, and those that were taken out
+    assert set(results.ledger["cause"]) == {"outdated"}
+
+
+def test_cells_that_the_plan_dropped_are_named_and_fitted_no_more(make_study):
+    maker = make_study()
+    kept, dropped = (maker.cell("mae", WIDE, "all", images, probes=False) for images in (500, 1000))
+    maker.plan([kept], [])
+    results = read_results(maker.study)
+    assert results.pretraining["cell"].to_list() == [kept.id]
+    assert results.ledger.select("cell", "name", "cause").rows() == [(dropped.id, dropped.name, "outdated")]
+    assert read_results(maker.study, planned_only=False).pretraining.height == 2
+
+
+def test_two_probes_of_a_task_are_two_rows_that_say_which(make_study):
+    maker = make_study()
+    cell = maker.cell("mae", WIDE, "all", 500)
+    few = replace(maker.probe_of("blood"), train_limit=10)
+    folder = maker.study.probe_folder(cell.id, few)
+    folder.mkdir()
+    record = Record(
+        cell=cell.id, name=cell.name, status="done", task="blood", probe=few.id, values={"auc": 0.5}
+    )
+    publish(folder, record)
+    probes = read_results(maker.study).probes
+    whole = maker.probe_of("blood").id
+    blood = dict(probes.filter(pl.col("task").str.starts_with("blood")).select("probe", "task").iter_rows())
+    assert blood == {few.id: f"blood-{few.id[:8]}", whole: f"blood-{whole[:8]}"}
+    assert "tissue" in set(probes["task"])
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cell": "a'])
+def test_a_damaged_record_or_plan_is_named_in_the_ledger_and_the_rest_is_read(make_study, text):
+    study = make_study().whole()
+    before = read_results(study)
+    cell, probe = before.probes.select("cell", "task").row(7)
+    path = next(study.cell_folder(cell).glob(f"probes/{probe}-*/record.json"))
+    path.write_text(text)
+    results = read_results(study)
+    assert results.ledger.select("cell", "task", "cause").rows() == [(cell, probe, "unreadable")]
+    assert results.ledger["message"].item().startswith(f"{study.relative(path)} is damaged")
+    assert results.probes.height == before.probes.height - 1
+    for plan_file in (study.plan_table, study.plan_file):
+        whole = plan_file.read_bytes()
+        plan_file.write_text(text)
+        assert set(read_results(study).ledger["cause"]) == {"unreadable"}
+        assert read_results(study).probes.height == results.probes.height
+        plan_file.write_bytes(whole)
 
 
 def test_digest_changes_with_any_record(make_study):

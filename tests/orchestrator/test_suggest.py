@@ -130,9 +130,15 @@ def test_running_what_it_suggests_narrows_as_much_as_it_said(planned):
     assert first[0].after / 2.5 < again.before < 2.5 * first[0].after
 
 
-def test_the_grid_it_writes_plans_exactly_its_cells_into_the_same_study(planned, tmp_path: Path):
+def test_the_grid_it_writes_plans_its_cells_and_those_that_are_trained_into_the_same_study(
+    planned, tmp_path: Path
+):
     plan, study = planned
-    answer(study, plan.frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6")))
+    trained = plan.frame.filter((pl.col("images") == 10000) | (pl.col("model") == "f-w64-d6"))
+    answer(study, trained)
+    for cell in trained.filter(pl.col("images") == 0)["id"]:
+        study.cell_folder(cell).mkdir()
+        publish(study.cell_folder(cell), Record(cell=cell, name="control", status="done"))
     (tmp_path / "sub").mkdir()
     options = SuggestOptions(target={"params": 1e8, "samples": 1e8}, budget=5.0, mix="all")
     made_grid = suggest(find_study(None), Path("sub/next.yaml"), options)
@@ -140,7 +146,11 @@ def test_the_grid_it_writes_plans_exactly_its_cells_into_the_same_study(planned,
     made, _, checked = draft(Path("sub/next.yaml"), study.root)
     picks = document["advice"][0]["picks"]
     expected = {(p["model"], p["images"], seed) for p in picks for seed in p["seeds"]}
-    assert set(made.frame.select("model", "images", "seed").rows()) == expected
+    assert expected
+    assert set(made.frame.select("model", "images", "seed").rows()) == expected | set(
+        trained.select("model", "images", "seed").rows()
+    )
+    assert set(trained["id"]) <= set(made.frame["id"])
     assert checked.file("ct") == tmp_path / "ct.npz"
     # a cell of the old plan that is suggested keeps its id
     old = dict(zip(plan.frame.select("model", "images", "seed").rows(), plan.frame["id"], strict=True))

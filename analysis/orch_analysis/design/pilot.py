@@ -21,7 +21,7 @@ LEAST_NOISE = 1e-4  # sd of a log loss below which a pilot of few cells is too g
 
 def points_of(study: Study) -> dict[Group, pl.DataFrame]:
     """Trained cells of a study by recipe and mix: `params_encoder`, `images`, `heldout_loss`, `seed` and the rest."""
-    rows = read_results(study).pretraining
+    rows = read_results(study, planned_only=False).pretraining  # a run of an older plan is evidence too
     rows = rows.filter((pl.col("images") > 0) & pl.col("heldout_loss").is_not_null())
     groups = rows.partition_by("recipe", "mix", as_dict=True, maintain_order=True)
     return {(str(recipe), str(mix)): frame for (recipe, mix), frame in groups.items()}

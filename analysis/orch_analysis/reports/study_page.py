@@ -13,7 +13,6 @@ from orch_analysis.reports import factor_sentences, page_tables, study_sentences
 from orch_analysis.reports.page import Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.study_findings import StudyFindings
-from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_core.formatting import duration, plural
 
@@ -121,8 +120,8 @@ def _grid(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
 
 def _provenance(found: StudyFindings) -> Section:
     root = found.study.root
-    plan = study_tables.read_plan(root)
-    grid = root / "grid.yaml"
+    plan = found.study.plan()
+    grid = found.study.grid_file
     items = [
         f"Data: {found.results.pretraining.height + found.results.probes.height:,} records, blake2b {found.results.digest}."
     ]

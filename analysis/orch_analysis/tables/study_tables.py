@@ -1,22 +1,23 @@
-"""From a study folder to tables: one row per pretraining run, one per (cell, task), and what is left out.
-
-The folder is read directly, one `json.loads` per record: 10,000 records take about 0.3 CPU seconds.
-"""
+"""From a study folder to tables: one row per pretraining run, one per (cell, probe), and what is left out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from orch_core.study.folder import Study
+from orch_core.cell import Probe, probe_from_json
+from orch_core.errors import OrchError
+from orch_core.study.curves import read_rows
+from orch_core.study.folder import DRAWS, Study
+from orch_core.study.record import Cause, Record
+from orch_core.study.rows import config_row, numbers, reason_row, record_row, task_labels
+from orch_core.study.stored import StoredRecord
 
 CONTROLS = ("random", "pixels")  # cells without training: the floors that every gain is measured from
 
@@ -45,6 +46,13 @@ SIZES: Mapping[str, Any] = dict.fromkeys(
     ),
     pl.Float64,
 )
+PROBE: Mapping[str, Any] = {
+    "task": pl.String,
+    "probe": pl.String,
+    "protocol": pl.String,
+    "train_limit": pl.Int64,
+    "draws": pl.String,
+}
 SCORES: Mapping[str, Any] = dict.fromkeys(
     ("auc", "auc_lo", "auc_hi", "auc_se", "accuracy", "n_train", "n_val", "n_test", "classes"), pl.Float64
 )
@@ -57,8 +65,8 @@ class Results:
     """What a study holds, as tables.
 
     pretraining: a row per cell that is done: CONFIG, SIZES, every other value of the record, `seconds`
-    probes:      a row per (cell, task) that is done: CONFIG, SIZES, `task`, SCORES, every other value
-    ledger:      a row per cell or (cell, task) that gave nothing, with cause, message and log
+    probes:      a row per (cell, probe) that is done: CONFIG, SIZES, PROBE, SCORES, every other value
+    ledger:      a row per cell or probe that is left out, with cause, message and log
     provenance:  per part (`versions`, `code`, ...) the distinct JSON texts and how many records carry each
     tasks:       per task, the probe's description in the study's plan (path, kind, classes, ...)
     digest:      blake2b-128 of all records in the order of their paths: the data that a report is made from
@@ -72,88 +80,188 @@ class Results:
     digest: str
 
 
-def study_table(study: Study) -> pl.DataFrame:
-    """The study's long table: one row per (cell, task) that is done; see `Results.probes`."""
-    return read_results(study).probes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What the study's plan asks for: a row per cell, as `enumerate_cells` made it, and the probes of each."""
+
+    cells: pl.DataFrame
+    probes: tuple[Probe, ...]
 
 
-def read_results(study: Study) -> Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A record that could be read, and where it lies."""
+
+    record: Record
+    stored: StoredRecord
+
+
+def read_results(study: Study, *, planned_only: bool = True) -> Results:
     """Every record of the study as tables.
 
-    What the study's plan asks for and no record gives enters the ledger as missing; in a study without a plan, every
-    cell with a folder but no record does.
+    Records that the study's plan does not contain (any more) are left out as outdated, unless `planned_only` is False;
+    what the plan asks for and no record gives enters the ledger as missing. In a study without a plan all records
+    count, and cells with a folder but no record are missing.
     """
-    texts, failed = _scan(study.root)
-    documents = [json.loads(text) for text in texts]
-    runs = [_run_row(document) for document in documents if not document["task"]]
-    config = {row["cell"]: row for row in runs}
-    probes = [
-        {
-            **_shared(config.get(document["cell"], {})),
-            **_probe_row(document),
-            "draws": _draws_path(study, document),
-        }
-        for document in documents
-        if document["task"] and document["status"] == "done"
+    plan, trouble = read_planned(study)
+    found, damaged = _readable(study, plan, study.stored())
+    current, outdated = _split(found, plan if planned_only else None)
+    published = [one for one in current if one.stored.published]
+    failed = [one for one in current if one.record.status != "done"]
+    left_out = [reason_row(one.record) for one in failed] + [
+        *trouble,
+        *damaged.values(),
+        *map(_outdated, outdated),
     ]
+    known = {(one.record.cell, one.record.probe) for one in (*published, *failed)} | damaged.keys()
+    runs = [_run_row(study, one.record) for one in published if not one.stored.is_probe]
     done = [row for row in runs if row["status"] == "done"]
-    plan = read_plan(study.root)
     return Results(
         pretraining=_frame(done, {**CONFIG, **SIZES, "seconds": pl.Float64}),
-        probes=_frame(probes, {**CONFIG, **SIZES, "task": pl.String, "draws": pl.String, **SCORES}),
-        ledger=_ledger(study, documents, [json.loads(text) for text in failed], plan),
-        provenance=_provenance(documents),
-        tasks={probe["task"]: probe for probe in plan.get("probes", [])},
-        digest=_digest(texts),
+        probes=_frame(list(_probe_rows(published, runs)), {**CONFIG, **SIZES, **PROBE, **SCORES}),
+        ledger=pl.DataFrame([*left_out, *_missing(study, plan, known, left_out)], schema=dict(LEDGER)),
+        provenance=_provenance(one.record for one in published),
+        tasks={probe["task"]: probe for probe in study.plan().get("probes", [])},
+        digest=_digest(one.stored.text for one in published),
     )
 
 
-def read_plan(root: Path) -> dict[str, Any]:
-    """The study's `plan.json`, empty where there is none."""
+def read_planned(study: Study) -> tuple[Planned | None, list[dict[str, str]]]:
+    """What the study's plan asks for; None if there is no plan, or one that cannot be read, with a row of the ledger."""
+    if not study.plan_table.exists():
+        return None, []
     try:
-        document = json.loads((root / "plan.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        probes = tuple(probe_from_json(probe) for probe in study.plan()["probes"])
+        return Planned(cells=pl.read_parquet(study.plan_table), probes=probes), []
+    except (OSError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        why = f"the plan cannot be read, so nothing is known to be missing or outdated: {first}"
+        return None, [
+            _row("", study.plan_table.name, "", Cause.UNREADABLE, f"{why}; `orch plan` writes it again")
+        ]
 
 
-def _scan(root: Path) -> tuple[list[bytes], list[bytes]]:
-    """Texts of all published records, and of the last attempt's record of what has failed and is not published.
-
-    Cells in the order of their ids, each before its probes. Plain strings and `os.scandir`: paths as objects would take
-    longer than reading the files.
-    """
-    published: list[bytes] = []
-    failed: list[bytes] = []
-    for cell in _folders(f"{root}/cells"):
-        for folder in (cell, *_folders(f"{cell}/probes")):
-            text = _read(f"{folder}/record.json")
-            if text is not None:
-                published.append(text)
-                continue
-            attempts = max(
-                _folders(f"{folder}/attempts"), default=None, key=lambda path: int(path.rpartition("/")[2])
+def _readable(
+    study: Study, plan: Planned | None, stored: Iterable[StoredRecord]
+) -> tuple[list[_Found], dict[tuple[str, str], dict[str, str]]]:
+    """The records that can be read; and by (cell, probe id) rows of the ledger for those that cannot."""
+    found, damaged = [], {}
+    for one in stored:
+        try:
+            found.append(_Found(record=one.read(), stored=one))
+        except OrchError as error:
+            probes = plan.probes if plan and one.is_probe else ()
+            probe = next((p for p in probes if str(study.probe_folder(one.cell, p)) == one.folder), None)
+            task = probe.task if probe else "a probe" if one.is_probe else ""
+            row = _row(
+                one.cell,
+                _name(study, one.cell),
+                task,
+                Cause.UNREADABLE,
+                error.message.removeprefix(f"{study.root}/"),
             )
-            last = _read(f"{attempts}/record.json") if attempts else None
-            failed += [] if last is None else [last]
-    return published, failed
+            damaged[one.cell, probe.id if probe else one.folder if one.is_probe else ""] = row
+    return found, damaged
 
 
-def _folders(path: str) -> list[str]:
+def _split(found: Sequence[_Found], plan: Planned | None) -> tuple[list[_Found], list[_Found]]:
+    """The records that a plan contains, and the outdated ones; all and none without a plan."""
+    if plan is None:
+        return list(found), []
+    cells, probes = set(plan.cells["id"]), {probe.id for probe in plan.probes}
+    current: list[_Found] = []
+    outdated: list[_Found] = []
+    for one in found:
+        kept = one.record.cell in cells and (not one.stored.is_probe or one.record.probe in probes)
+        (current if kept else outdated).append(one)
+    return current, outdated
+
+
+def _outdated(one: _Found) -> dict[str, str]:
+    record = one.record
+    what = f"its probe {record.probe[:8]}" if record.task else "it"
+    message = f"recorded, but the current plan does not contain {what}"
+    return _row(record.cell, record.name, record.task, Cause.OUTDATED, message)
+
+
+def _row(cell: str, name: str, task: str, cause: Cause, message: str) -> dict[str, str]:
+    """A row of the ledger that no record gives."""
+    return {"cell": cell, "name": name, "task": task, "cause": cause.value, "message": message, "log": ""}
+
+
+def _missing(
+    study: Study,
+    plan: Planned | None,
+    known: Collection[tuple[str, str]],
+    left_out: Iterable[Mapping[str, str]],
+) -> Iterator[dict[str, str]]:
+    """Rows of the ledger for what the plan asks for (else: for cells with a folder) and no record gives.
+
+    known: (cell, probe id, or "" for pretraining) of everything that has a record.
+    A cell without a result counts once, not once per probe.
+    """
+    lost = {row["cell"] for row in left_out if not row["task"]}
+    message = "no record yet, and none of its probes"
+    if plan is None:
+        for cell in study.cells():
+            if (cell, "") not in known and cell not in lost:
+                yield _row(cell, _name(study, cell), "", Cause.MISSING, message)
+        return
+    for row in plan.cells.filter(~pl.col("id").is_in(list(lost))).iter_rows(named=True):
+        cell = row["id"]
+        if (cell, "") not in known:
+            yield _row(cell, _planned_name(row), "", Cause.MISSING, message)
+            continue
+        for probe in plan.probes:
+            if (cell, probe.id) not in known:
+                yield _row(cell, _planned_name(row), probe.task, Cause.MISSING, "no record yet")
+
+
+def _name(study: Study, cell: str) -> str:
+    """A launched cell's name; empty if its config is missing or damaged."""
     try:
-        with os.scandir(path) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir())
-    except FileNotFoundError:
-        return []
+        return study.cell(cell).name
+    except OrchError:
+        return ""
 
 
-def _read(path: str) -> bytes | None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        return file.readall()
+def _planned_name(row: Mapping[str, Any]) -> str:
+    from orch_core.grid.cells import cell_of  # reads grids too, which tables of points need not
+
+    return cell_of(row).name
+
+
+def _run_row(study: Study, record: Record) -> dict[str, Any]:
+    config = record.provenance.get("config") or study.config(record.cell)
+    found = {**record_row(record), **config_row(config)}
+    return {key: found.get(key) for key in (*CONFIG, "status", "seconds")} | numbers(record.values)
+
+
+def _probe_rows(found: Iterable[_Found], runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of the probes that are done, with the labels and sizes of their cells."""
+    cells = {row["cell"]: {key: row.get(key) for key in (*CONFIG, *SIZES)} for row in runs}
+    done = [one for one in found if one.stored.is_probe and one.record.status == "done"]
+    tasks = task_labels(one.record for one in done)
+    for one in done:
+        row: dict[str, Any] = record_row(one.record)
+        yield {
+            **cells.get(one.record.cell, {}),
+            **{key: row.get(key) for key in ("cell", "name", *PROBE)},
+            **numbers(one.record.values),
+            "task": tasks[one.record.task, one.record.probe],
+            "probe_seconds": row["seconds"],
+            "draws": f"{one.stored.folder}/{DRAWS}",
+        }
+
+
+def _provenance(records: Iterable[Record]) -> dict[str, dict[str, int]]:
+    parts: dict[str, Counter[str]] = {}
+    for record in records:
+        for part in ("versions", "code", "hardware"):
+            if part in record.provenance:
+                text = json.dumps(record.provenance[part], sort_keys=True)
+                parts.setdefault(part, Counter())[text] += 1
+    return {part: dict(counts.most_common()) for part, counts in sorted(parts.items())}
 
 
 def _digest(texts: Iterable[bytes]) -> str:
@@ -170,26 +278,14 @@ def grid_cells(study: Study, results: Results) -> pl.DataFrame:
     """
     labels = ("cell", "algorithm", "model", "params_encoder", "mix", "images")
     types = {key: {**CONFIG, **SIZES}[key] for key in labels}
-    done = results.pretraining
-    path = study.root / "plan.parquet"
-    if path.exists():
-        cells = pl.read_parquet(path).rename({"id": "cell"}).select(labels).cast(types)  # type: ignore[arg-type]
+    done, (plan, _) = results.pretraining, read_planned(study)
+    if plan:
+        cells = plan.cells.rename({"id": "cell"}).select(labels).cast(types)  # type: ignore[arg-type]
         cells = pl.concat([cells, done.select(labels)]).unique("cell", keep="first", maintain_order=True)
     else:
         lost = results.ledger.filter(pl.col("task") == "", ~pl.col("cell").is_in(done["cell"].implode()))
-        begun = [
-            study.cell(cell) for cell in lost["cell"] if (study.cell_folder(cell) / "cell.json").exists()
-        ]
-        rows = [
-            {
-                "cell": c.id,
-                "algorithm": c.algorithm,
-                "model": c.model and c.model.name,
-                "mix": c.mix,
-                "images": c.images,
-            }
-            for c in begun
-        ]
+        begun = [config_row(study.config(cell)) | {"cell": cell} for cell in lost["cell"].unique()]
+        rows = [{key: row.get(key) for key in labels} for row in begun]
         cells = pl.concat([done.select(labels), _frame(rows, types)])
     causes = results.ledger.filter(pl.col("task") == "").unique("cell", keep="first").select("cell", "cause")
     spent = done.select("cell", "seconds")
@@ -205,48 +301,6 @@ def grid_cells(study: Study, results: Results) -> pl.DataFrame:
         .with_columns(state=pl.col("cause").fill_null("done"), minutes=pl.col("seconds") / 60)
         .drop("cause", "seconds")
     )
-
-
-def _run_row(document: Mapping[str, Any]) -> dict[str, Any]:
-    config = document["provenance"].get("config", {})
-    model = config.get("model") or {}
-    recipe = config.get("recipe", "")
-    labels = {key: config.get(key) for key in ("mix", "images", "resolution", "patch", "batch", "seed")}
-    return {
-        "cell": document["cell"],
-        "name": document["name"],
-        "status": document["status"],
-        "algorithm": recipe.partition("@")[0],
-        "recipe": recipe,
-        "model": model.get("name", ""),
-        **labels,
-        **_numbers(document["values"]),
-        "seconds": document["cost"].get("seconds"),
-    }
-
-
-def _probe_row(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "cell": document["cell"],
-        "name": document["name"],
-        "task": document["task"],
-        **_numbers(document["values"]),
-        "probe_seconds": document["cost"].get("seconds"),
-    }
-
-
-def _draws_path(study: Study, document: Mapping[str, Any]) -> str:
-    """Where the bootstrap's AUCs lie, whether or not they are there."""
-    folder = study.cell_folder(document["cell"]) / "probes" / f"{document['task']}-{document['probe'][:8]}"
-    return str(folder / "auc_draws.npy")
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-
-
-def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row.get(key) for key in (*CONFIG, *SIZES)}
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> pl.DataFrame:
@@ -265,88 +319,20 @@ def read_curves(study: Study, pretraining: pl.DataFrame) -> pl.DataFrame:
     seen so far.
     """
     labels = ("cell", "algorithm", "model", "mix", "images", "seed", "params_encoder")
-    rows = [
+    points = [
         {
             **{key: run[key] for key in labels},
             **{key: point.get(key) for key in CURVE},
             "flops_spent": _share(point.get("samples_seen"), run),
         }
         for run in pretraining.iter_rows(named=True)
-        for point in _points(study.cell_folder(run["cell"]) / "metrics.ndjson")
+        for point in read_rows(study.curves_file(run["cell"]))
     ]
     types = {key: {**CONFIG, **SIZES}[key] for key in labels}
-    return _frame(rows, {**types, **CURVE, "flops_spent": pl.Float64})
+    return _frame(points, {**types, **CURVE, "flops_spent": pl.Float64})
 
 
 def _share(seen: float | None, run: Mapping[str, Any]) -> float | None:
     if not seen or not run["samples_seen"] or not run["flops_train"]:
         return None
     return float(run["flops_train"] * seen / run["samples_seen"])
-
-
-def _points(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # the line that a kill cut short
-                continue
-
-
-def _ledger(
-    study: Study,
-    documents: Sequence[Mapping[str, Any]],
-    failed: Sequence[Mapping[str, Any]],
-    plan: Mapping[str, Any],
-) -> pl.DataFrame:
-    rows = [_left_out(document) for document in documents if document["status"] != "done"]
-    rows += [_left_out(document) for document in failed]
-    known = {(document["cell"], document["task"]) for document in documents}
-    known |= {(row["cell"], row["task"]) for row in rows}
-    lost = {row["cell"] for row in rows if not row["task"]}
-    for cell, name, task in _planned(study.root, plan) if plan else _begun(study):
-        if (cell, task) not in known and cell not in lost:
-            message = "no record yet" if task else "no record yet, and none of its probes"
-            rows.append(
-                {"cell": cell, "name": name, "task": task, "cause": "missing", "message": message, "log": ""}
-            )
-            lost |= set() if task else {cell}  # a cell that is not there counts once, not once per probe
-    return pl.DataFrame(rows, schema=dict(LEDGER))
-
-
-def _planned(root: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Cell, name and task ("" for pretraining) of everything that the plan asks for."""
-    columns = ("id", "algorithm", "model", "mix", "images", "seed")
-    for cell, algorithm, model, mix, images, seed in (
-        pl.read_parquet(root / "plan.parquet", columns=list(columns)).select(columns).iter_rows()
-    ):
-        size = str(images) if images else ""
-        name = "-".join(part for part in (algorithm, model, mix, size, f"s{seed}") if part)
-        for task in ("", *(probe["task"] for probe in plan["probes"])):
-            yield cell, name, task
-
-
-def _left_out(document: Mapping[str, Any]) -> dict[str, str]:
-    reason = document["reason"] or {"cause": document["status"], "message": "", "log": ""}
-    return {
-        "cell": document["cell"],
-        "name": document["name"],
-        "task": document["task"],
-        **{key: reason[key] for key in ("cause", "message", "log")},
-    }
-
-
-def _begun(study: Study) -> Iterator[tuple[str, str, str]]:
-    for path in sorted((study.root / "cells").glob("*/cell.json")):
-        cell = study.cell(path.parent.name)
-        yield cell.id, cell.name, ""
-
-
-def _provenance(documents: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    parts: dict[str, Counter[str]] = {}
-    for document in documents:
-        for part, value in document["provenance"].items():
-            if part in {"versions", "code", "hardware"}:
-                text = json.dumps(value, sort_keys=True)
-                parts.setdefault(part, Counter())[text] += 1
-    return {part: dict(counts.most_common()) for part, counts in sorted(parts.items())}

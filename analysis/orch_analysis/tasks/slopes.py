@@ -145,7 +145,9 @@ def with_controls(probes: pl.DataFrame) -> pl.DataFrame:
     )
     draws = {path: _draws(path) for path in measured["draws"].unique()}
     paired = _paired(measured, "gain", "control_draws", draws)
-    return _paired(paired, "gain_pixels", "pixels_draws", draws).drop("control_draws", "pixels_draws")
+    return _paired(paired, "gain_pixels", "pixels_draws", draws).drop(
+        "control_draws", "pixels_draws", "draws"
+    )
 
 
 def _draws(path: str | None) -> Numbers | None:

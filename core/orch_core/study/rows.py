@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orch_core.study.record import Record
@@ -14,7 +15,7 @@ CONFIG = ("mix", "images", "resolution", "patch", "channels", "batch", "precisio
 PROBE = ("kind", "protocol", "train_limit")
 
 
-def labels(config: Mapping[str, Any]) -> Row:
+def config_row(config: Mapping[str, Any]) -> Row:
     """What a cell's config (`cell.json`) says: algorithm, recipe, model and its shape, CONFIG, and `hp.<override>`."""
     model, recipe = config.get("model") or {}, str(config.get("recipe", ""))
     return {
@@ -27,7 +28,7 @@ def labels(config: Mapping[str, Any]) -> Row:
     }
 
 
-def row_of(record: Record) -> Row:
+def record_row(record: Record) -> Row:
     """Cell, name, status, task and probe of a record, its numbers, `seconds`, and of a probe its kind and protocol."""
     probe = record.provenance.get("probe") or {}
     return {
@@ -53,6 +54,16 @@ def reason_row(record: Record) -> dict[str, str]:
         "message": reason.message if reason else "",
         "log": reason.log if reason else "",
     }
+
+
+def task_labels(records: Iterable[Record]) -> dict[tuple[str, str], str]:
+    """A label by (task, probe id): the task, with the id's first digits if the records have several probes of it.
+
+    Scores of two probes of one task (another file, protocol or number of training images) do not compare.
+    """
+    probes = {(record.task, record.probe) for record in records if record.task}
+    shared = Counter(task for task, _ in probes)
+    return {(task, probe): task if shared[task] == 1 else f"{task}-{probe[:8]}" for task, probe in probes}
 
 
 def numbers(values: Mapping[str, object]) -> dict[str, float]:

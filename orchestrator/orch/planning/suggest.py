@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -271,9 +270,10 @@ def _picks(
 def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
     """Write the suggested cells as a grid of the same study; raises OrchError where the study's grid cannot be read.
 
-    The axes lose their length, so that they span no cells, and each pick is an `include`. Plan it into the same study.
+    The axes lose their length, so that they span no cells, and each pick is an `include`, as is each cell that is
+    trained already: a report contains what its study's plan contains. Plan it into the same study.
     """
-    data: dict[str, Any] = load_yaml(study.root / "grid.yaml").data
+    data: dict[str, Any] = load_yaml(study.grid_file).data
     origin = Path(_origin(study)).parent
     for section in ("sources", "tasks"):
         for entry in data.get(section, {}).values():
@@ -282,7 +282,7 @@ def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
         data["axes"].pop(name, None)
     for name in ("exclude", "isoflop"):
         data.pop(name, None)
-    data["include"] = [
+    data["include"] = _trained(study) + [
         {
             "model": pick.model, "algorithm": pick.recipe, "mix": pick.mix, "images": pick.images,
             "seed": list(pick.seeds), "samples_seen": pick.samples_seen,
@@ -300,8 +300,20 @@ def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
         raise OrchError(message, hint="give a writable path with --out") from error
 
 
+def _trained(study: Study) -> list[dict[str, Any]]:
+    """The cells of the plan that are trained, as `include` entries, their seeds together.
+
+    Controls, which train nothing, have a length of 0 in the plan; a grid must give one.
+    """
+    key = ["model", "recipe", "mix", "images", "samples_seen"]
+    rows = read_plan(study).frame.filter(pl.col("state") != "new")
+    groups = rows.group_by(key, maintain_order=True).agg("seed").rename({"recipe": "algorithm"})
+    entries = groups.with_columns(pl.col("samples_seen").clip(lower_bound=1)).iter_rows(named=True)
+    return [{name: value for name, value in row.items() if value} for row in entries]
+
+
 def _origin(study: Study) -> str:
-    return str(json.loads((study.root / "plan.json").read_text(encoding="utf-8"))["grid"])
+    return str(study.plan()["grid"])
 
 
 def _lines(one: Advice) -> list[str]:
