@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,9 @@ import pytest
 
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.files import dumps
+from orch_core.grid.columns import row_of
 from orch_core.study.folder import Study, create_study
+from orch_core.study.plan import Plan, write_plan
 from orch_core.study.record import Reason, Record
 from orch_core.study.stored import publish
 
@@ -39,20 +40,6 @@ def params_of(model: Model) -> float:
 def control_error(task: str, params: float) -> float:
     start, exponent = TASKS[task]
     return start * params**exponent
-
-
-def plan_row(cell: Cell) -> dict[str, object]:
-    """A cell as a row of the planner's table."""
-    shape = {name: getattr(cell.model, name, None) for name in ("width", "depth", "heads", "mlp_ratio")}
-    same = ("id", "recipe", "algorithm", "mix", "images", "resolution", "patch", "channels", "samples_seen")
-    return {
-        **{name: getattr(cell, name) for name in (*same, "batch", "precision", "seed", "subset_seed")},
-        "model": cell.model.name if cell.model else None,
-        **shape,
-        "params_encoder": params_of(cell.model) if cell.model else 0.0,
-        "overrides": json.dumps(cell.overrides),
-        "data": json.dumps([asdict(portion) for portion in cell.data]),
-    }
 
 
 class Maker:
@@ -84,10 +71,24 @@ class Maker:
     def plan(self, cells: Sequence[Cell] | None = None, probes: Sequence[Probe] | None = None) -> None:
         """What the planner writes, of every cell so far and all tasks, or of those given."""
         cells = [self.study.cell(cell) for cell in self.study.cells()] if cells is None else cells
-        pl.DataFrame([plan_row(cell) for cell in cells]).write_parquet(self.study.plan_table)
-        described = [asdict(probe) for probe in (self.probes() if probes is None else probes)]
-        document = {"study": "made", "plan": "0" * 32, "grid": "made.yaml", "probes": described}
-        self.study.plan_file.write_text(dumps(document))
+        columns = {"state": "new", "probes_left": 0, "samples_paid": 0, "devices": 1.0}
+        rows = [
+            {
+                **row_of(cell),
+                "id": cell.id,
+                "algorithm": cell.algorithm,
+                **columns,
+                "params_encoder": params_of(cell.model) if cell.model else 0.0,
+            }
+            for cell in cells
+        ]
+        wanted = tuple(self.probes() if probes is None else probes)
+        plan = Plan(study="made", frame=pl.DataFrame(rows), probes=wanted, device="H100")
+        document = {
+            name: getattr(plan, name) for name in ("study", "device", "rates", "usd_per_hour", "budget")
+        }
+        numbers = {**document, "plan": plan.hash, "absent": [], "notes": []}
+        write_plan(plan, self.study, grid=Path("made.yaml"), text="study: made\n", numbers=numbers)
 
     def probes(self) -> list[Probe]:
         return [self.probe_of(task) for task in TASKS]

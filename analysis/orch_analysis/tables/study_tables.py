@@ -6,18 +6,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from orch_core.cell import Probe, probe_from_json
 from orch_core.errors import OrchError
 from orch_core.study.curves import read_rows
 from orch_core.study.folder import DRAWS, Study
 from orch_core.study.record import Cause, Record
 from orch_core.study.rows import config_row, numbers, reason_row, record_row, task_labels
 from orch_core.study.stored import StoredRecord
+
+if TYPE_CHECKING:
+    from orch_core.study.plan import Plan
 
 CONTROLS = ("random", "pixels")  # cells without training: the floors that every gain is measured from
 
@@ -81,14 +83,6 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """What the study's plan asks for: a row per cell, as `enumerate_cells` made it, and the probes of each."""
-
-    cells: pl.DataFrame
-    probes: tuple[Probe, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     """A record that could be read, and where it lies."""
 
@@ -103,7 +97,7 @@ def read_results(study: Study, *, planned_only: bool = True) -> Results:
     what the plan asks for and no record gives enters the ledger as missing. In a study without a plan all records
     count, and cells with a folder but no record are missing.
     """
-    plan, trouble = read_planned(study)
+    plan, trouble = _plan(study)
     found, damaged = _readable(study, plan, study.stored())
     current, outdated = _split(found, plan if planned_only else None)
     published = [one for one in current if one.stored.published]
@@ -121,28 +115,28 @@ def read_results(study: Study, *, planned_only: bool = True) -> Results:
         probes=_frame(list(_probe_rows(published, runs)), {**CONFIG, **SIZES, **PROBE, **SCORES}),
         ledger=pl.DataFrame([*left_out, *_missing(study, plan, known, left_out)], schema=dict(LEDGER)),
         provenance=_provenance(one.record for one in published),
-        tasks={probe["task"]: probe for probe in study.plan().get("probes", [])},
+        tasks={probe.task: asdict(probe) for probe in plan.probes} if plan else {},
         digest=_digest(one.stored.text for one in published),
     )
 
 
-def read_planned(study: Study) -> tuple[Planned | None, list[dict[str, str]]]:
-    """What the study's plan asks for; None if there is no plan, or one that cannot be read, with a row of the ledger."""
+def _plan(study: Study) -> tuple[Plan | None, list[dict[str, str]]]:
+    """The study's plan; None if there is none, or one that cannot be read, with a row of the ledger."""
+    from orch_core.study.plan import (
+        stored_plan,  # with the language of grids, which tables of points need not
+    )
+
     if not study.plan_table.exists():
         return None, []
     try:
-        probes = tuple(probe_from_json(probe) for probe in study.plan()["probes"])
-        return Planned(cells=pl.read_parquet(study.plan_table), probes=probes), []
-    except (OSError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        why = f"the plan cannot be read, so nothing is known to be missing or outdated: {first}"
-        return None, [
-            _row("", study.plan_table.name, "", Cause.UNREADABLE, f"{why}; `orch plan` writes it again")
-        ]
+        return stored_plan(study), []
+    except OrchError as error:
+        why = f"{error.message.removeprefix(f'{study.root}/')}; without it nothing counts as missing or outdated"
+        return None, [_row("", study.plan_table.name, "", Cause.UNREADABLE, why)]
 
 
 def _readable(
-    study: Study, plan: Planned | None, stored: Iterable[StoredRecord]
+    study: Study, plan: Plan | None, stored: Iterable[StoredRecord]
 ) -> tuple[list[_Found], dict[tuple[str, str], dict[str, str]]]:
     """The records that can be read; and by (cell, probe id) rows of the ledger for those that cannot."""
     found, damaged = [], {}
@@ -164,11 +158,11 @@ def _readable(
     return found, damaged
 
 
-def _split(found: Sequence[_Found], plan: Planned | None) -> tuple[list[_Found], list[_Found]]:
+def _split(found: Sequence[_Found], plan: Plan | None) -> tuple[list[_Found], list[_Found]]:
     """The records that a plan contains, and the outdated ones; all and none without a plan."""
     if plan is None:
         return list(found), []
-    cells, probes = set(plan.cells["id"]), {probe.id for probe in plan.probes}
+    cells, probes = set(plan.frame["id"]), {probe.id for probe in plan.probes}
     current: list[_Found] = []
     outdated: list[_Found] = []
     for one in found:
@@ -191,7 +185,7 @@ def _row(cell: str, name: str, task: str, cause: Cause, message: str) -> dict[st
 
 def _missing(
     study: Study,
-    plan: Planned | None,
+    plan: Plan | None,
     known: Collection[tuple[str, str]],
     left_out: Iterable[Mapping[str, str]],
 ) -> Iterator[dict[str, str]]:
@@ -200,6 +194,8 @@ def _missing(
     known: (cell, probe id, or "" for pretraining) of everything that has a record.
     A cell without a result counts once, not once per probe.
     """
+    from orch_core.grid.columns import cell_of
+
     lost = {row["cell"] for row in left_out if not row["task"]}
     message = "no record yet, and none of its probes"
     if plan is None:
@@ -207,14 +203,14 @@ def _missing(
             if (cell, "") not in known and cell not in lost:
                 yield _row(cell, _name(study, cell), "", Cause.MISSING, message)
         return
-    for row in plan.cells.filter(~pl.col("id").is_in(list(lost))).iter_rows(named=True):
+    for row in plan.frame.filter(~pl.col("id").is_in(list(lost))).iter_rows(named=True):
         cell = row["id"]
         if (cell, "") not in known:
-            yield _row(cell, _planned_name(row), "", Cause.MISSING, message)
+            yield _row(cell, cell_of(row).name, "", Cause.MISSING, message)
             continue
         for probe in plan.probes:
             if (cell, probe.id) not in known:
-                yield _row(cell, _planned_name(row), probe.task, Cause.MISSING, "no record yet")
+                yield _row(cell, cell_of(row).name, probe.task, Cause.MISSING, "no record yet")
 
 
 def _name(study: Study, cell: str) -> str:
@@ -223,12 +219,6 @@ def _name(study: Study, cell: str) -> str:
         return study.cell(cell).name
     except OrchError:
         return ""
-
-
-def _planned_name(row: Mapping[str, Any]) -> str:
-    from orch_core.grid.cells import cell_of  # reads grids too, which tables of points need not
-
-    return cell_of(row).name
 
 
 def _run_row(study: Study, record: Record) -> dict[str, Any]:
@@ -278,9 +268,9 @@ def grid_cells(study: Study, results: Results) -> pl.DataFrame:
     """
     labels = ("cell", "algorithm", "model", "params_encoder", "mix", "images")
     types = {key: {**CONFIG, **SIZES}[key] for key in labels}
-    done, (plan, _) = results.pretraining, read_planned(study)
+    done, (plan, _) = results.pretraining, _plan(study)
     if plan:
-        cells = plan.cells.rename({"id": "cell"}).select(labels).cast(types)  # type: ignore[arg-type]
+        cells = plan.frame.rename({"id": "cell"}).select(labels).cast(types)  # type: ignore[arg-type]
         cells = pl.concat([cells, done.select(labels)]).unique("cell", keep="first", maintain_order=True)
     else:
         lost = results.ledger.filter(pl.col("task") == "", ~pl.col("cell").is_in(done["cell"].implode()))

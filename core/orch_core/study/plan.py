@@ -81,8 +81,13 @@ class Plan:
 
 def read_plan(study: Study) -> Plan:
     """The plan written last, with the state of the study as it is now; raises OrchError where there is none."""
-    plan, _ = _read(study.root / "plan.parquet")
+    plan = stored_plan(study)
     return replace(plan, frame=with_state(plan.frame, study, plan.probes))
+
+
+def stored_plan(study: Study) -> Plan:
+    """The plan written last, as written: without the state of its cells. Raises OrchError if it cannot be read."""
+    return _read(study.plan_table)[0]
 
 
 def open_plan(path: Path) -> tuple[Plan, Study]:
@@ -156,7 +161,7 @@ def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapp
         "test_images": plan.test_images,
         "probes": [asdict(probe) for probe in plan.probes],
     }
-    kept = study.root / "plans" / f"{numbers['plan'][:12]}.parquet"
+    kept = study.plans / f"{numbers['plan'][:12]}.parquet"
     frame = plan.frame.drop("state", "probes_left")
     try:
         kept.parent.mkdir(exist_ok=True)
@@ -165,9 +170,9 @@ def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapp
         frame.write_parquet(partial, compression="lz4", statistics=False, metadata=metadata)
         os.replace(partial, kept)
         shutil.copyfile(kept, partial)
-        os.replace(partial, study.root / "plan.parquet")
-        write_atomic(study.root / "grid.yaml", text)
-        write_atomic(study.root / "plan.json", dumps(document))
+        os.replace(partial, study.plan_table)
+        write_atomic(study.grid_file, text)
+        write_atomic(study.plan_file, dumps(document))
     except OSError as error:
         message = f"cannot write the plan into {study.root}: {error.strerror or error}"
         raise OrchError(message, hint="free some disk, or choose a writable folder with --study") from error
