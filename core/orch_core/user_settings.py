@@ -1,4 +1,4 @@
-"""The user's own settings, one folder for every study: `cluster.yaml`, and the calibrations of this machine."""
+"""The user's settings in one folder for all studies: `cluster.yaml`, and the calibrations of this machine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def folder() -> Path:
 
 
 def user_cluster() -> Cluster:
-    """What the user's file asks for, nothing where there is none; raises GridError with each mistake's place.
+    """The section of the user's file, empty without a file; raises GridError with each mistake's place.
 
-    It holds where the grid is silent; the command line wins over both. Size classes belong to grids.
+    It applies where the grid sets nothing; the command line takes precedence over both. Size classes belong
+    to grids.
     """
     path = folder() / "cluster.yaml"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What every command returns: a document for `--json`, and a text for the terminal and for `print`."""
+"""The result of every command: a document for `--json`, and a text for the terminal and for `print`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results on stdout, messages on stderr; a user's mistake prints its remedy and exits with 2, without a traceback."""
+"""Results go to stdout, messages to stderr; a user's mistake prints its remedy and exits with 2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = "orch.words"  # key of click's shared context: the arguments as they wer
 
 
 class Exit(IntEnum):
-    """What the exit code of every command means."""
+    """The meaning of the exit code of every command."""
 
     OK = 0
     FAILED_CELLS = 1
@@ -29,7 +29,7 @@ class Exit(IntEnum):
 
 
 def fraction(text: str) -> float:
-    """Read a fraction between 0 and 1, written `1%` or `0.01`; raises click.BadParameter for anything else."""
+    """Read a fraction between 0 and 1, written `1%` or `0.01`; raises click.BadParameter otherwise."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -64,7 +64,7 @@ class Commands(click.Group):
 
 
 def command_line() -> tuple[str, ...]:
-    """The command that is running, as `("orch", "plan", "grid.yaml")`; empty when orch is used from Python."""
+    """The running command, as `("orch", "plan", "grid.yaml")`; empty when orch is used from Python."""
     context = click.get_current_context(silent=True)
     return ("orch", *context.meta[WORDS]) if context and WORDS in context.meta else ()
 

@@ -15,7 +15,7 @@ EXPERIMENTS = Path(orch.__file__).parents[2] / "experiments"
 
 
 def run_demo(folder: Path) -> int:
-    """Copy the demo's grid and images into `folder`, plan, launch and fit; returns the exit code of the launch.
+    """Copy the demo's grid and images into `folder`, plan, launch and fit; returns the launch's exit code.
 
     Raises OrchError if the shipped experiments are missing or `folder` cannot be written.
     """

@@ -105,7 +105,7 @@ def _python() -> Check:
 
 
 def _training() -> list[Check]:
-    """Torch with CUDA, and timm; if they are missing, this machine can still plan and fit, so that is a warning."""
+    """Torch with CUDA, and timm; missing packages are a warning, since planning and fitting work without."""
     found = {name: _version(name) for name in ("torch", "torchvision", "timm")}
     absent = [name for name, version in found.items() if not version]
     if absent:
@@ -164,7 +164,10 @@ def _slurm() -> Check:
     names = ", ".join(sorted(set(partitions.split())))
     _, error = _output("sacct", "--noheader", "--allocations", "--format=jobid")
     if error:
-        remedy = "none is needed; without accounting, jobs that end while no launcher runs are judged by their records"
+        remedy = (
+            "none is needed; without accounting, jobs that end while no launcher runs are judged "
+            "by their records"
+        )
         return Check(
             name="slurm", status="warning", message=f"partitions {names}; sacct: {error}", remedy=remedy
         )

@@ -1,4 +1,4 @@
-"""From what `orch launch` is given to the plan that it runs."""
+"""From the argument of `orch launch` to the plan that it runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from orch_core.study.plan import Plan, open_plan, read_plan
 def launchable(target: Path | None, options: LaunchOptions) -> tuple[Plan, Study]:
     """The plan in a file, of a grid (planned first), or the last one of a study, and its study.
 
-    On Slurm it is priced for the resources that the launch asks for. Raises OrchError if the plan needs files that are
-    not on this machine, or if these resources cannot share its batch.
+    On Slurm it is priced for the resources that the launch asks for. Raises OrchError if the plan needs files
+    that are not on this machine, or if these resources cannot share its batch.
     """
     if target is not None and target.suffix == ".parquet":
         plan, study = open_plan(target)

@@ -31,6 +31,6 @@ def find_study(argument: Path | None) -> Study:
 
 
 def remember_study(study: Study) -> None:
-    """Make a study the one that commands mean in this directory; in a read-only directory it is not remembered."""
+    """Make a study the default of this directory; a read-only directory does not remember it."""
     with contextlib.suppress(OSError):
         write_atomic(Path(POINTER), f"{study.root}\n")

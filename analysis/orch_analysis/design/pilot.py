@@ -1,4 +1,4 @@
-"""What a study's records say about its laws: the law that plans and suggestions are computed under."""
+"""Laws from a study's records, under which plans and suggestions are computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_NOISE = 1e-4  # sd of a log loss below which a pilot of few cells is too g
 
 
 def points_of(study: Study) -> dict[Group, pl.DataFrame]:
-    """Trained cells of a study by recipe and mix: `params_encoder`, `images`, `heldout_loss`, `seed` and the rest."""
+    """Trained cells by recipe and mix, with `params_encoder`, `images`, `heldout_loss`, `seed` and others."""
     rows = read_results(study, planned_only=False).pretraining  # a run of an older plan is evidence too
     rows = rows.filter((pl.col("images") > 0) & pl.col("heldout_loss").is_not_null())
     groups = rows.partition_by("recipe", "mix", as_dict=True, maintain_order=True)
@@ -28,13 +28,13 @@ def points_of(study: Study) -> dict[Group, pl.DataFrame]:
 
 
 def fit_loss(points: pl.DataFrame, axis: str) -> Fit:
-    """E + A N^-alpha + B D^-beta of the held-out loss in encoder parameters N and data D, the column `axis`."""
+    """Held-out loss E + A N^-alpha + B D^-beta in encoder parameters N and data D, the column `axis`."""
     x: dict[str, str | float] = {"params": "params_encoder", "samples": axis}
     return fit(LAW, points, value="heldout_loss", x=x, bootstrap=0)
 
 
 def assumed_law_of(points: pl.DataFrame, axis: str) -> AssumedLaw | None:
-    """The fitted law of a group with its noise, from seeds where there are any, else from residuals; None without a fit."""
+    """The fitted law of a group with its noise, from seeds or else from residuals; None without a fit."""
     found = fit_loss(points, axis)
     if found.outcome is not Outcome.OK or not all(value > 0 for value in found.estimates.values()):
         return None
@@ -51,7 +51,7 @@ def assumed_law_of(points: pl.DataFrame, axis: str) -> AssumedLaw | None:
 
 
 def assumed_laws_of(study: Study) -> dict[Group, AssumedLaw]:
-    """The fitted law of every recipe and mix of a study; raises OrchError where none can be fitted."""
+    """The fitted law of every recipe and mix of a study; raises OrchError if none can be fitted."""
     found = {group: assumed_law_of(points, data_axis(points)) for group, points in points_of(study).items()}
     assumed_laws = {group: assumed_law for group, assumed_law in found.items() if assumed_law is not None}
     if not assumed_laws:

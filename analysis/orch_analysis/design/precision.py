@@ -1,4 +1,7 @@
-"""How precisely the cells of a plan can fit their laws: expected intervals by algorithm, mix and task, before anything has run."""
+"""How precisely the cells of a plan can fit their laws: intervals expected before anything has run.
+
+Intervals are computed by algorithm, mix and task.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,10 @@ Group = tuple[str, str]  # recipe, mix
 class Precision:
     """Expected precision of the laws of one recipe and mix.
 
-    data:    what D is: `images`, or `samples_seen` where all cells draw from the same images for different lengths
+    data:    the meaning of D: `images`, or `samples_seen` if all cells draw from the same images for
+             different lengths
     loss:    held-out loss by encoder parameters N and data D: intervals and prediction at `target`
-    assumed: where the law that this is computed under comes from
+    assumed: the origin of the law that this is computed under
     slopes:  per task the half width of the 95% interval of d log(1 - AUC) / d log N, and of the same by D
     """
 
@@ -77,7 +81,8 @@ def expected_precision(
     """The expected precision of each recipe and mix of a plan.
 
     target: `params` and `samples` of the prediction; without it both 4x beyond the largest of the group.
-    assumed_laws: laws from a pilot by (recipe, mix); without one, published exponents and 1% noise (`expected.assumed`).
+    assumed_laws: laws from a pilot by (recipe, mix); the default is published exponents and 1% noise
+                  (`expected.assumed`).
     """
     found = []
     for group, points in _groups(plan.frame):
@@ -122,7 +127,7 @@ def read_target(text: str) -> dict[str, float]:
 
 
 def data_axis(cells: pl.DataFrame) -> str:
-    """The column that a group's law calls data: `samples_seen` where lengths differ and images do not, else `images`."""
+    """The column of D in a group's law: `samples_seen` if cells differ in length alone, else `images`."""
     lengths_alone = cells["images"].n_unique() == 1 and cells["samples_seen"].n_unique() > 1
     return "samples_seen" if lengths_alone else "images"
 
@@ -136,22 +141,22 @@ def _groups(frame: pl.DataFrame) -> Iterator[tuple[Group, dict[str, Array]]]:
 
 
 def _training_length(points: Mapping[str, Array]) -> tuple[str, ...]:
-    """A warning where data size and training length grow together: one exponent then stands for both."""
+    """A warning if data size and training length grow together, so that one exponent covers both."""
     logs = [np.log(points[name]) for name in ("images", "samples_seen")]
     if min(float(np.ptp(values)) for values in logs) == 0.0:
         return ()
     r = float(np.corrcoef(logs[0], logs[1])[0, 1])
     if abs(r) <= expected.CONFOUNDED:
         return ()
-    return (
-        f"data size and samples seen are correlated (r = {r:.2f}): the data exponent includes the effect of training length",
-    )
+    effect = "the data exponent includes the effect of training length"
+    return (f"data size and samples seen are correlated (r = {r:.2f}): {effect}",)
 
 
 def _task_noise(plan: Plan) -> dict[str, float]:
-    """Sd of log(1 - AUC) per task from the size of its test set, at an AUC of .9, classes of one size, one against the rest.
+    """Sd of log(1 - AUC) per task at an AUC of .9, from the size of its test set.
 
-    Cells share the test set, so that their slopes vary less than this says.
+    Classes are assumed to be of one size, each against the rest. Cells share the test set, so their slopes
+    vary less.
     """
     noise = {}
     for probe in plan.probes:
@@ -164,7 +169,7 @@ def _task_noise(plan: Plan) -> dict[str, float]:
 
 
 def _slopes(params: Array, data: Array, noise: float) -> tuple[float, float]:
-    """Half widths by size and by data when both enter the fit: the spread of each beside the other counts."""
+    """Half widths by size and by data if both enter the fit, given the spread of each beside the other."""
     return _partial(params, data, noise), _partial(data, params, noise)
 
 

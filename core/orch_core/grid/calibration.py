@@ -1,8 +1,8 @@
-"""Measured training speeds of a machine, kept in the user's folder; `orch plan` prefers them to assumed utilisation.
+"""Measured training speeds of a machine in the user's folder, which plans prefer to assumed utilisation.
 
-A run's seconds are modelled as fixed + steps x overhead + images x (each + FLOPs / rate + bytes / bandwidth): small
-models wait for the interpreter, narrow ones for memory, wide ones for arithmetic (Williams et al. 2009, the roofline
-model). Coefficients are fitted per recipe by `orch calibrate`.
+A run's seconds are modelled as fixed + steps x overhead + images x (each + FLOPs / rate + bytes / bandwidth):
+small models wait for the interpreter, narrow ones for memory, wide ones for arithmetic (Williams et al. 2009,
+the roofline model). Coefficients are fitted per recipe by `orch calibrate`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ Number = TypeVar("Number", float, pl.Expr)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeLoad:
-    """What the probes of one cell have to do.
+    """The work of the probes of one cell.
 
-    tasks:  how many; images: through the encoder; fit: training images x classes, summed; test: test images x classes
+    tasks:  number of tasks; images: through the encoder; fit: training images x classes, summed; test: test
+            images x classes
     """
 
     tasks: int = 0
@@ -43,7 +44,7 @@ class ProbeLoad:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Seconds: `fixed` a run, `step` a step, `image` an image, `flop` a FLOP, `byte` a byte of an image's activations."""
+    """Seconds `fixed` per run, per `step`, `image` and `flop`, and per `byte` of an image's activations."""
 
     fixed: float = 0.0
     step: float = 0.0
@@ -54,7 +55,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRate:
-    """Seconds of probes: `fixed` a task, `image` an image, `flop` a FLOP of the encoder, `test` a test image and class.
+    """Seconds of probes: `fixed` per task, per `image`, per encoder's `flop`, per `test` image and class.
 
     `fit` is per training image, class and unit of the encoder's width.
     """
@@ -77,7 +78,8 @@ def work(
 ) -> tuple[Number, Number, Number]:
     """Images, FLOPs and bytes of a run.
 
-    A held-out look is a forward pass of the objective, and one of the encoder; an image that is watched, one of the encoder.
+    A held-out evaluation is a forward pass of the objective and one of the encoder; a watched image is one of
+    the encoder.
     """
     looks = held_out * (flops_train_image / 3 + flops_forward) + watched * flops_forward
     return (
@@ -89,7 +91,7 @@ def work(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Rates of training by recipe and of probing, and their origin; `error` is the median relative one of the fit."""
+    """Rates of training by recipe and of probing, their origin, and the fit's median relative `error`."""
 
     device: str
     precision: str
@@ -146,7 +148,7 @@ def load(device: str, precision: str) -> Calibration | None:
 
 
 def save(calibration: Calibration) -> Path:
-    """Keep a calibration; raises OrchError where the user's folder cannot be written."""
+    """Save a calibration; raises OrchError if the user's folder cannot be written."""
     path = _path(calibration.device, calibration.precision)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

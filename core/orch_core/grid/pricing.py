@@ -1,4 +1,4 @@
-"""What the cells of a plan take on a device: hours, micro-batches that fit its memory, and size classes."""
+"""The cost of a plan's cells on a device: hours, micro-batches that fit its memory, and size classes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from orch_core.yaml import did_you_mean
 USABLE = (
     0.9  # of a device's memory: the rest goes to its context, the allocator's slack and the data in flight
 )
-# FLOPs of fitting a probe, for a training image, class and unit of width: .3 us of a core, measured (`orch calibrate`)
+# FLOPs of fitting a probe, per training image, class and unit of width: .3 us of a core, measured by `orch
+# calibrate`
 SOLVER_FLOPS = 1e4
 HOURS = ("hours_low", "hours_mid", "hours_high")
-# what the memory of a cell depends on: all that identifies it but its data, its length and its seeds
+# the memory of a cell depends on all identifying fields except its data, its length and its seeds
 PRICED = tuple(
     column.name
     for column in COLUMNS
@@ -33,11 +34,11 @@ PRICED = tuple(
 )
 FLOPS_PAID = pl.col("samples_paid") * pl.col(
     "flops_train_image"
-)  # what a cell has to train, its share of a trunk alone
+)  # what a cell has to train, with its share of a trunk
 
 
 def device_named(name: str | None, precision: str) -> Device:
-    """A device by its name, CPU without one; raises OrchError for an unknown one, or one without the precision."""
+    """A device by its name (default: CPU); raises OrchError if it is unknown or lacks the precision."""
     if (name or "CPU") not in DEVICES:
         message = f"unknown device {name!r}{did_you_mean(str(name), DEVICES)}"
         raise OrchError(message, hint="set cluster.device to one of them")
@@ -53,12 +54,12 @@ def device_named(name: str | None, precision: str) -> Device:
 def with_hours(
     frame: pl.DataFrame, *, load: ProbeLoad, device: Device, precision: str, measured: Calibration | None
 ) -> pl.DataFrame:
-    """Add device-hours of training and probing, `hours_low`, `hours_mid`, `hours_high`, and `hours_probes` of probing.
+    """Add device-hours of training and probing (`hours_low`, `hours_mid`, `hours_high`) and `hours_probes`.
 
-    With a calibration hours are measured seconds, with 25% either way; else FLOPs at an assumed share of the device's
-    peak, those of fitting the probes included. Training is shared by the `devices` of a cell, at no loss; during its
-    probes, which one of them runs, the others are paid for too. Cells side by side on a device take as long as one after
-    another.
+    With a calibration, hours are the measured seconds, 25% less and 25% more. Without one they are FLOPs,
+    with those of fitting the probes, at an assumed fraction of the device's peak. The `devices` of a cell
+    share its training without loss; one of them runs the probes while the others are paid for too. Cells side
+    by side on a device take as long as one after another.
     """
     if measured is not None:
         probing, training = measured.probing(load) / 3600, measured.training_seconds() / 3600
@@ -74,10 +75,10 @@ def with_hours(
 
 
 def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
-    """Add `micro_batch` and `checkpointing` that fit a device's memory (`cost.micro_batch`), 0 where not even one image does.
+    """Add `micro_batch` and `checkpointing` that fit a device's memory (`cost.micro_batch`).
 
-    `memory_bytes` becomes the peak with them on each of the cell's devices, which share the batch; where nothing fits,
-    the least there is. Controls, which train nothing, have 0 too.
+    `micro_batch` is 0 if one image does not fit (then `memory_bytes` is the minimum needed) or if the recipe
+    does not train. `memory_bytes` becomes the peak on each of the cell's devices, which share the batch.
     """
     key = frame.select(*PRICED, "devices").hash_rows()
     firsts = key.arg_unique()
@@ -91,7 +92,7 @@ def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:
 
 
 def _fitted(row: Mapping[str, Any], room: float) -> tuple[int, bool, float]:
-    """Micro-batch, checkpointing and peak of a cell on each of its devices, of which each has `room` bytes."""
+    """Micro-batch, checkpointing and peak of a cell on each of its devices, which have `room` bytes each."""
     if not row["activation_bytes"]:
         return 0, False, row["memory_bytes"]
     cell = cell_of(row)
@@ -123,7 +124,7 @@ def repriced(plan: Plan, classes: Mapping[str, ResourceClass]) -> Plan:
 
 
 def with_classes(frame: pl.DataFrame, cluster: Cluster) -> pl.DataFrame:
-    """Add `size_class`, the first of `cluster.classes` whose rule holds, else `default`, and the `devices` of a cell.
+    """Add `size_class`, the first of `cluster.classes` whose rule matches (or `default`), and `devices`.
 
     Devices are those of a node times a job's nodes, divided among the cells of a job: below 1 they share one.
     """

@@ -1,8 +1,8 @@
-"""What a study may cost: hours are reserved before a launch, and cells beyond the limit are refused by name.
+"""The budget of a study: hours are reserved before a launch, and cells beyond the limit are refused by name.
 
-The ledger `budget.json` in the study holds the hours reserved for each cell. Once a cell is done its attempts' real
-hours count instead, so that what is left shrinks and grows with the truth; deleting the ledger loses only what
-launches now running have reserved.
+The ledger `budget.json` in the study contains the hours reserved for each cell. Once a cell is done, its
+attempts' real hours count instead. Deleting the ledger only loses the reservations of launches that are
+running.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAMED = 10  # cells that an error names; the rest is counted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Device-hours and money that a study may take; None is no limit. `usd_per_hour` is the price of a device-hour."""
+    """Limits of a study in device-hours and money; None is no limit. `usd_per_hour` is the price per hour."""
 
     gpu_hours: float | None = None
     usd: float | None = None
@@ -45,12 +45,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What fits a budget. All in device-hours.
+    """Which cells fit a budget. All numbers are device-hours.
 
     limit:    of the study, None without one
-    spent:    by every attempt so far, failed ones included
+    spent:    by every attempt so far, with failed ones
     reserved: for cells of other launches that are not done
-    fits:     rows of the plan that are left to do and fit, in its order, with their hours as `asked`; asked: the sum
+    fits:     rows of the plan that are not done and fit, in its order, with their hours as `asked`; asked:
+              their sum
     refused:  rows that do not, with the hours they ask for
     """
 
@@ -78,9 +79,10 @@ def limits_of(plan: Plan, *, gpu_hours: float | None = None, usd: float | None =
 
 
 def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
-    """Which of the cells left to do fit the limits, in the order of the plan; a cheaper later cell may still fit.
+    """Which of the cells that are not done fit the limits, in the order of the plan.
 
-    A cell that goes on from one that does not fit has to train that one's part of their trunk itself.
+    A cheaper later cell may still fit after one that does not. A cell that continues one that does not fit
+    has to train that cell's part of their trunk.
     """
     left = plan.frame.filter(pl.col("state") != "done")
     spent, mine = spent_hours(study), set(left["id"].to_list())
@@ -112,7 +114,7 @@ def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
 
 
 def _trunk_columns(probes: int) -> tuple[pl.Expr, ...]:
-    """Id, the cell it goes on from, the samples from which it does, its hours, and hours of a sample (0 if trained)."""
+    """Ids, the cells they continue and from which sample, hours, and hours per sample (0 if trained)."""
     training = (pl.col("hours_mid") - pl.col("hours_probes")) / pl.col("samples_paid")
     untrained = (pl.col("state") == "new") & (pl.col("samples_paid") > 0)
     return (
@@ -125,9 +127,10 @@ def _trunk_columns(probes: int) -> tuple[pl.Expr, ...]:
 
 
 def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -> Verdict:
-    """Write the hours of what a launch will run into the ledger, before it runs.
+    """Write the hours of a launch into the ledger, before it runs.
 
-    Raises OrchError naming the cells that fall out, nothing reserved; with `within` they are left out instead.
+    Raises OrchError naming the cells that do not fit, with nothing reserved; with `within` they are left out
+    instead.
     """
     with exclusive(study.root / f".{LEDGER}.lock"):
         verdict = assess(plan, study, limits)
@@ -169,7 +172,7 @@ def open_reservations(study: Study) -> dict[str, float]:
 
 
 def release(study: Study, cells: Iterable[str]) -> None:
-    """Give back what was reserved for cells that will not run."""
+    """Release the reservations of cells that will not run."""
     with exclusive(study.root / f".{LEDGER}.lock"):
         gone = set(cells)
         ledger = {cell: hours for cell, hours in open_reservations(study).items() if cell not in gone}

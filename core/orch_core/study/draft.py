@@ -1,4 +1,4 @@
-"""From a grid to a plan: its cells with their cost, and what the study already holds of them."""
+"""From a grid to a plan: its cells with their cost, and which of them the study already contains."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
 
 
 def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
-    """What the probes of one cell have to do."""
+    """The work of the probes of one cell."""
     limit, images, fit, test = checked.grid.probes.train_limit, 0, 0, 0
     for probe in probes:
         counts = _facts(checked, probe.task).counts
@@ -111,7 +111,7 @@ def _assumed(device: Device) -> str:
 
 
 def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
-    """Which batches do not fit the device's memory, and what would."""
+    """Notes on batches that do not fit the device's memory, with what would fit."""
     trained = frame.filter(pl.col("activation_bytes") > 0).with_columns(
         share=(pl.col("batch") / pl.col("devices").clip(lower_bound=1)).ceil()
     )
@@ -143,12 +143,12 @@ def _exclusive_notes(cluster: Cluster, device: Device) -> list[str]:
     ]
     if device.name == "CPU" or not whole:
         return []
-    words = "takes every GPU of its node, but is priced as one: set gpus_per_node to what a node has"
+    words = "takes every GPU of its node, but is priced as one: set gpus_per_node to the GPUs of a node"
     return [f"{', '.join(whole)}: an exclusive job {words}"]
 
 
 def _notes(checked: CheckedGrid) -> tuple[str, ...]:
-    """What a careful reader of the grid would want to know before launching."""
+    """Facts about the grid that a user should know before launching."""
     notes = []
     for name, facts in checked.sources.items():
         dropped = facts.counts["train"] - facts.pretraining

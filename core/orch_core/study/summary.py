@@ -1,4 +1,4 @@
-"""A plan in numbers: what is left to train and probe, and what it takes."""
+"""A plan in numbers: the cells and probes that are not done, and their cost."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FILES_PER_PROBE = 2  # record, and the bootstrap's AUCs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSummary:
-    """A plan in numbers; all but `cells`, `states` and `probes` are of what is left to do.
+    """A plan in numbers. All but `cells`, `states` and `probes` are of the cells that are not done.
 
     plan:             hash of the plan
-    cells, probes:    of the whole plan; states: cells by `new`, `partial` (trained, probes missing) and `done`
+    cells, probes:    of the plan; states: cells by `new`, `partial` (trained, probes missing) and `done`
     probes_left:      probes without a record
     hours_*:          device-hours, low, mid and high
     flops_train:      FLOPs of training; flops_shared: those that cells save by sharing trunks
@@ -28,7 +28,7 @@ class PlanSummary:
     checkpoint_bytes: one checkpoint of every cell
     usd_per_hour:     price of a device-hour, None without one; usd: of `hours_mid`
     budget:           limits in `gpu_hours` and `usd`, None for no limit
-    sbatch_calls:     one for each size class; files: files that the study will hold
+    sbatch_calls:     one per size class; files: files that the study will contain
     absent:           sources and tasks whose files are not on this machine
     """
 
@@ -62,7 +62,7 @@ class PlanSummary:
 
 
 def summary(plan: Plan) -> PlanSummary:
-    """Count a plan's cells and probes, and add up what is left of them."""
+    """Count a plan's cells and probes, and add up the cost of those that are not done."""
     frame = plan.frame
     open_, new = pl.col("state") != "done", pl.col("state") == "new"
     hours = [hours_left(len(plan.probes), name) for name in ("hours_low", "hours_mid", "hours_high")]

@@ -1,4 +1,4 @@
-"""The command line: one module for each group of commands, and nothing but reading words and showing answers in them.
+"""The command line: one module per group of commands, which only reads options and shows results.
 
 Every command imports what it needs inside, so that `orch --help` answers at once.
 """

@@ -35,7 +35,7 @@ CLUSTER = click.option(
 
 
 def options_of(module: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command those of its options that are fields of a frozen type as one object of it, named `options`.
+    """Pass those options of a command that are fields of a frozen type as one object, named `options`.
 
     The type is `name` in `module`, which is imported when the command runs.
     """
@@ -55,4 +55,5 @@ def options_of(module: str, name: str) -> Callable[[Callable[..., None]], Callab
 def show(result: Answer, *, as_json: bool) -> None:
     """Print the result of a command on stdout, as one JSON document or as text, and exit with its code."""
     emit(result.to_json()) if as_json else click.echo(result.text)
-    raise SystemExit(result.exit_code)
+    if result.exit_code:
+        raise SystemExit(result.exit_code)

@@ -58,8 +58,8 @@ def pack(
 ) -> None:
     """Pack images of any kind into a folder for pretraining.
 
-    SOURCE is PATH, MODALITY=PATH or a YAML file; images, DICOM, NIfTI, npz, Parquet and WebDataset shards are read.
-    An interrupted pack continues where it stopped when the same command runs again.
+    SOURCE is PATH, MODALITY=PATH or a YAML file; images, DICOM, NIfTI, npz, Parquet and WebDataset shards are
+    read. An interrupted pack continues where it stopped when the same command runs again.
 
     Example: orch data pack packs x-ray=experiments/images/pneumonia.npz
     """

@@ -139,7 +139,8 @@ def status(study: Path | None, *, axis: str, watch: bool, as_json: bool) -> None
 def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json: bool) -> None:
     """Stop a study's workers, or only some of its cells.
 
-    Running cells save their state first. Cancelled cells start again only after `orch retry --cause cancelled`.
+    Running cells save their state first. Cancelled cells start again only after `orch retry --cause
+    cancelled`.
 
     Example: orch cancel --cells "model == 'ViT-L'"
     """
@@ -191,8 +192,8 @@ def logs(cell: str, *, study: Path | None) -> None:
 def why(cell: str, *, study: Path | None, as_json: bool) -> None:
     """Show how a cell's numbers came about.
 
-    The page shows the cell's configuration, attempts, nodes, cost, code state and the end of its log. CELL is a
-    cell's name or the beginning of its id.
+    The page shows the cell's configuration, attempts, nodes, cost, code state and the end of its log. CELL is
+    a cell's name or the beginning of its id.
 
     Example: orch why mae-w64-all-2000-s0
     """

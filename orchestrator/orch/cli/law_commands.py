@@ -1,4 +1,4 @@
-"""`orch fit-laws`, `predict`, `frontier`: from a study or a table of points to laws and what follows from them."""
+"""`orch fit-laws`, `predict`, `frontier`: from a study or a table of points to laws, and their use."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MAPPING = click.option(
 @click.option(
     "--law",
     default="",
-    help="Fit this law: its name, a Python file, or auto; the default is power for a table, and every law of the "
-    "report for a study.",
+    help="Fit this law: its name, a Python file, or auto; the default is power for a table, and for a study all "
+    "laws of its report.",
 )
 @MAPPING
 @click.option(
@@ -111,8 +111,8 @@ def predict(
 ) -> None:
     """Predict values at a given scale with fitted laws.
 
-    FOLDER is a folder that `orch fit-laws` wrote. Every prediction has a band. A law in a Python file is executed
-    only with --trust.
+    FOLDER is a folder that `orch fit-laws` wrote. Every prediction has a band. A law in a Python file is
+    executed only with --trust.
 
     Example: orch predict points-laws --params 1e9 --samples 2e10
     """

@@ -64,8 +64,8 @@ def plan(grid: Path, study: Path | None, *, options: PlanOptions, as_json: bool)
 def calibrate(grid: Path | None, *, as_json: bool) -> None:
     """Measure how fast this machine trains and probes.
 
-    Later plans for this machine's device use the measured speeds. With GRID, the recipes and model shapes of its
-    cells are measured, otherwise a small ladder of models.
+    Later plans for this machine's device use the measured speeds. With GRID, the recipes and model shapes of
+    its cells are measured, otherwise a small ladder of models.
 
     Example: orch calibrate experiments/demo.yaml
     """

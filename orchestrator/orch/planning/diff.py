@@ -1,4 +1,4 @@
-"""What a new plan changes against an old one: cells to create, kept, dropped, and changed with the reasons."""
+"""What a new plan changes against an old one: cells to create, keep and drop, and changes with reasons."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FIELDS = tuple(column.name for column in COLUMNS if column.field and column.name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """create, keep, drop: rows of the plans' frames; changed: labels, `id` and `old_id`, and `reason` per pair of cells.
+    """create, keep, drop: rows of the frames; changed: labels, `id`, `old_id` and `reason` per pair of cells.
 
-    A cell is changed where the old plan has one of the same algorithm, model, mix, data size, seed, resolution and
-    patch under another id; the reason names every field that made the id another.
+    A cell is changed if the old plan has one with the same algorithm, model, mix, data size, seed, resolution
+    and patch under another id; the reason names every field that changed the id.
     """
 
     create: pl.DataFrame
@@ -31,7 +31,7 @@ class Diff:
     changed: pl.DataFrame
 
     def counts(self) -> dict[str, int]:
-        """Cells by what becomes of them."""
+        """The number of cells to create, keep, drop and change."""
         return {name: getattr(self, name).height for name in ("create", "keep", "drop", "changed")}
 
 
@@ -74,7 +74,7 @@ def _matches(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> tuple[Plac
 
 
 def _pairs(created: pl.DataFrame, dropped: pl.DataFrame) -> tuple[Places, Places]:
-    """Places of rows with equal labels in both; of several with the same labels, the first with the first and so on."""
+    """Places of rows with equal labels in both; rows with the same labels are paired in order."""
     ours, theirs = (frame.select(LABELS).hash_rows().to_numpy() for frame in (created, dropped))
     if np.array_equal(ours, theirs):
         return np.arange(ours.size), np.arange(ours.size)
@@ -122,7 +122,7 @@ def _reason(field: str) -> pl.Expr:
 
 
 def _identities(texts: pl.Series) -> pl.Series:
-    """Data by what identifies them, fingerprints and counts, without names and places."""
+    """The identity of data: fingerprints and counts, without names and places."""
     distinct = texts.unique()
     plain = [str(identity_of_data(data_of(text))) for text in distinct]
     return texts.replace_strict(distinct, pl.Series(plain, dtype=pl.String), return_dtype=pl.String)

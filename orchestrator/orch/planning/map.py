@@ -1,4 +1,4 @@
-"""Maps of a study: which sizes and data sizes are done, planned or failed, and where the hours go."""
+"""Maps of a study: which model and data sizes are done, planned or failed, and where the hours go."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def study_map(study: Study) -> StudyMap:
 
 
 def coverage(plan: Plan, failed: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Cells of each recipe, mix, model and data size: `done`, `partial`, `failed`, `planned` (neither), and `mark`."""
+    """Cells by recipe, mix, model and data size: `done`, `partial`, `failed`, `planned`, and their `mark`."""
     bad = pl.col("id").is_in(list(failed))
     state = pl.col("state")
     counts = plan.frame.group_by("recipe", "mix", "model", "images", maintain_order=True).agg(
@@ -136,7 +136,7 @@ def _bars(rows: list[tuple[str, float, float]]) -> str:
 
 
 def write_page(plan: Plan, failed: Iterable[str], path: Path) -> None:
-    """Write the map of a plan as one HTML file; raises OrchError where it cannot be written."""
+    """Write the map of a plan as one HTML file; raises OrchError if it cannot be written."""
     from orch_analysis.figures.plan_maps import pictures
     from orch_analysis.reports.page import Page, Section, render
     from orch_analysis.tables.export import Table

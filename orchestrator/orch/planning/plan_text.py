@@ -30,7 +30,7 @@ def render(
     target: Mapping[str, float] | None = None,
     beyond: Sequence[str] = (),
 ) -> str:
-    """What is to run, what exists, its cost and expected precision, what exceeds the budget, and the next command.
+    """What will run, what exists, its cost and expected precision, what exceeds the budget, the next command.
 
     target: the `params` and `samples` that were asked for, None for the default target of each group.
     """
@@ -54,7 +54,7 @@ def _cost(plan: Plan, numbers: PlanSummary) -> list[str]:
     money = f", {numbers.usd:,.0f} USD" if numbers.usd is not None else ""
     lines = [
         (
-            f"cost of what is left: {quantity(numbers.flops_train, 'FLOP')}, "
+            f"cost of the cells that are not done: {quantity(numbers.flops_train, 'FLOP')}, "
             f"{duration(numbers.hours_mid)} of one {unit} "
             f"({duration(numbers.hours_low)} to {duration(numbers.hours_high)}){money}; speed {plan.rates}"
         ),
@@ -74,15 +74,14 @@ def _cost(plan: Plan, numbers: PlanSummary) -> list[str]:
 
 
 def _shared(plan: Plan, numbers: PlanSummary) -> list[str]:
-    """What cells save that continue another cell's training."""
+    """How much the cells save that continue another cell's training."""
     shared = numbers.flops_shared
     if not shared:
         return []
     count = plan.frame.filter((pl.col("state") == "new") & pl.col("continues").is_not_null()).height
     share = shared / (shared + numbers.flops_train)
-    return [
-        f"{count:,} cells reuse another cell's training up to its cool-down, saving {100 * share:.0f}% of the FLOPs"
-    ]
+    saved = f"saving {100 * share:.0f}% of the FLOPs"
+    return [f"{count:,} cells reuse another cell's training up to its cool-down, {saved}"]
 
 
 def _precision(groups: Sequence[Precision], target: Mapping[str, float] | None) -> list[str]:
@@ -99,7 +98,7 @@ def _precision(groups: Sequence[Precision], target: Mapping[str, float] | None) 
     lengths = [f"{one.recipe} {one.mix}" for one in groups if one.data == "samples_seen"]
     if lengths:
         names = ", ".join(lengths[:3])
-        lines.append(f"  data are samples seen where all cells draw from the same images: {names}")
+        lines.append(f"  the data axis is samples seen, since all cells draw from the same images: {names}")
     return [*lines, *_slopes(groups), *_warnings(groups)]
 
 
@@ -137,12 +136,12 @@ def _intervals(one: Precision) -> list[str]:
 
 
 def render_diff(changes: Diff, root: str) -> str:
-    """What a new plan changes, with reasons; the first few of each kind."""
+    """The changes of a new plan, with reasons; the first few of each kind."""
     counts = changes.counts()
     lines = [
         (
-            f"against {root}: {counts['create']:,} to create, {counts['keep']:,} to keep, {counts['drop']:,} to drop, "
-            f"{counts['changed']:,} changed"
+            f"against {root}: {counts['create']:,} to create, {counts['keep']:,} to keep, "
+            f"{counts['drop']:,} to drop, {counts['changed']:,} changed"
         )
     ]
     for sign, frame in (("+", changes.create), ("-", changes.drop), ("~", changes.changed)):

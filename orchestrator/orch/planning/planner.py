@@ -1,4 +1,4 @@
-"""`orch plan`: write the plan of a grid into its study, or show what it would change."""
+"""`orch plan`: write the plan of a grid into its study, or show what the grid would change."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ NAMED = 10  # cells beyond the budget that the terminal names
 class PlanOptions:
     """Options of `orch plan`.
 
-    against:        what to compare with, in which case nothing is written: a study, a plan, or "" for the study's
-                    own last plan; None to write the plan
+    against:        what to compare with, so that nothing is written: a study, a plan, or "" for the study's
+                                    last plan; None to write the plan
     pilot:          a study whose fits give the law that the expected precision is computed under
     target:         `params` and `samples` of the prediction; default: 4x beyond the largest of the grid
     gpu_hours, usd: limits that take the place of the grid's `budget`
@@ -46,7 +46,7 @@ class PlanOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPlan(Answer):
-    """A plan that was written into its study, its expected precision, and the cells that its budget does not cover."""
+    """A plan that was written into its study, its expected precision, and the cells beyond its budget."""
 
     plan: Plan
     study: Study
@@ -67,7 +67,7 @@ class NewPlan(Answer):
 
     @property
     def text(self) -> str:
-        """What is to run, what exists, its cost and expected precision, and the next command."""
+        """What will run, what exists, its cost and expected precision, and the next command."""
         return render(
             self.plan,
             self.summary,
@@ -80,7 +80,7 @@ class NewPlan(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison(Answer):
-    """What a grid would change against an older plan; nothing was written."""
+    """The changes of a grid against an older plan; nothing was written."""
 
     plan: Plan
     study: Study
@@ -119,7 +119,7 @@ def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
 
 
 def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan | Comparison:
-    """The plan of a grid, or what it would change; raises OrchError or GridError for what is wrong with it."""
+    """The plan of a grid, or what it would change; raises OrchError or GridError for mistakes in it."""
     if not all(math.isfinite(limit) for limit in (options.gpu_hours, options.usd) if limit is not None):
         message = "a budget must be a finite number"
         raise OrchError(message, hint="leave it out for no limit")

@@ -1,8 +1,8 @@
 """Measure how fast this machine trains and probes, so that plans need not assume it (`orch calibrate`).
 
-A few short runs per recipe, at the smallest and largest shape and two lengths, and the probes of two encoders, through
-the same code that cells run. On a CPU seconds are those of one core, which a cell has to itself; on a GPU they are of
-the clock.
+It trains a few short runs per recipe, at the smallest and largest shape and two lengths, and probes two
+encoders, with the same code that runs cells. On a CPU, seconds are those of one core, which a cell has to
+itself; on a GPU they are wall seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from orch_core.monitoring import GALLERY, HEALTH_IMAGES
 from orch_core.recipes import RECIPES, recipe_of
 
 STEPS = (4, 12)  # lengths of the two runs of each shape
-VALIDATION = 128  # images of the stand-in data
+VALIDATION = 128  # images of the random data
 READ_OUT = (
     GALLERY + VALIDATION
 )  # images of a look's gallery and queries, which go through the encoder as well
@@ -46,7 +46,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One short run: what it did, and the seconds it took; `looks` held-out losses were taken."""
+    """One short run: its cell and cost, the seconds it took, and the number of held-out losses (`looks`)."""
 
     cell: Cell
     cost: Cost
@@ -89,7 +89,7 @@ def calibrate(grid: Path | None) -> Calibrated:
 
 
 def cells_of(grid: Path) -> tuple[list[Cell], str]:
-    """What `calibrate` measures of a grid (see `spread`), and its precision."""
+    """The cells of a grid that `calibrate` measures (see `spread`), and its precision."""
     checked = read_grid(grid)
     frame = enumerate_cells(checked).unique(["recipe", "flops_train_image"], maintain_order=True)
     return spread(cell_of(row) for row in frame.iter_rows(named=True)), checked.grid.training.precision
@@ -98,9 +98,9 @@ def cells_of(grid: Path) -> tuple[list[Cell], str]:
 def measure(
     cells: Sequence[Cell] = (), *, precision: str = "fp32", say: Callable[[str], None] = lambda _text: None
 ) -> tuple[Calibration, Path]:
-    """Measure the recipes and shapes of `cells` (a small ladder of every trained recipe without any), and keep the result.
+    """Measure recipes and shapes of `cells`, or a small ladder of every trained recipe, and save the result.
 
-    Raises OrchError where the result cannot be written.
+    Raises OrchError if the result cannot be written.
     """
     from orch_core import learn
 
@@ -115,7 +115,8 @@ def measure(
             short = replace(cell, data=(images,), subset_seed=0, images=images.images, batch=batch)
             runs.setdefault(cell.recipe, []).extend(_runs(short, folder, clock))
             say(
-                f"{cell.recipe} {cell.model.name if cell.model else ''}: {runs[cell.recipe][-1].seconds:.2f} s"
+                f"{cell.recipe} {cell.model.name if cell.model else ''}: "
+                f"{runs[cell.recipe][-1].seconds:.2f} s"
             )
         training = {recipe: fit_rate(measured) for recipe, measured in runs.items()}
         errors = [
@@ -136,7 +137,7 @@ def measure(
 
 
 def _this_device() -> tuple[str, Callable[[], float]]:
-    """The device of plans that stands for this machine, and the clock to measure it with."""
+    """The device of plans that corresponds to this machine, and the clock to measure it with."""
     from orch_core.learn.ledger import use_accelerator
 
     name = use_accelerator()
@@ -166,7 +167,7 @@ def _ladder(precision: str) -> list[Cell]:
 
 
 def spread(cells: Iterable[Cell]) -> list[Cell]:
-    """Of each recipe that trains, the cells of least, middle and most work per image; what `calibrate` measures of a grid."""
+    """The cells with the least, middle and most work per image of each recipe that trains."""
     groups: dict[str, dict[int, Cell]] = {}
     for cell in cells:
         if recipe_of(cell).uses_data:
@@ -212,7 +213,7 @@ def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured
 
 
 def _loads(one: Measured) -> Array:
-    """What a run's seconds are made of, in the order of `Rate`'s fields."""
+    """The terms of a run's seconds, in the order of `Rate`'s fields."""
     work = calibration.work(
         samples=one.cell.samples_seen + one.cell.batch,
         held_out=one.looks * VALIDATION,
@@ -237,7 +238,7 @@ def fit_rate(measured: Sequence[Measured]) -> Rate:
 
 
 def non_negative(matrix: Array, target: Array) -> list[float]:
-    """Least squares with coefficients of at least 0, by trying every subset of columns: exact, for a handful of them."""
+    """Least squares with coefficients of at least 0, which tries every subset of the few columns."""
     best, found = float("inf"), np.zeros(matrix.shape[1])
     scale = np.maximum(np.abs(matrix).max(axis=0), 1e-300)
     for size in range(1, matrix.shape[1] + 1):

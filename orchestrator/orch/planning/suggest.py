@@ -1,4 +1,4 @@
-"""Which cells of a study to run next: those that most reduce the uncertainty at a target per device-hour, as a grid to plan."""
+"""Which cells of a study to run next: those that most reduce the uncertainty at a target per device-hour."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Pick:
     """Cells to run next of one recipe, mix, model and data size.
 
     hours:    of all of them, a trunk that they share with other picks counted once
-    expected: held-out loss and its 95% interval before they run, None in a pilot; check: whether they test the form
+    expected: held-out loss and its 95% interval before they run, None in a pilot; check: whether they test
+              the law's form
     """
 
     recipe: str
@@ -52,9 +53,10 @@ class Pick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What to run next for one recipe and mix, and the half width of the target's 95% interval (relative) before and after.
+    """What to run next for one recipe and mix.
 
-    Both are None in a pilot, where nothing is fitted yet; `assumed` names the law that they rest on.
+    before, after: half width of the target's 95% interval (relative); both None in a pilot, where nothing is
+                   fitted yet; assumed: the law that they are computed under
     """
 
     recipe: str
@@ -67,7 +69,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuggestOptions:
-    """What to suggest cells for.
+    """The target and budget of a suggestion.
 
     target:         `params` and `samples` at which the held-out loss is to be known
     budget:         device-hours to spend, shared equally by recipes and mixes
@@ -102,7 +104,10 @@ class Suggestion(Answer):
 
 
 def suggest(study: Study, out: Path, options: SuggestOptions) -> Suggestion:
-    """Choose the next cells of a study and write them to `out` as a grid; raises OrchError as `advise` and `write_grid` do."""
+    """Choose the next cells of a study and write them to `out` as a grid.
+
+    Raises OrchError as `advise` and `write_grid` do.
+    """
     advice = advise(study, options)
     write_grid(study, advice, out)
     return Suggestion(study=study, grid=out, advice=tuple(advice))
@@ -188,9 +193,9 @@ def _within(order: list[int], prices: Array, budget: float) -> list[int]:
 
 
 def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> pl.DataFrame:
-    """Sizes x data of a group's plan: `params`, `samples`, `model`, `hours` alone, of them `trunk`, `runs` done, seeds.
+    """Sizes x data of a group's plan: `params`, `samples`, `model`, `hours`, `trunk`, `runs` done, seeds.
 
-    Where several lengths are planned at a data size, the longest stands for it.
+    If several lengths are planned at a data size, only the longest is a candidate.
     """
     training = (pl.col("hours_mid") - pl.col("hours_probes")) / pl.col("samples_paid")
     alone = pl.col("hours_probes") + training * pl.col("samples_seen")
@@ -220,7 +225,7 @@ def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> p
 
 
 def _trunks(candidates: pl.DataFrame) -> next_cells.Trunks | None:
-    """What candidates share that differ in length alone; None where nothing does."""
+    """What candidates that differ only in length share; None if they share nothing."""
     if not (candidates["trunk"] > 0).any():
         return None
     group = candidates.select(pl.struct("model", "images").rank("dense")).to_series().to_numpy() - 1
@@ -239,7 +244,7 @@ def _picks(
     known: tuple[AssumedLaw, dict[str, Array]] | None,
     group: Group,
 ) -> tuple[Pick, ...]:
-    """Candidates as cells of a group: what was chosen several times gets as many seeds, planned ones first."""
+    """Candidates as cells of a group: one chosen several times gets as many seeds, planned seeds first."""
     picks = []
     for index in dict.fromkeys(chosen):
         row = candidates.row(index, named=True)
@@ -268,7 +273,7 @@ def _picks(
 
 
 def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
-    """Write the suggested cells as a grid of the same study; raises OrchError where the study's grid cannot be read.
+    """Write the suggested cells as a grid of the same study; raises OrchError if its grid cannot be read.
 
     The axes lose their length, so that they span no cells, and each pick is an `include`, as is each cell that is
     trained already: a report contains what its study's plan contains. Plan it into the same study.
