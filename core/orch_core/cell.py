@@ -11,6 +11,14 @@ from orch_core.identity import digest
 Override = tuple[str, bool | int | float | str]
 
 
+def algorithm_of(recipe: str) -> str:
+    """A recipe's label in names and tables: `mae` for `mae@1`. A later version keeps its number (`dinov2@2`).
+
+    Two versions are two algorithms: no table may pool their runs.
+    """
+    return recipe.removesuffix("@1")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """Shape of a ViT (Dosovitskiy et al. 2021): `depth` blocks of `width` with `heads` heads.
@@ -77,8 +85,8 @@ class Cell:
 
     @property
     def algorithm(self) -> str:
-        """The recipe's name without its version."""
-        return self.recipe.partition("@")[0]
+        """The recipe's label: see `algorithm_of`."""
+        return algorithm_of(self.recipe)
 
     @property
     def steps(self) -> int:

@@ -89,7 +89,7 @@ def save_gradients(cell, folder, memory_plan=pretraining.WHOLE):
 
 
 def drops(recipe):
-    return (("drop_path", 0.2),) if recipe == "dinov2@1" else ()
+    return (("drop_path", 0.2),) if recipe.startswith("dinov2@") else ()
 
 
 def stopped_and_resumed(cell, folder, steps, *leave):

@@ -6,8 +6,9 @@ import numpy as np
 
 from orch_core.cell import Cell, Model, Override, Probe, SourceSubset
 from orch_core.images.npz import inspect_npz
+from orch_core.recipes import RECIPES
 
-TRAINED = ("dinov2@1", "i-jepa@1", "mae@1", "moco-v3@1", "simmim@1", "supervised@1")
+TRAINED = tuple(sorted(name for name, one in RECIPES.items() if one.uses_data and one.uses_model))
 
 
 def write_images(

@@ -1,10 +1,18 @@
+import math
+import re
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learn_cells import TRAINED, make_cell
 
 from orch_core.errors import OrchError
-from orch_core.recipes import RECIPES, constants, recipe_of
+from orch_core.learn.data import Batch
+from orch_core.learn.objectives import build_objective
+from orch_core.learn.randomness import Rows, generator
+from orch_core.recipes import RECIPES, constants, recipe_of, recipe_of_algorithm
 from orch_core.recipes.mae import kept
 
 
@@ -76,3 +84,55 @@ def test_every_rule_gives_a_value_within_its_own_range(recipe, width, depth, log
         constant = RECIPES[recipe].constants[name]
         if isinstance(value, int | float):
             assert constant.low <= value <= constant.high, name
+
+
+def test_every_algorithm_has_a_colour_of_its_own_and_every_loss_its_unit():
+    trained = [RECIPES[name] for name in TRAINED]
+    assert len({recipe.colour for recipe in trained}) == len(trained)
+    for recipe in RECIPES.values():
+        assert re.fullmatch("#[0-9a-f]{6}", recipe.colour)
+        assert bool(recipe.loss_unit) == (recipe in trained)
+    assert recipe_of_algorithm("mae") is RECIPES["mae@1"]
+    assert recipe_of_algorithm("dinov2@2") is RECIPES["dinov2@2"]
+    assert recipe_of_algorithm("MAE of ours") is None
+
+
+def test_the_docs_table_of_recipes_is_the_registry():
+    text = Path(__file__).parents[2].joinpath("docs", "pretraining.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| `[a-z0-9-]+@\d", line)]
+    assert {name for row in rows for name in re.findall(r"`([a-z0-9-]+@\d+)`", row.split("|")[1])} == set(
+        RECIPES
+    )
+
+
+@pytest.mark.parametrize(("recipe", "same"), [("dinov2@1", False), ("dinov2@2", True)])
+def test_prototypes_of_dinov2_are_the_same_at_every_size_from_version_2_on(recipe, same):
+    widths = (64, 192, 384, 1024)
+    counts = {constants(make_cell(None, recipe, width=width, depth=24))["prototypes"] for width in widths}
+    assert (len(counts) == 1) == same == ("size" in RECIPES[recipe].loss_comparable_across)
+    official = make_cell(None, recipe, width=1024, depth=24, resolution=224, patch=14)
+    assert constants(official)["prototypes"] == 65536  # DINOv2's default configuration: head_n_prototypes
+
+
+def test_an_untrained_dinov2_loses_the_same_at_every_width_from_version_2_on():
+    """A loss whose chance level is ln K: under version 1 it grows with the width, encoders of no worth alike."""
+
+    def loss(recipe: str, width: int) -> float:
+        cell = make_cell(
+            None, recipe, width=width, resolution=56, overrides=(("koleo_weight", 0.0), ("local_crops", 0))
+        )
+        objective = build_objective(cell)
+        images = torch.randint(
+            0, 255, (8, 1, 56, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+        flags = torch.zeros(8, dtype=torch.bool)
+        batch = Batch(images=images, orientation_free=flags, labels=flags.long())
+        with torch.no_grad():
+            return float(objective.module(*objective.draw(batch, Rows(generator(0, "t"), slice(0, 8), 8))))
+
+    small, large = (loss("dinov2@1", width) for width in (16, 64))
+    assert large - small == pytest.approx(
+        1.5 * math.log(4), rel=0.1
+    )  # K times 4: DINO's term, iBOT's on half the crops
+    small, large = (loss("dinov2@2", width) for width in (16, 64))
+    assert large == pytest.approx(small, rel=0.03)

@@ -15,6 +15,7 @@ from orch_analysis.figures.task_plots import label, panels, size_ticks
 from orch_analysis.fitting.fit import Fit
 from orch_analysis.tasks.slopes import group_labels
 from orch_core.formatting import count
+from orch_core.recipes import recipe_of_algorithm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,7 +145,7 @@ def _series(fit: Fit) -> str:
 
 def _colour(name: str, series: Sequence[str]) -> str:
     first = name.split(" · ", maxsplit=1)[0]
-    return style.colour(first) if first in style.ALGORITHMS else style.nth(series.index(name))
+    return style.colour(first) if recipe_of_algorithm(first) else style.nth(series.index(name))
 
 
 def _window(ax: Axes, values: pl.Series) -> None:

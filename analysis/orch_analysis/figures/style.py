@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from orch_analysis.figures import Picture
 from orch_core.formatting import count, power
+from orch_core.recipes import recipe_of_algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ Arguments = ParamSpec("Arguments")
 WIDTH = 7.4  # inches: the width of a report's text column
 DPI = 160
 INK, GREY, PALE = "#1a1a1a", "#767676", "#d9d9d9"
-ALGORITHMS = ("mae", "moco-v3", "dinov2", "i-jepa", "simmim", "supervised")  # a colour each, in every study
+SPARE = ("#5e3c99", "#8c5a2b", "#7f0000", "#808000", "#0b2545", "#ece133")  # which no recipe has
 FORMATS = ("svg", "png", "pdf")
 RC = {
     "svg.fonttype": "none",
@@ -142,18 +143,14 @@ def _escape(text: str) -> str:
 
 
 def colour(algorithm: str) -> str:
-    """The algorithm's colour, the same in every figure and study; controls are grey."""
-    if algorithm in {"random", "pixels"}:
-        return GREY
-    known = ALGORITHMS.index(algorithm) if algorithm in ALGORITHMS else sum(map(ord, algorithm))
-    return nth(known)
+    """The algorithm's colour, the same in every figure and study: its recipe's; an unknown one gets one that no recipe has."""
+    recipe = recipe_of_algorithm(algorithm)
+    return recipe.colour if recipe else nth(sum(map(ord, algorithm)))
 
 
 def nth(index: int) -> str:
-    """The `index`-th colour of seaborn's colour-blind palette, blue and vermilion first."""
-    palette = sns.color_palette("colorblind", 10).as_hex()
-    order = (0, 3, 2, 4, 1, 9)
-    return str(palette[order[index % len(order)]])
+    """The `index`-th colour for series that are not known algorithms."""
+    return SPARE[index % len(SPARE)]
 
 
 def shades(algorithm: str, count: int) -> list[str]:

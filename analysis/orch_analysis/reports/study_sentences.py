@@ -14,25 +14,18 @@ from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
 from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, tied
 from orch_core.formatting import count, duration, interval, listed, number, plural
+from orch_core.recipes import recipe_of_algorithm
 
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report warns of its small budget
 NAMED = 6  # tasks up to which the answer prints every number
 SHOWN = 4  # contrasts printed for each axis
-NAMES: Mapping[str, str] = {
-    "mae": "MAE",
-    "moco-v3": "MoCo v3",
-    "dinov2": "DINOv2",
-    "i-jepa": "I-JEPA",
-    "simmim": "SimMIM",
-    "supervised": "supervised training",
-    "random": "the random control",
-}
 PLURALS = {"algorithm": "algorithms", "mix": "mixes", "resolution": "resolutions"}
 
 
 def name_of(algorithm: str) -> str:
     """The algorithm as its paper writes it."""
-    return NAMES.get(algorithm, algorithm)
+    recipe = recipe_of_algorithm(algorithm)
+    return recipe.display if recipe else algorithm
 
 
 def answers(found: StudyFindings) -> list[Answer]:

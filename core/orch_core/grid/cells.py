@@ -13,7 +13,7 @@ from dataclasses import asdict
 import numpy as np
 import polars as pl
 
-from orch_core.cell import Cell
+from orch_core.cell import Cell, algorithm_of
 from orch_core.cost import price
 from orch_core.grid.axes import Block, DataChoice, blocks, data_choices, models, overrides, refuse
 from orch_core.grid.check import CheckedGrid
@@ -105,7 +105,7 @@ def _recipe_block(
     seen, batch = pl.col("samples_seen"), training.batch if recipe.uses_data else 0
     frame = frame.with_columns(
         _constant("recipe", name),
-        _constant("algorithm", recipe.name),
+        _constant("algorithm", algorithm_of(recipe.id)),
         _constant("batch", batch),
         _constant("precision", training.precision),
         _constant("channels", training.channels),

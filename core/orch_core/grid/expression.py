@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from orch_core.cell import algorithm_of
 from orch_core.errors import OrchError
 from orch_core.grid.columns import COLUMNS, TEXT
 from orch_core.yaml import did_you_mean
@@ -169,7 +170,8 @@ class _Kinds(_Visitor):
         if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant):
             return
         name, value = left.id, right.value
-        if name in {"algorithm", "recipe"} and (name == "recipe") != ("@" in str(value)):
+        wrong = algorithm_of(str(value)) != value if name == "algorithm" else "@" not in str(value)
+        if name in {"algorithm", "recipe"} and wrong:
             example = "recipe == 'mae@1' or algorithm == 'mae'"
             message = f"no cell's {name} is {value!r}: only a recipe has a version, as in {example}"
             raise ExpressionError(message, self._offset(right))

@@ -6,12 +6,21 @@ import difflib
 import importlib
 import pkgutil
 
-from orch_core.cell import Cell
+from orch_core.cell import Cell, algorithm_of
 from orch_core.errors import OrchError
 from orch_core.identity import digest
 from orch_core.recipes.base import Constant, Recipe, Value
 
-__all__ = ["RECIPES", "Constant", "Recipe", "Value", "constants", "recipe_named", "recipe_of"]
+__all__ = [
+    "RECIPES",
+    "Constant",
+    "Recipe",
+    "Value",
+    "constants",
+    "recipe_named",
+    "recipe_of",
+    "recipe_of_algorithm",
+]
 
 
 def _found() -> dict[str, Recipe]:
@@ -30,6 +39,11 @@ def recipe_named(name: str) -> Recipe:
     except KeyError:
         message = f"no recipe is called `{name}`"
         raise OrchError(message, hint=_candidates(name, list(RECIPES))) from None
+
+
+def recipe_of_algorithm(algorithm: str) -> Recipe | None:
+    """The recipe behind an algorithm's label in a table (`mae`, see `orch_core.cell.algorithm_of`); None if unknown."""
+    return next((recipe for recipe in RECIPES.values() if algorithm_of(recipe.id) == algorithm), None)
 
 
 def recipe_of(cell: Cell) -> Recipe:

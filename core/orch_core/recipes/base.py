@@ -1,6 +1,7 @@
 """What a recipe is, and one module for each.
 
-A module of this folder holds one recipe as `RECIPE`. Adding one is adding its module here and, if it trains, one of the same name in `orch_core.learn.objectives`.
+A module of this folder holds one recipe as `RECIPE`. Adding one is adding its module here and, if it trains, one in
+`orch_core.learn.objectives` that is called like the recipe. A later version of a recipe shares the objective of the first.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from orch_core.cell import Cell
 from orch_core.vit import Activations, Flops, Shape
@@ -15,6 +17,7 @@ from orch_core.vit import Activations, Flops, Shape
 OURS = "ours, extrapolated: "  # opens the source of a constant that no paper gives at the sizes here
 Value = bool | int | float | str
 Constants = Mapping[str, Value]
+LossAxis = Literal["size", "batch"]
 NOTHING = Flops()
 
 
@@ -61,6 +64,11 @@ class TrainingCost:
 class Recipe:
     """An algorithm with its hyperparameters, named and versioned: `name@version`.
 
+    display: the algorithm's name in reports; colour: its colour in figures, as `#rrggbb`.
+    loss_unit: what the pretraining loss measures; empty for a control, which has no loss.
+    loss_comparable_across: axes along which losses of two cells measure the same quantity, so that a law may be fitted
+        along them: `size` (the encoder's shape) and `batch`. Along data size and length of training they always do;
+        resolution, patch, mix, and recipe constants change the quantity.
     uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on nothing.
     learned_positions: position embedding trained with the encoder, else fixed sin-cos.
     layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant `layer_scale`.
@@ -70,7 +78,11 @@ class Recipe:
     name: str
     version: int
     summary: str
+    display: str
+    colour: str
     constants: Mapping[str, Constant]
+    loss_unit: str = ""
+    loss_comparable_across: frozenset[LossAxis] = frozenset()
     uses_model: bool = True
     uses_data: bool = True
     learned_positions: bool = False

@@ -93,6 +93,10 @@ RECIPE = Recipe(
     name="i-jepa",
     version=1,
     summary="joint-embedding prediction of blocks",
+    display="I-JEPA",
+    colour="#cc78bc",
+    loss_unit="smooth L1 distance to the teacher's layer-normalised representation, whose variance is 1 at every width",
+    loss_comparable_across=frozenset({"size", "batch"}),
     training_cost=training_cost,
     constants={
         **SCHEDULE,

@@ -76,6 +76,10 @@ RECIPE = Recipe(
     name="mae",
     version=1,
     summary="masked autoencoder",
+    display="MAE",
+    colour="#0173b2",
+    loss_unit="mean squared error of masked pixels, normalised patch by patch",
+    loss_comparable_across=frozenset({"size", "batch"}),
     training_cost=training_cost,
     constants={
         **SCHEDULE,

@@ -88,6 +88,10 @@ RECIPE = Recipe(
     name="moco-v3",
     version=1,
     summary="momentum contrast",
+    display="MoCo v3",
+    colour="#d55e00",
+    loss_unit="cross-entropy among the images of a batch, times 2 x temperature; chance is 2 x temperature x ln(batch)",
+    loss_comparable_across=frozenset({"size"}),
     training_cost=training_cost,
     constants={
         **SCHEDULE,

@@ -8,6 +8,8 @@ RECIPE = Recipe(
     name="pixels",
     version=1,
     summary="principal components of raw pixels (floor)",
+    display="the raw-pixel control",
+    colour="#767676",
     constants={
         "components": Constant(
             value=100, source="ours: the floor of MedMNIST-like 28 px tasks, PCA-100", low=1, high=10_000

@@ -4,4 +4,12 @@ from __future__ import annotations
 
 from orch_core.recipes.base import Recipe
 
-RECIPE = Recipe(name="random", version=1, summary="untrained encoder (floor)", constants={}, uses_data=False)
+RECIPE = Recipe(
+    name="random",
+    version=1,
+    summary="untrained encoder (floor)",
+    display="the random control",
+    colour="#767676",
+    constants={},
+    uses_data=False,
+)

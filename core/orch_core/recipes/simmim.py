@@ -38,6 +38,10 @@ RECIPE = Recipe(
     name="simmim",
     version=1,
     summary="masked image modelling with one linear layer",
+    display="SimMIM",
+    colour="#de8f05",
+    loss_unit="mean absolute error of masked pixels",
+    loss_comparable_across=frozenset({"size", "batch"}),
     training_cost=training_cost,
     constants={
         **SCHEDULE,

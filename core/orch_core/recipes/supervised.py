@@ -32,6 +32,10 @@ RECIPE = Recipe(
     name="supervised",
     version=1,
     summary="supervised control",
+    display="supervised training",
+    colour="#56b4e9",
+    loss_unit="cross-entropy over the labels of the pretraining images, nats",
+    loss_comparable_across=frozenset({"size", "batch"}),
     training_cost=training_cost,
     constants={
         **SCHEDULE,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from orch_core.cell import algorithm_of
 from orch_core.study.record import Record
 
 Label = str | int | float | None
@@ -19,7 +20,7 @@ def config_row(config: Mapping[str, Any]) -> Row:
     """What a cell's config (`cell.json`) says: algorithm, recipe, model and its shape, CONFIG, and `hp.<override>`."""
     model, recipe = config.get("model") or {}, str(config.get("recipe", ""))
     return {
-        "algorithm": recipe.partition("@")[0],
+        "algorithm": algorithm_of(recipe),
         "recipe": recipe,
         "model": model.get("name", ""),
         **{name: model.get(name) for name in ("width", "depth", "heads")},

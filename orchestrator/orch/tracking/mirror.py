@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orch_core.cell import algorithm_of
 from orch_core.study.folder import Study
 from orch_core.study.record import Record, parse_record
 
@@ -176,7 +177,7 @@ def _params(config: Mapping[str, Any], run: Record) -> dict[str, str]:
     model = config.get("model") or {}
     recipe = str(config.get("recipe", ""))
     found: dict[str, object] = {
-        "algorithm": recipe.partition("@")[0],
+        "algorithm": algorithm_of(recipe),
         "recipe": recipe,
         "model": model.get("name", ""),
         **{key: model[key] for key in ("width", "depth", "heads") if key in model},

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orch_core.cell import Cell
 from orch_core.learn.data import Batch
 from orch_core.learn.randomness import Rows
-from orch_core.recipes import constants
+from orch_core.recipes import constants, recipe_of
 
 Inputs = tuple[Tensor, ...]
 
@@ -75,7 +75,7 @@ class Objective:
 
 def build_objective(cell: Cell) -> Objective:
     """The objective of the cell's recipe."""
-    name = cell.algorithm.replace("-", "_")
+    name = recipe_of(cell).name.replace("-", "_")
     objective: Objective = importlib.import_module(f"orch_core.learn.objectives.{name}").build(
         cell, constants(cell)
     )
