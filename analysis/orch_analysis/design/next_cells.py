@@ -1,36 +1,43 @@
-"""Which cells to run next: those that shrink a prediction's interval most for their price, from the fit so far.
+"""Which cells to run next: those that shrink the error of a forecast at the target most for their price.
 
-Greedy one-step design for one linear functional of the parameters (c-optimality; Atkinson, Donev & Tobias 2007,
-Optimum Experimental Designs, ch. 10 and 17): a cell with derivatives a (over the noise) takes
-(j'V a)^2 / (1 + a'V a) off the variance j'V j of the prediction, V being the covariance so far.
+The design minimises the forecast's own variance (`orch_analysis.forecast.kriging`), in which a law may be wrong: the
+discrepancy leaves a doubt that grows with the distance to the runs, so cells near the target are worth their price and
+many cheap ones far from it are not. A candidate takes c^2 / (v + noise^2) off the variance at a target, v being its
+variance and c their covariance given all runs so far (V-optimality; Atkinson, Donev & Tobias 2007, Optimum Experimental
+Designs, ch. 10). Greedy by gain for price, by gain alone, or by gain alone for the first cell only, whichever ends lower: so that one dear
+cell is not shut out by cheap ones (Leskovec et al. 2007, KDD, section 3: at least half of the optimum's (1 - 1/e)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orch_analysis.design.expected import AssumedLaw, jacobian
-from orch_analysis.laws.law import Array, Values
+from orch_analysis.forecast.kriging import Kriging
+from orch_analysis.laws.law import Array
 
-RIDGE = 1e-6  # prior precision of every parameter: an exponent, or a log, is known to some 1,000
+PILOT = 0.05  # share of a budget that is spent before anything is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Candidates to run, in order: their index, their price then, whether to check the law's form, and the variance after each.
+    """Candidates to run, in order: their index, their price then, and the mean variance at the targets after each.
 
-    Variances are of the target's prediction in the law's link; `before` is without any of them.
+    Variances are of the log value; `before` is without any of them.
     """
 
     chosen: tuple[int, ...]
     paid: tuple[float, ...]
-    checks: tuple[bool, ...]
     before: float
     variances: tuple[float, ...]
+
+    @property
+    def after(self) -> float:
+        """The mean variance at the targets with all of them."""
+        return self.variances[-1] if self.variances else self.before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,105 +84,133 @@ class MarginalCost:
         self.reached[at] = max(self.reached[at], self.trunks.price[index])
 
 
-def choose(
-    assumed_law: AssumedLaw,
-    done: Values,
-    candidates: Values,
-    prices: Array,
-    target: Mapping[str, float],
-    *,
-    budget: float,
-    repeats: Array | None = None,
-    check: float = 0.0,
-    trunks: Trunks | None = None,
-) -> Choice:
-    """The candidates to run within `budget`, best gain in variance per price first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Cells that may be run.
 
-    done, candidates: points as arrays by variable; prices: of each candidate, positive, in the unit of `budget`
-    repeats: how often each candidate may still be run (seeds); once by default
-    check:   share of the budget kept for testing the form: it goes to the affordable candidates whose prediction is
-             least certain before they run, for there a wrong law shows first
+    x:       logs of the variables (m, d)
+    prices:  of each, positive
+    repeats: how often each may still be run (seeds)
+    sd:      known standard deviation of a log value beside the common noise, such as that of a task's test set
     trunks:  what candidates share, so that one costs less after another
     """
-    left = np.ones(prices.size, dtype=int) if repeats is None else repeats.astype(int).copy()
-    rows = jacobian(assumed_law, candidates) / assumed_law.noise
-    aim = jacobian(assumed_law, {name: np.array([float(target[name])]) for name in assumed_law.law.x})[0]
-    covariance = _covariance(assumed_law, done)
-    before = float(aim @ covariance @ aim)
-    marginal = MarginalCost(prices, trunks, int(left.max(initial=0)))
-    chosen: list[int] = []
-    paid: list[float] = []
-    checks: list[bool] = []
-    variances: list[float] = []
-    for testing, share in ((False, 1 - check), (True, check)):
-        room = share * budget
-        while True:
-            due = marginal.due()
-            index = _best(rows, aim, covariance, due, left, room, testing=testing)
-            if index is None:
-                break
-            covariance = _updated(covariance, rows[index])
-            room -= float(due[index])
-            paid.append(float(due[index]))
-            marginal.add(index)
-            left[index] -= 1
-            chosen.append(index)
-            checks.append(testing)
-            variances.append(float(aim @ covariance @ aim))
-    return Choice(
-        chosen=tuple(chosen),
-        paid=tuple(paid),
-        checks=tuple(checks),
-        before=before,
-        variances=tuple(variances),
+
+    x: Array
+    prices: Array
+    repeats: NDArray[np.int_]
+    sd: float = 0.0
+    trunks: Trunks | None = None
+
+
+def choose(
+    surface: Kriging, candidates: Candidates, targets: Array, *, budget: float, spend: float | None = None
+) -> Choice:
+    """The candidates to run for a forecast at `targets`, logs of the variables (t, d), planned for `budget`.
+
+    spend: what to spend before the next choice: of the plan for the whole budget, the candidates that come first, and
+           at least one; all by default
+    """
+    plan = _Plan(surface, candidates, targets)
+    plans = [plan.greedy(budget, alone=alone) for alone in (0, 1, int(candidates.repeats.sum()))]
+    best = min(plans, key=lambda choice: choice.after)
+    if spend is None or spend >= sum(best.paid):
+        return best
+    return plan.in_order(best.chosen, spend, least=1)
+
+
+def simple_orders(
+    surface: Kriging, candidates: Candidates, targets: Array, *, budget: float, seed: int = 0
+) -> dict[str, float]:
+    """Mean variance at the targets after `budget` on cells in random order (median of 8), cheapest or largest first.
+
+    Every candidate comes once before any comes again, and what does not fit is left out.
+    """
+    plan, generator, prices = (
+        _Plan(surface, candidates, targets),
+        np.random.default_rng(seed),
+        candidates.prices,
     )
 
+    def after(keys: Array) -> float:
+        turns = range(int(candidates.repeats.max(initial=0)))
+        order = [i for turn in turns for i in np.argsort(keys, kind="stable") if candidates.repeats[i] > turn]
+        return plan.in_order(order, budget).after
 
-def _covariance(assumed_law: AssumedLaw, done: Values) -> Array:
-    precision = RIDGE * np.eye(len(assumed_law.law.free))
-    if next(iter(done.values())).size:
-        rows = jacobian(assumed_law, done) / assumed_law.noise
-        precision = precision + rows.T @ rows
-    return np.asarray(np.linalg.inv(precision))
-
-
-def _best(
-    rows: Array,
-    aim: Array,
-    covariance: Array,
-    prices: Array,
-    left: NDArray[np.int_],
-    room: float,
-    *,
-    testing: bool,
-) -> int | None:
-    """The affordable candidate of most gain per price, or, to test the form, of most uncertainty; None without any."""
-    able = (left > 0) & (prices <= room)
-    if not able.any():
-        return None
-    spread = np.einsum("ij,jk,ik->i", rows, covariance, rows)
-    gain = spread if testing else (rows @ covariance @ aim) ** 2 / (1 + spread) / prices
-    return int(np.where(able, gain, -np.inf).argmax())
+    draws = [after(generator.random(prices.size)) for _ in range(8)]
+    return {
+        "random": float(np.median(draws)),
+        "cheapest first": after(prices),
+        "largest first": after(-prices),
+    }
 
 
-def _updated(covariance: Array, row: Array) -> Array:
-    """The covariance with one more cell (Sherman & Morrison 1950)."""
-    moved = covariance @ row
-    return np.asarray(covariance - np.outer(moved, moved) / (1 + float(row @ moved)))
+class _Plan:
+    """Variances at targets and candidates, and prices, as candidates are added one by one."""
 
+    def __init__(self, surface: Kriging, candidates: Candidates, targets: Array) -> None:
+        self.surface, self.candidates, self.targets = surface, candidates, len(targets)
+        self.points = np.concatenate([targets, candidates.x]) - surface.centre
+        self.noise = surface.noise**2 + candidates.sd**2
+        self.explained = surface.whitened(self.points)
+        prior = surface.prior_covariance(self.points[: self.targets], self.points)
+        self.covariance = prior - self.explained[:, : self.targets].T @ self.explained
+        self.restart()
 
-def pilot(candidates: Values, prices: Array, *, least: int) -> tuple[int, ...]:
-    """First cells of a study without a fit: every value of a variable, the others at their smallest; cheapest first.
+    def restart(self) -> None:
+        # rows' rows is the part of the prior covariance that the runs, done and chosen, explain
+        self.rows = self.explained
+        self.variance = self.surface.prior_variance(self.points) - (self.rows**2).sum(axis=0)
+        self.shared = self.covariance  # of the targets with all points (t, t + m)
+        most = int(self.candidates.repeats.max(initial=0))
+        self.bill = MarginalCost(self.candidates.prices, self.candidates.trunks, most)
+        self.left = self.candidates.repeats.copy()
+        self.chosen: list[int] = []
+        self.paid: list[float] = []
+        self.variances = [self.mean_variance()]
 
-    At least `least` of them: the cheapest others are added.
-    """
-    names = list(candidates)
-    smallest = {name: candidates[name].min() for name in names}
-    edge = np.zeros(prices.size, dtype=bool)
-    for name in names:
-        others = [candidates[other] == smallest[other] for other in names if other != name]
-        edge |= np.logical_and.reduce(others) if others else True
-    order = np.argsort(prices, kind="stable")
-    first = [int(index) for index in order if edge[index]]
-    rest = [int(index) for index in order if not edge[index]]
-    return tuple(first + rest[: max(0, least - len(first))])
+    def mean_variance(self) -> float:
+        return float(np.maximum(self.variance[: self.targets], 0.0).mean())
+
+    def affordable(self, budget: float) -> NDArray[np.bool_]:
+        return np.asarray((self.left > 0) & (self.bill.due() <= budget - sum(self.paid)))
+
+    def add(self, index: int) -> None:
+        """Choose candidate `index`."""
+        at = self.targets + index
+        column = (
+            self.surface.prior_covariance(self.points, self.points[[at]])[:, 0]
+            - self.rows.T @ self.rows[:, at]
+        )
+        row = column / np.sqrt(max(self.variance[at], 0.0) + self.noise)
+        self.rows = np.concatenate([self.rows, row[None]])
+        self.variance = self.variance - row**2
+        self.shared = self.shared - np.outer(row[: self.targets], row)
+        self.chosen.append(index)
+        self.paid.append(float(self.bill.due()[index]))
+        self.bill.add(index)
+        self.left[index] -= 1
+        self.variances.append(self.mean_variance())
+
+    def choice(self) -> Choice:
+        return Choice(
+            chosen=tuple(self.chosen), paid=tuple(self.paid),
+            before=self.variances[0], variances=tuple(self.variances[1:]),
+        )  # fmt: skip
+
+    def greedy(self, budget: float, *, alone: int) -> Choice:
+        """By gain alone for the first `alone` candidates, then by gain for price."""
+        self.restart()
+        while (able := self.affordable(budget)).any():
+            spread = np.maximum(self.variance[self.targets :], 0.0) + self.noise
+            gain = (self.shared[:, self.targets :] ** 2).sum(axis=0) / spread
+            worth = gain if len(self.chosen) < alone else gain / self.bill.due()
+            self.add(int(np.where(able, worth, -np.inf).argmax()))
+        return self.choice()
+
+    def in_order(self, order: Sequence[int], budget: float, *, least: int = 0) -> Choice:
+        """Of an order, the first `least` candidates, and of the others those that fit into `budget`."""
+        self.restart()
+        for index in order:
+            if len(self.chosen) < least or self.affordable(budget)[index]:
+                self.add(index)
+        return self.choice()

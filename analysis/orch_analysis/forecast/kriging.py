@@ -34,7 +34,7 @@ ROUNDS, STEPS = 3, 24  # alternations of law and discrepancy; Gauss-Newton steps
 TOLERANCE = 1e-7
 MOST = 500  # runs that enter; the cost grows with their cube
 CUTS = (2.0, 4.0, 8.0)  # the band is checked on the runs beyond 1/cut of the largest compute
-LEAST = 6  # runs that are left to such a check, at least
+LEAST = 12  # runs that are left to such a check, at least; with fewer the factor is mostly chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

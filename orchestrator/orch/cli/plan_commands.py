@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import orch
-from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, options_of, show
+from orch.cli.arguments import AS_JSON, FOLDER, POSITIVE, STUDY, WHOLE, options_of, show
 from orch.console import emit
 
 if TYPE_CHECKING:
@@ -81,6 +81,19 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
     help="Name the point to predict the loss at, such as params=1e9,samples=1e8.",
 )
 @click.option("--budget", required=True, type=POSITIVE, help="Spend at most this many device-hours.")
+@click.option(
+    "--rounds",
+    type=WHOLE,
+    default=1,
+    show_default=True,
+    help="Plan for the whole budget and write the first of this many parts.",
+)
+@click.option("--task", help="Predict the AUC of this task instead of the held-out loss.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Also print what random cells, the cheapest and the largest are expected to give for the same hours.",
+)
 @click.option("--algorithm", help="Only suggest cells of this recipe, such as mae@1.")
 @click.option("--mix", help="Only suggest cells of this mix.")
 @click.option(
@@ -91,7 +104,8 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 def suggest(study: Path | None, out: Path, *, options: SuggestOptions, as_json: bool) -> None:
     """Write a grid of the most informative cells to run next.
 
-    These are the cells that most reduce the uncertainty of the loss at the target for each device-hour.
+    These are the cells that most reduce the expected error of a forecast at the target. The forecast follows a power
+    law and allows for what the law misses, so that large cells near the target are worth their price.
 
     Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
     """

@@ -1,4 +1,4 @@
-"""Which cells of a study to run next: those that most reduce the uncertainty at a target per device-hour."""
+"""Which cells of a study to run next: those that most reduce the expected error of a forecast at a target."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import polars as pl
 import yaml
 
 from orch.answer import Answer
-from orch_analysis.design import expected as design
 from orch_analysis.design import next_cells
-from orch_analysis.design.expected import AssumedLaw
-from orch_analysis.design.pilot import assumed_law_of, points_of
+from orch_analysis.design.next_cells import PILOT, Candidates, Choice, Trunks
 from orch_analysis.design.precision import Group, data_axis
+from orch_analysis.forecast.kriging import Kriging, calibration, krige, prior
 from orch_analysis.laws.law import Array
+from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
+from orch_core.grid.cells import enumerate_cells
+from orch_core.grid.check import read_grid
 from orch_core.grid.trunks import with_branches
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
-from orch_core.yaml import load_yaml
+from orch_core.yaml import did_you_mean, load_yaml
 
 SEEDS = 3  # cells at most at one size and data size
-CHECK = 0.1  # share of the budget for testing the law's form
-LEAST = 6  # cells of a first pilot: one more than the law has parameters
+HALF = 1.96  # half width of a 95% interval in standard deviations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,8 @@ class Pick:
     """Cells to run next of one recipe, mix, model and data size.
 
     hours:    of all of them, a trunk that they share with other picks counted once
-    expected: held-out loss and its 95% interval before they run, None in a pilot; check: whether they test
-              the law's form
+    gain:     the share of the variance at the target that they remove, given the picks before them
+    expected: value and its 95% interval before they run, None in a pilot
     """
 
     recipe: str
@@ -47,7 +48,7 @@ class Pick:
     samples_seen: int
     seeds: tuple[int, ...]
     hours: float
-    check: bool
+    gain: float
     expected: tuple[float, float, float] | None
 
 
@@ -55,29 +56,41 @@ class Pick:
 class Advice:
     """What to run next for one recipe and mix.
 
-    before, after: half width of the target's 95% interval (relative); both None in a pilot, where nothing is
-                   fitted yet; assumed: the law that they are computed under
+    before, after: half width of the 95% interval at the target, relative to the value (for a task, to 1 - AUC), without
+                   and with the picks; before is None in a pilot, when nothing is known
+    whole:   the same after the whole budget, of which the picks are the first part
+    others:  the same after as many hours spent in other ways, by name; empty unless they were asked for
+    basis:   the runs that the advice rests on; notes: what cannot be advised, and why
     """
 
     recipe: str
     mix: str
     picks: tuple[Pick, ...]
     before: float | None
-    after: float | None
-    assumed: str
+    after: float
+    whole: float
+    others: Mapping[str, float]
+    basis: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuggestOptions:
     """The target and budget of a suggestion.
 
-    target:         `params` and `samples` at which the held-out loss is to be known
+    target:         `params` and `samples` at which the value is to be known
     budget:         device-hours to spend, shared equally by recipes and mixes
+    rounds:         how often cells are suggested until the budget is spent; the first round's are written
+    task:           the task whose AUC is to be known; None for the held-out loss
+    compare:        whether to compare with cells in random order, cheapest first and largest first
     algorithm, mix: only this recipe (`mae@1`) and mix; None for all
     """
 
     target: Mapping[str, float]
     budget: float
+    rounds: int = 1
+    task: str | None = None
+    compare: bool = False
     algorithm: str | None = None
     mix: str | None = None
 
@@ -116,18 +129,35 @@ def suggest(study: Study, out: Path, options: SuggestOptions) -> Suggestion:
 def advise(study: Study, options: SuggestOptions) -> list[Advice]:
     """The next cells of every recipe and mix of a study (or of those named) within the budget in all.
 
-    Raises OrchError for a study without such a recipe and mix, or a budget that buys no cell.
+    Raises OrchError for a study without such a recipe, mix or task, or a budget that buys no cell.
     """
-    budget, target = options.budget, options.target
     plan = read_plan(study)
     groups = _groups(plan, options.algorithm, options.mix)
-    points = points_of(study)
-    advice = [_advise(plan, group, points.get(group), target, budget / len(groups)) for group in groups]
+    runs = _runs(study, plan, options.task)
+    advice = [_advise(plan, group, runs, options, options.budget / len(groups)) for group in groups]
     if not any(one.picks for one in advice):
         cheapest = float(plan.frame.filter(pl.col("images") > 0)["hours_mid"].min())  # type: ignore[arg-type]
-        message = f"{budget:g} device-hours buy no cell: the cheapest takes {duration(cheapest)}"
+        message = f"{options.budget:g} device-hours buy no cell: the cheapest takes {duration(cheapest)}"
         raise OrchError(message, hint="raise --budget, or plan smaller cells")
     return advice
+
+
+def _runs(study: Study, plan: Plan, task: str | None) -> pl.DataFrame:
+    """Finished cells: recipe, mix, `params_encoder`, `images`, `samples_seen`, `error`, and `sd` of its log where known.
+
+    The error is the held-out loss, or 1 - AUC of a task, with the sampling error of its test set.
+    """
+    results = read_results(study, planned_only=False)
+    if task is None:
+        rows = results.pretraining.with_columns(error=pl.col("heldout_loss"), sd=pl.lit(0.0))
+    else:
+        known = [probe.task for probe in plan.probes]
+        if task not in known:
+            message = f"the plan has no task {task!r}{did_you_mean(task, known)}"
+            raise OrchError(message, hint=f"it has: {', '.join(known)}")
+        rows = results.probes.filter(pl.col("task") == task).with_columns(error=1 - pl.col("auc"))
+        rows = rows.with_columns(sd=(pl.col("auc_se") / pl.col("error")).fill_null(0.0))
+    return rows.filter((pl.col("images") > 0) & (pl.col("error") > 0))
 
 
 def _groups(plan: Plan, recipe: str | None, mix: str | None) -> list[Group]:
@@ -140,59 +170,106 @@ def _groups(plan: Plan, recipe: str | None, mix: str | None) -> list[Group]:
     return groups
 
 
-def _advise(
-    plan: Plan, group: Group, points: pl.DataFrame | None, target: Mapping[str, float], budget: float
-) -> Advice:
-    rows = plan.frame.filter((pl.col("recipe") == group[0]) & (pl.col("mix") == group[1]))
-    axis = data_axis(rows)
-    candidates = _candidates(rows, axis, points)
-    x = {name: candidates[name].to_numpy().astype(float) for name in ("params", "samples")}
-    prices = candidates["hours"].to_numpy().astype(float)
-    assumed_law = assumed_law_of(points, axis) if points is not None and points.height > LEAST - 1 else None
-    if points is None or assumed_law is None:
-        order = next_cells.pilot(x, prices, least=LEAST)
-        chosen = _within([index for index in order if candidates["runs"][index] == 0], prices, budget)
-        picks = _picks(candidates, chosen, [float(prices[index]) for index in chosen], [], None, group)
-        return Advice(
-            recipe=group[0], mix=group[1], picks=picks, before=None, after=None,
-            assumed="no fit yet: a pilot along the cheap edges of the grid",
-        )  # fmt: skip
-    done = {
-        "params": points["params_encoder"].to_numpy().astype(float),
-        "samples": points[axis].to_numpy().astype(float),
-    }
-    repeats = np.maximum(SEEDS - candidates["runs"].to_numpy(), 0)
-    choice = next_cells.choose(
-        assumed_law,
-        done,
-        x,
-        prices,
-        target,
-        budget=budget,
-        repeats=repeats,
-        check=CHECK,
-        trunks=_trunks(candidates),
+def _advise(plan: Plan, group: Group, runs: pl.DataFrame, options: SuggestOptions, budget: float) -> Advice:
+    rows, done = (
+        frame.filter((pl.col("recipe") == group[0]) & (pl.col("mix") == group[1]))
+        for frame in (plan.frame, runs)
     )
-    t = design.student(0.95, max(points.height - len(assumed_law.law.free), 1))
+    axis = data_axis(rows)
+    table = _candidates(rows, axis, done)
+    x, at = _logs(table, "params", "samples"), _logs(done, "params_encoder", axis)
+    target = np.log([[options.target["params"], options.target["samples"]]])
+    noise = float(np.median(done["sd"].to_numpy())) if done.height else 0.0
+    candidates = Candidates(
+        x=x, prices=table["hours"].to_numpy().astype(float), sd=noise, trunks=_trunks(table),
+        repeats=np.maximum(SEEDS - table["runs"].to_numpy(), 0),
+    )  # fmt: skip
+    surface, scale = prior(x.mean(axis=0)), 1.0
+    if done.height:
+        y, sd = np.log(done["error"].to_numpy()), done["sd"].to_numpy()
+        surface, scale = krige(at, y, sd), calibration(at, y, sd)
+    whole = next_cells.choose(surface, candidates, target, budget=budget)
+    choice = _first_part(surface, candidates, target, whole, options, budget)
+    half = HALF * scale
+    others: dict[str, float] = {}
+    if options.compare and choice.paid:
+        others = next_cells.simple_orders(surface, candidates, target, budget=sum(choice.paid))
     return Advice(
         recipe=group[0],
         mix=group[1],
-        picks=_picks(candidates, choice.chosen, choice.paid, choice.checks, (assumed_law, done), group),
-        before=t * float(np.sqrt(choice.before)),
-        after=t * float(np.sqrt(choice.variances[-1])) if choice.variances else None,
-        assumed=assumed_law.source,
+        picks=_picks(
+            table, choice, _expected(surface, x, half, noise, options) if done.height else None, group
+        ),
+        before=half * float(np.sqrt(choice.before)) if done.height else None,
+        after=half * float(np.sqrt(choice.after)),
+        whole=half * float(np.sqrt(whole.after)),
+        others={name: half * float(np.sqrt(variance)) for name, variance in others.items()},
+        basis=_basis(surface, done, options),
+        notes=_notes(table, done, axis, options, budget),
     )
 
 
-def _within(order: list[int], prices: Array, budget: float) -> list[int]:
-    chosen: list[int] = []
-    for index in order:
-        if prices[[*chosen, index]].sum() <= budget:
-            chosen.append(index)
-    return chosen
+def _first_part(
+    surface: Kriging,
+    candidates: Candidates,
+    target: Array,
+    whole: Choice,
+    options: SuggestOptions,
+    budget: float,
+) -> Choice:
+    """What to run before the next suggestion: a share of the plan for the whole budget, or a pilot of its own."""
+    if len(surface.y):
+        if options.rounds == 1:
+            return whole
+        return next_cells.choose(surface, candidates, target, budget=budget, spend=budget / options.rounds)
+    pilot = next_cells.choose(surface, candidates, target, budget=PILOT * budget)
+    return pilot if pilot.chosen else next_cells.choose(surface, candidates, target, budget=budget, spend=0.0)
 
 
-def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> pl.DataFrame:
+def _logs(frame: pl.DataFrame, *columns: str) -> Array:
+    return np.asarray(np.log(frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()))
+
+
+def _expected(
+    surface: Kriging, x: Array, half: float, noise: float, options: SuggestOptions
+) -> list[tuple[float, float, float]]:
+    """Value and 95% interval of every candidate (a loss, or an AUC) before it runs."""
+    mean, sd = surface.predict(x)
+    spread = half * np.sqrt(sd**2 + surface.noise**2 + noise**2)
+    ends = np.exp(np.stack([mean, mean - spread, mean + spread], axis=1))
+    if options.task is not None:
+        ends = (1 - ends)[:, [0, 2, 1]]
+    return [(float(value), float(lo), float(hi)) for value, lo, hi in ends]
+
+
+def _basis(surface: Kriging, done: pl.DataFrame, options: SuggestOptions) -> str:
+    if not done.height:
+        share = f"{100 * PILOT:g}% of the budget"
+        return f"no cell has finished: a pilot for {share}, chosen by published exponents; suggest again after it"
+    what = "held-out losses" if options.task is None else f"AUCs of {options.task}"
+    return f"from {done.height} {what}, noise {100 * surface.noise:.2g}% of a cell"
+
+
+def _notes(
+    table: pl.DataFrame, done: pl.DataFrame, axis: str, options: SuggestOptions, budget: float
+) -> tuple[str, ...]:
+    """What the cells cannot show about the target, in sentences."""
+    target, notes = options.target, []
+    able = table.filter(pl.col("hours") <= budget)
+    for name, column, known in (("params", "params", "params_encoder"), ("samples", "samples", axis)):
+        values = {*able[column].cast(pl.Float64).to_list(), *done[known].cast(pl.Float64).to_list()}
+        if len(values) == 1 and target[name] not in values:
+            notes.append(
+                f"the budget affords one value of {name} only: how the value changes with {name} is not learnt, and the "
+                "interval rests on published exponents; plan cells of another one, or raise --budget"
+            )
+    largest = {name: done[column].max() for name, column in (("params", "params_encoder"), ("samples", axis))}
+    if done.height and all(target[name] <= float(value) for name, value in largest.items()):  # type: ignore[arg-type]
+        notes.append("the target lies within the sizes that have finished: no extrapolation is needed")
+    return tuple(notes)
+
+
+def _candidates(rows: pl.DataFrame, axis: str, done: pl.DataFrame) -> pl.DataFrame:
     """Sizes x data of a group's plan: `params`, `samples`, `model`, `hours`, `trunk`, `runs` done, seeds.
 
     If several lengths are planned at a data size, only the longest is a candidate.
@@ -212,7 +289,6 @@ def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> p
         last=pl.col("seed").max(),
     )
     names = {"params_encoder": pl.Float64, axis: pl.Int64}
-    done = points if points is not None else pl.DataFrame(schema=names)
     counts = done.group_by(*names).len("runs").cast(names)  # type: ignore[arg-type]
     joined = table.join(
         counts,
@@ -224,12 +300,12 @@ def _candidates(rows: pl.DataFrame, axis: str, points: pl.DataFrame | None) -> p
     return joined.with_columns(pl.col("runs").fill_null(0).cast(pl.Int64))
 
 
-def _trunks(candidates: pl.DataFrame) -> next_cells.Trunks | None:
-    """What candidates that differ only in length share; None if they share nothing."""
+def _trunks(candidates: pl.DataFrame) -> Trunks | None:
+    """What candidates share that differ in length alone; None where nothing does."""
     if not (candidates["trunk"] > 0).any():
         return None
     group = candidates.select(pl.struct("model", "images").rank("dense")).to_series().to_numpy() - 1
-    return next_cells.Trunks(
+    return Trunks(
         group=group.astype(int),
         price=candidates["trunk"].to_numpy().astype(float),
         runs=candidates["runs"].to_numpy().astype(int),
@@ -237,25 +313,15 @@ def _trunks(candidates: pl.DataFrame) -> next_cells.Trunks | None:
 
 
 def _picks(
-    candidates: pl.DataFrame,
-    chosen: Sequence[int],
-    paid: Sequence[float],
-    checks: Sequence[bool],
-    known: tuple[AssumedLaw, dict[str, Array]] | None,
-    group: Group,
+    table: pl.DataFrame, choice: Choice, expected: Sequence[tuple[float, float, float]] | None, group: Group
 ) -> tuple[Pick, ...]:
-    """Candidates as cells of a group: one chosen several times gets as many seeds, planned seeds first."""
+    """Candidates as cells of a group: what was chosen several times gets as many seeds, planned ones first."""
+    gains = -np.diff([choice.before, *choice.variances]) / choice.before
     picks = []
-    for index in dict.fromkeys(chosen):
-        row = candidates.row(index, named=True)
-        times = [at for at, other in enumerate(chosen) if other == index]
+    for index in dict.fromkeys(choice.chosen):
+        row = table.row(index, named=True)
+        times = [at for at, other in enumerate(choice.chosen) if other == index]
         fresh = [row["last"] + 1 + extra for extra in range(len(times))]
-        expected = None
-        if known is not None:
-            assumed_law, done = known
-            at = {"params": row["params"], "samples": float(row["samples"])}
-            predicted = design.expected(assumed_law, done, target=at).prediction
-            expected = (predicted.value, predicted.lo, predicted.hi) if predicted is not None else None
         picks.append(
             Pick(
                 recipe=group[0],
@@ -264,19 +330,20 @@ def _picks(
                 images=row["images"],
                 samples_seen=row["samples_seen"],
                 seeds=tuple([*row["open"], *fresh][: len(times)]),
-                hours=sum(paid[at] for at in times),
-                check=any(checks[at] for at in times if at < len(checks)),
-                expected=expected,
+                hours=sum(choice.paid[at] for at in times),
+                gain=float(gains[times].sum()),
+                expected=None if expected is None else expected[index],
             )
         )
     return tuple(picks)
 
 
 def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
-    """Write the suggested cells as a grid of the same study; raises OrchError if its grid cannot be read.
+    """Write the suggested cells as a grid of the same study, to be planned into it.
 
     The axes lose their length, so that they span no cells, and each pick is an `include`, as is each cell that is
-    trained already: a report contains what its study's plan contains. Plan it into the same study.
+    trained already: a report contains what its study's plan contains. Raises OrchError if the study's grid cannot be
+    read or `out` cannot be written, GridError if the cells cannot be planned as a grid.
     """
     data: dict[str, Any] = load_yaml(study.grid_file).data
     origin = Path(_origin(study)).parent
@@ -303,6 +370,7 @@ def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
     except OSError as error:
         message = f"cannot write {out}: {error.strerror}"
         raise OrchError(message, hint="give a writable path with --out") from error
+    enumerate_cells(read_grid(out))
 
 
 def _trained(study: Study) -> list[dict[str, Any]]:
@@ -323,25 +391,33 @@ def _origin(study: Study) -> str:
 
 def _lines(one: Advice) -> list[str]:
     hours = sum(pick.hours for pick in one.picks)
-    gain = ""
-    if one.before is not None and one.after is not None:
-        gain = (
-            f"; the target's 95% interval shrinks from ± {100 * one.before:.1f}% to ± {100 * one.after:.1f}%"
-        )
     cells = sum(len(pick.seeds) for pick in one.picks)
+    start = "" if one.before is None else f"from ± {_percent(one.before)} "
     return [
-        f"{one.recipe} {one.mix}: {cells} cells, {duration(hours)}{gain} ({one.assumed})",
+        f"{one.recipe} {one.mix}: {cells} cells, {duration(hours)} ({one.basis})",
+        f"  the target's 95% interval is expected to shrink {start}to ± {_percent(one.after)}",
+        *(
+            [f"  and to ± {_percent(one.whole)} with the whole budget"]
+            if one.whole < 0.99 * one.after
+            else []
+        ),
+        *(f"  for the same hours {name}: ± {_percent(half)}" for name, half in one.others.items()),
+        *(f"  note: {note}" for note in one.notes),
         *(f"  {_words(pick)}" for pick in one.picks),
     ]
 
 
 def _words(pick: Pick) -> str:
-    loss = ""
+    value = ""
     if pick.expected:
-        value, lo, hi = pick.expected
-        loss = f", expected loss {value:.4g} ({lo:.4g} to {hi:.4g})"
+        middle, lo, hi = pick.expected
+        value = f", expected {middle:.4g} ({lo:.4g} to {hi:.4g})"
     return (
         f"{pick.model} {quantity(pick.images)} images, {quantity(pick.samples_seen)} seen, "
         f"seed{'s' if len(pick.seeds) > 1 else ''} {', '.join(map(str, pick.seeds))}: "
-        f"{duration(pick.hours)}{loss}{', tests the form' if pick.check else ''}"
+        f"{duration(pick.hours)}, removes {_percent(pick.gain)} of the target's variance{value}"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%"
