@@ -90,3 +90,17 @@ def test_the_citation_names_the_version_and_licence_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what the format requires
     assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+
+
+def test_every_block_of_the_python_page_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for kind, text in re.findall(
+        r"```(python|yaml|csv)\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL
+    ):
+        if kind == "python":
+            exec(compile(text, "docs/python.md", "exec"), namespace)
+        else:
+            name, _, content = text.partition("\n")
+            (tmp_path / name.removeprefix("# ")).write_text(content)
