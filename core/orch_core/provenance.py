@@ -64,6 +64,13 @@ def gpus() -> list[str]:
     return [line.strip() for line in names.splitlines() if line.strip()]
 
 
+def visible_gpus() -> list[str]:
+    """Ids of the NVIDIA GPUs that this process may use: those of CUDA_VISIBLE_DEVICES if it is set, else all."""
+    ids = [str(number) for number in range(len(gpus()))]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return ids if visible is None or not ids else [one for one in visible.split(",") if one]
+
+
 def gather(**more: object) -> dict[str, Any]:
     """The provenance of a record made by this process now, with `more` entries of the caller."""
     return {

@@ -62,6 +62,7 @@ def played(tmp_path, monkeypatch):
         "scontrol": SCONTROL,
         "srun": "",
         "sacct": "",
+        "sacctmgr": "exit 1",
     }.items():
         path = here / name
         path.write_text(f"#!/bin/bash\nHERE={here}\n{body}")
@@ -224,7 +225,7 @@ def test_without_slurm_it_says_so(launching, tmp_path, monkeypatch):
 def test_a_time_above_the_partitions_limit_is_refused(launching, played, tmp_path):
     study = create_study(tmp_path / "study", "s")
     how = Settings(cluster="slurm", classes={"default": ResourceClass(time="3-0")})
-    with pytest.raises(OrchError, match="above the partition's limit of 2880 minutes"):
+    with pytest.raises(OrchError, match="above the limit of partition main, 2880 minutes"):
         launch_jobs(study, launching.jobs(1), how)
 
 

@@ -23,12 +23,10 @@ from orch_core.study.folder import create_study
 
 
 def test_slurms_words_say_how_many_processes_train_a_cell():
-    job = {"SLURM_JOB_ID": "7"}
-    assert ranks.of_allocation(1, job) == ranks.ONE
-    four_nodes = {**job, "SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}
-    assert ranks.of_allocation(1, four_nodes).count == 32
-    assert ranks.of_allocation(1, {**job, "SLURM_JOB_NUM_NODES": "4"}).count == 4  # nodes without GPUs
-    assert ranks.of_allocation(2, {}) == ranks.Ranks(per_node=2)
+    assert ranks.of_allocation({}) == ranks.ONE
+    four_nodes = {"SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}
+    assert ranks.of_allocation(four_nodes).count == 32
+    assert ranks.of_allocation({"SLURM_JOB_NUM_NODES": "4"}).count == 4  # nodes without GPUs
 
 
 def test_gpus_are_dealt_out_to_cells_side_by_side():

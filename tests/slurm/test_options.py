@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
         ({"colour": "red"}, "unrecognized option '--colour=red'"),
         ({"gpus-per-node": 9}, "Requested node configuration is not available"),
         ({"nodes": 5}, "not available"),
-        ({"partition": "short", "time": "60"}, "above the partition's limit of 10 minutes"),
+        ({"partition": "short", "time": "60"}, "above the limit of partition short, 10 minutes"),
     ],
 )
 def test_a_bad_option_is_said_before_anything_is_submitted(launching, tmp_path, options, words):

@@ -109,7 +109,7 @@ def launch_jobs(
         snapshot = freeze.freeze(study)
         launch = _launch(settings, snapshot, requests)
         folder = journal.begin(study, launch, entries)
-        owner = claims.current_owner(launch.token, "launcher")
+        owner = claims.current_owner(launch.token, "launcher", slurm.environment())
         lock = claims.lock_file(folder / "launcher.json", dumps(asdict(owner)))
     except OSError as error:
         raise disk_full(study, error) from error
@@ -214,7 +214,7 @@ def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> l
     os.environ.update(ONE_THREAD)
     context = WorkerContext(
         study=watch.study,
-        owner=claims.current_owner(watch.token, "debug"),
+        owner=claims.current_owner(watch.token, "debug", slurm.environment()),
         stop=watch.stop,
         launch=launch,
         redirect=False,
@@ -276,7 +276,7 @@ def job_requests(study: Study, entries: Sequence[ManifestEntry], settings: Setti
         options = asked.options()
         slurm.check(options, study.root)
         options.pop("time", None)
-        limit = slurm.partition_minutes(asked.partition or "")
+        limit, _ = slurm.wall_limit(options)
         seconds = [entry.job.seconds for entry in entries if entry.group == group]
         share = max(*seconds, sum(seconds) / shares[group])
         minutes = asked.minutes or min(limit, MAX_MINUTES, max(MIN_MINUTES, 2 * share / 60))

@@ -88,7 +88,7 @@ class LocalWorkers:
 
 def parallel_here(settings: Settings) -> int:
     """Workers at once on this machine: as asked for, or one for each GPU (or group of them), or for each core."""
-    gpus = len(provenance.gpus())
+    gpus = len(provenance.visible_gpus())
     return settings.parallel or (max(1, gpus // settings.gpus) if gpus else provenance.hardware()["cores"])
 
 

@@ -100,6 +100,6 @@ def settings_of(cluster: Cluster, options: LaunchOptions) -> Settings:
         parallel=options.parallel or (cluster.parallel if on_slurm else None) or 0,
         attempts=cluster.max_attempts or ATTEMPTS,
         classes=classes if on_slurm else {},
-        gpus=max(1, min(most, len(provenance.gpus()))),
+        gpus=max(1, min(most, len(provenance.visible_gpus()))),
         max_gpu_hours=options.max_gpu_hours or 0.0,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orch_core.errors import OrchError
-from orch_core.grid.resources import minutes_of
+from orch_core.grid.resources import Option, minutes_of
 
 COMMAND_SECONDS = 60.0
+STRANGE = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SRUN_", "SALLOC_")
+KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})  # where the cluster is, and which one the user means
 TERMINAL = frozenset(
     [
         "BOOT_FAIL",
@@ -41,8 +45,8 @@ DEATHS = {
     "CANCELLED": ("cancelled", "cancelled before it could save"),
 }
 STUCK = ("launch failed", "JobHoldMaxRequeue")
+NEVER = re.compile(r"PerJob|NotSatisfied|PartitionTimeLimit")  # reasons of jobs that cannot start as they are
 MEMORY_LOCAL = frozenset({"tmpfs", "ramfs", "devtmpfs"})
-Value = str | int | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,26 +61,41 @@ class SlurmJob:
     node: str
 
 
+def environment() -> dict[str, str]:
+    """Our environment without what a surrounding job or the user's shell would add to options that are given here."""
+    return {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(STRANGE)}
+
+
 class SubmitLimitError(OrchError):
     """The user may not have more jobs in the queue now; later they may."""
-
-
-SUBMIT_LIMIT = re.compile(
-    r"MaxSubmit|submit limit|job limit|JobCount|Resource temporarily unavailable", re.IGNORECASE
-)
 
 
 def refusal(command: str, words: str) -> OrchError:
     """The error for what a command of Slurm printed when it failed."""
     text = " ".join(words.split()).removeprefix(f"{command}: ")
-    kind = SubmitLimitError if SUBMIT_LIMIT.search(text) else OrchError
-    return kind(f"`{command}` says: {text}", hint=hint_for(text))
+    kind = SubmitLimitError if _is_submit_limit(text) else OrchError
+    return kind(f"`{command}` reports: {text}", hint=hint_for(text))
+
+
+def _is_submit_limit(text: str) -> bool:
+    """Whether sbatch refused because of the number of jobs, which will fall, not because of what they ask for.
+
+    Its last line names both. Where that is all, jobs in the queue must be what is too much.
+    """
+    named = re.findall(r"\b(?:QOS|Assoc)\w+", text)
+    if named:
+        return any("Submit" in reason for reason in named)
+    if "job submit limit" in text:
+        return bool(run("squeue", "--me", "--noheader", "--format=%i", seconds=30).strip())
+    return "JobCount" in text or "temporarily unavailable" in text
 
 
 def run(*command: str, seconds: float = COMMAND_SECONDS) -> str:
     """Output of a Slurm command; raises OrchError with its own words where it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, check=False, env=environment()
+        )
     except FileNotFoundError as error:
         message = f"there is no Slurm on this machine: `{command[0]}` is not on PATH"
         raise OrchError(message, hint="log in to the cluster's login node, or use --cluster local") from error
@@ -172,6 +191,11 @@ def without_stuck(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
     return [job for job in jobs if job.id not in stuck]
 
 
+def hopeless(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
+    """Jobs that Slurm lets wait although they can never start as they are."""
+    return [job for job in jobs if job.state == "PENDING" and NEVER.search(job.reason)]
+
+
 def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:
     """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` where it does not.
 
@@ -207,46 +231,74 @@ def requeue(job: str) -> bool:
     return True
 
 
-def check(options: Mapping[str, Value], root: Path) -> None:
-    """Say what is wrong with the options before anything is submitted, in sbatch's own words.
+def check(options: Mapping[str, Option], root: Path) -> None:
+    """Refuse options that Slurm would refuse, or that would make a job wait for ever, before anything is submitted.
 
-    Raises OrchError for an unknown partition, account, qos or option, for more than a node has, for a
-    time limit above the partition's, without Slurm, and for a study that lies in one machine's memory.
+    Raises OrchError for an unknown partition, account, qos or option, for more than a node has, for a time above a
+    limit, without Slurm, and for a study that lies in one machine's memory. A full queue is no reason.
     """
     run("scontrol", "ping", seconds=30)
     flags = [flag(name, value) for name, value in options.items()]
-    script = "#!/bin/sh\n:\n"
     done = subprocess.run(
         ["sbatch", "--test-only", *flags],
-        input=script,
+        input="#!/bin/sh\n:\n",
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
+        env=environment(),
     )
-    if done.returncode:
+    if done.returncode and not _is_submit_limit(done.stderr):
         words = " ".join(done.stderr.split()).removeprefix("sbatch: ")
         message = f"sbatch refuses these options ({' '.join(flags)}): {words}"
         raise OrchError(message, hint=hint_for(words))
-    limit = partition_minutes(str(options.get("partition", "")))
+    limit, whose = wall_limit(options)
     if "time" in options and minutes_of(str(options["time"])) > limit:
-        message = f"time {options['time']} is above the partition's limit of {limit:.0f} minutes"
-        raise OrchError(message, hint="the job would wait for ever: ask for less, or use another partition")
+        message = f"time {options['time']} is above the limit of {whose}, {limit:.0f} minutes"
+        raise OrchError(message, hint="the job would wait for ever: ask for less, or from another one")
     kind = run("stat", "-f", "-c", "%T", str(root)).strip()
     if kind in MEMORY_LOCAL:
         message = f"the study lies in the memory of this machine ({kind}): {root}"
         raise OrchError(message, hint="put it on a file system that the nodes see")
 
 
-def partition_minutes(partition: str) -> float:
-    """The time limit of a partition, or of the default one, in minutes."""
-    text = run("scontrol", "show", "partition", "--oneliner", *([partition] if partition else []))
-    limits = [
-        minutes_of(found.group(1))
-        for line in text.splitlines()
-        if (partition or " Default=YES" in line) and (found := re.search(r"MaxTime=(\S+)", line))
+def wall_limit(options: Mapping[str, Option]) -> tuple[float, str]:
+    """The shortest of the limits on a job's time, in minutes, and whose it is: a partition's, QOS's or account's."""
+    wanted = [name for name in str(options.get("partition", "")).split(",") if name]
+    lines = run("scontrol", "show", "partition", "--oneliner").splitlines()
+    partitions = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines]
+    chosen = [
+        one
+        for one in partitions
+        if (one.get("PartitionName") in wanted if wanted else one.get("Default") == "YES")
     ]
-    return min(limits, default=math.inf)
+    limits = [(minutes_of(one["MaxTime"]), f"partition {one['PartitionName']}") for one in chosen]
+    with contextlib.suppress(OrchError):  # a cluster without accounting has no other limits
+        limits += _accounting_limits(options, [one.get("QoS", "N/A") for one in chosen])
+    return min(limits, default=(math.inf, ""))
+
+
+def _accounting_limits(
+    options: Mapping[str, Option], partition_qos: Sequence[str]
+) -> Iterable[tuple[float, str]]:
+    """The limits on a job's time of the user's accounts and of the QOS that apply to these options."""
+    user = getpass.getuser()
+    account = str(options.get("account") or _accounting("user", f"user={user}", "DefaultAccount")[0][0])
+    rows = _accounting("assoc", f"user={user} account={account}", "MaxWall,DefaultQOS")
+    limits = [(wall, f"account {account}") for wall, _ in rows]
+    qos = {str(options["qos"])} if options.get("qos") else {default for _, default in rows}
+    limits += [
+        (wall, f"QOS {name}")
+        for name, wall in _accounting("qos", "", "Name,MaxWall")
+        if name in {*qos, *partition_qos}
+    ]
+    return [(minutes_of(wall), whose) for wall, whose in limits if wall]
+
+
+def _accounting(what: str, where: str, columns: str) -> list[list[str]]:
+    """Rows of `sacctmgr show`; an empty one if there is none."""
+    text = run("sacctmgr", "-nP", "show", what, *where.split(), f"format={columns}", seconds=30)
+    return [line.split("|") for line in text.splitlines()] or [[""] * (columns.count(",") + 1)]
 
 
 def max_array_size() -> int:
@@ -255,7 +307,7 @@ def max_array_size() -> int:
     return int(found.group(1)) if found else 1001
 
 
-def flag(name: str, value: Value) -> str:
+def flag(name: str, value: Option) -> str:
     """An option as sbatch takes it: `--name=value`, or `--name` for True."""
     long = name.replace("_", "-")
     return f"--{long}" if value is True else f"--{long}={value}"

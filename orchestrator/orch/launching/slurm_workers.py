@@ -53,6 +53,7 @@ class SlurmWorkers:
     def keep(self, pending: Sequence[Standing]) -> int:
         """Submit what is missing for the pending cells; returns how many workers were submitted."""
         missing = self._missing(pending, self.look())
+        self._refuse_hopeless()
         if not missing or self.trouble or time.monotonic() < self._not_before:
             return 0
         # under a lock: two launches at once would each submit all
@@ -98,6 +99,15 @@ class SlurmWorkers:
                 adopt(self._array(intent.group, intent.workers, request, intent.token), job)
                 event = Event(step=Step.ADOPTED, token=intent.token, name=intent.name, job=job)
                 journal.write(self.study.root, event)
+
+    def _refuse_hopeless(self) -> None:
+        """Cancel workers of this launch that can never start, and raise OrchError, instead of waiting for them."""
+        mine = [job for job in self.queued if job.name.startswith(f"orch-{self.token}-")]
+        jobs = slurm.hopeless(mine)
+        if jobs:
+            slurm.run("scancel", *(job.id for job in jobs))
+            message = f"Slurm would never start the workers of {jobs[0].name}: {jobs[0].reason}"
+            raise OrchError(message, hint=slurm.hint_for(jobs[0].reason))
 
     def _missing(self, pending: Sequence[Standing], jobs: Sequence[SlurmJob]) -> list[Array]:
         """The workers that the pending cells lack, as long as the cell needs that met its time limit most often."""

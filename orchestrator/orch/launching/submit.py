@@ -66,7 +66,8 @@ def submit(array: Array) -> str:
 
     executor = _executor(array)
     try:
-        jobs = executor.submit_array([array.entry] * array.workers)
+        with _environment(slurm.environment()):
+            jobs = executor.submit_array([array.entry] * array.workers)
     except FailedJobError as error:
         refused = slurm.refusal("sbatch", str(error))
         raise refused from error
@@ -120,23 +121,26 @@ def _logs(study: Study, token: str) -> Path:
 
 
 def start_here(study: Study, token: str, number: int, gpus_each: int, snapshot: Path) -> Any:
-    """Start a worker process on this machine, which sees `gpus_each` of its GPUs; returns submitit's handle of it."""
+    """Start a worker process on this machine, which sees `gpus_each` of our GPUs; returns submitit's handle of it.
+
+    Inside a Slurm job it is not a part of that job: it does not start a process for each of the job's GPUs.
+    """
     import submitit
 
-    gpus = len(provenance.gpus())
-    seen = range(min(gpus_each, gpus))
+    gpus = provenance.visible_gpus()
+    seen = [gpus[(number * gpus_each + one) % len(gpus)] for one in range(min(gpus_each, len(gpus)))]
     executor = submitit.LocalExecutor(study.root / "logs" / token, python=f"{shlex.quote(sys.executable)} -P")
     executor.update_parameters(
         timeout_min=60 * 24 * 365,
         stderr_to_stdout=True,
         gpus_per_node=len(seen),
-        visible_gpus=tuple((number * gpus_each + one) % gpus for one in seen),
     )
+    executor.parameters["visible_gpus"] = tuple(seen)  # ids may be names, which update_parameters refuses
     # Ctrl-C in a terminal reaches every process of its group: submitit's controller would kill its
     # worker after a second. Children inherit that the signal is ignored; workers then set their own flag.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _environment(worker_environment(snapshot)):
+        with _environment({**slurm.environment(), **worker_environment(snapshot)}):
             return executor.submit(main.run, str(study.root.resolve()), token, f"w{number}")
     finally:
         signal.signal(signal.SIGINT, before[0])
@@ -145,17 +149,19 @@ def start_here(study: Study, token: str, number: int, gpus_each: int, snapshot: 
 
 @contextlib.contextmanager
 def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Set variables inside the block."""
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    """Have this environment, and no other variable, inside the block."""
+    before = dict(os.environ)
+    _replace_environment(wanted)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _replace_environment(before)
+
+
+def _replace_environment(wanted: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
 
 
 def worker_environment(snapshot: Path) -> Mapping[str, str]:

@@ -50,7 +50,7 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
 def work(root: Path, token: str, name: str, group: str, minutes: float, stop: Stop) -> str:
     """Walk the manifest of a launch, those of one resource class where `group` is given; returns why it ended."""
     launch = journal.read_launch(root, token)
-    together, cells = ranks.of_allocation(launch.gpus), launch.request(group).cells
+    together, cells = _ranks(launch), launch.request(group).cells
     if cells > 1:
         together, devices = ranks.ONE, together.count / cells
     else:
@@ -77,6 +77,11 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
             return why
     finally:
         os.close(lock)
+
+
+def _ranks(launch: Launch) -> ranks.Ranks:
+    """The processes that train a cell together: one for each GPU of the Slurm job, or of a local worker."""
+    return ranks.of_allocation() if launch.cluster == "slurm" else ranks.Ranks(per_node=max(1, launch.gpus))
 
 
 def _deadline(launch: Launch, job: str, minutes: float) -> float:

@@ -96,10 +96,8 @@ class RankConfig:
     memory_plan: dict[str, Any]
 
 
-def of_allocation(gpus_here: int, environment: Mapping[str, str] = os.environ) -> Ranks:
-    """One process for each GPU of the Slurm job, or for each node without; `gpus_here` on one's own machine."""
-    if "SLURM_JOB_ID" not in environment:
-        return Ranks(per_node=max(1, gpus_here))
+def of_allocation(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """One process for each GPU of the Slurm job that this process runs in, or for each node without GPUs."""
     return Ranks(
         nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
         per_node=max(1, int(environment.get("SLURM_GPUS_ON_NODE", "1"))),
