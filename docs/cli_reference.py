@@ -25,6 +25,7 @@ prints the same text. Results go to stdout and messages to stderr; `--json` make
 | 1 | A cell failed, or `orch doctor` found an error. |
 | 2 | The input is wrong; the message says how to correct it. |
 | 3 | There are too few usable points for a fit. |
+| 4 | Something is missing: a launch was cancelled or its budget is spent. |
 | 130 | The command was interrupted; the same command continues. |
 
 """

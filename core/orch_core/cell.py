@@ -189,7 +189,7 @@ def probe_from_json(document: Mapping[str, Any]) -> Probe:
 class Job:
     """A row of a plan: a cell, the probes that read it out, and the expected cost.
 
-    seconds: expected wall time of training and probes on its devices; memory_bytes: expected peak of training on each;
+    seconds: expected wall time of training and probes on its `devices`, below 1 if cells share one; memory_bytes: expected peak of training on each;
     size_class: of the grid's `cluster.classes`, or `default`; micro_batch: images at a time that fit each device, 0 for
     all; checkpointing: whether blocks are computed again in the backward pass to fit.
     """
@@ -201,6 +201,12 @@ class Job:
     size_class: str = "default"
     micro_batch: int = 0
     checkpointing: bool = False
+    devices: float = 1.0
+
+    @property
+    def device_hours(self) -> float:
+        """What the job is expected to take of a budget."""
+        return self.seconds * self.devices / 3600
 
     def to_json(self) -> dict[str, Any]:
         """The job as a line of a launch manifest."""
@@ -212,6 +218,7 @@ class Job:
             "size_class": self.size_class,
             "micro_batch": self.micro_batch,
             "checkpointing": self.checkpointing,
+            "devices": self.devices,
         }
 
 
@@ -225,4 +232,5 @@ def job_from_json(document: Mapping[str, Any]) -> Job:
         size_class=document["size_class"],
         micro_batch=document.get("micro_batch", 0),
         checkpointing=document.get("checkpointing", False),
+        devices=document.get("devices", 1.0),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orch.console import say
 from orch.launching.settings import LaunchOptions, settings_of
 from orch.planning.planner import make_plan
-from orch.studies import find_study
+from orch.studies import find_study, study_of_grid
 from orch_core.errors import OrchError
 from orch_core.grid.pricing import repriced
 from orch_core.study.folder import Study
@@ -22,7 +23,10 @@ def launchable(target: Path | None, options: LaunchOptions) -> tuple[Plan, Study
     if target is not None and target.suffix == ".parquet":
         plan, study = open_plan(target)
     elif target is not None and target.is_file():
-        plan, study = make_plan(target)
+        found = study_of_grid(target)
+        plan, study = make_plan(target, found.root if found else None)
+        if found is None:
+            say(f"planned {target} in the new study {study.root}")
     else:
         study = find_study(target)
         plan = read_plan(study)

@@ -24,10 +24,35 @@ def find_study(argument: Path | None) -> Study:
             raise OrchError(message, hint="run `orch plan GRID` here, or name the study's folder")
         return open_study(Path(pointer.read_text(encoding="utf-8").strip()))
     if argument.is_file():
-        from orch_core.grid.check import read_grid
-
-        return open_study(Path("studies").resolve() / read_grid(argument).grid.study)
+        found = study_of_grid(argument)
+        if found is None:
+            message = f"{argument} was not planned here or beside the grid"
+            raise OrchError(message, hint=f"run `orch plan {argument}`, or name the study's folder")
+        return found
     return open_study(argument.resolve())
+
+
+def study_of_grid(grid: Path) -> Study | None:
+    """The study in which a grid was planned: in `studies` here or beside the grid, or the one planned last here.
+
+    Raises GridError for a wrong grid, OrchError if there is more than one.
+    """
+    from orch_core.grid.check import read_grid
+
+    name = read_grid(grid).grid.study
+    places = [Path("studies") / name, grid.parent / "studies" / name]
+    if Path(POINTER).is_file():
+        places.append(Path(Path(POINTER).read_text(encoding="utf-8").strip()))
+    studies = {place.resolve(): open_study(place.resolve()) for place in places if _is_study(place)}
+    found = [study for study in studies.values() if study.name == name]
+    if len(found) > 1:
+        message = f"{grid} was planned in {' and in '.join(str(study.root) for study in found)}"
+        raise OrchError(message, hint="name the study's folder instead of the grid")
+    return found[0] if found else None
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / "study.json").is_file()
 
 
 def remember_study(study: Study) -> None:

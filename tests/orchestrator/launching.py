@@ -62,6 +62,18 @@ for module, name, value in (
 """
 
 
+def damage_code() -> None:
+    """Cut every snapshot short once it is frozen."""
+    real = freeze.freeze
+
+    def damaged(study: Study) -> Path:
+        path = real(study)
+        os.truncate(path, path.stat().st_size // 2)
+        return path
+
+    freeze.freeze = damaged
+
+
 def die_at(step: int) -> None:
     """Have this process killed before its `step`-th write, rename, link, folder or command from now on."""
     left = [step]
@@ -214,6 +226,9 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--settings", default="{}")
     parser.add_argument("--no-wait", action="store_true")
+    parser.add_argument(
+        "--damage-code", action="store_true", help="the snapshot is cut short once it is frozen"
+    )
     arguments = parser.parse_args()
     global FAKE_LEARN
     FAKE_LEARN = FAKE_LEARN.replace("the code that was launched", arguments.code)
@@ -222,6 +237,8 @@ def main() -> int:
         at_start = f"ROOT, SECONDS = {str(arguments.root)!r}, {arguments.slow}\n{SLOW_DISK}"
     exec(at_start, {})
     use_fake_learn(at_start)
+    if arguments.damage_code:
+        damage_code()
     try:
         study = create_study(arguments.root, "stand-in")
         if arguments.die_at >= 0:

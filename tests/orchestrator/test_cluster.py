@@ -6,6 +6,7 @@ import math
 import os
 import stat
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -24,14 +25,19 @@ from orch_core.study.folder import create_study, open_study
 SCONTROL = """
 case "$*" in
   *config*) echo "MaxArraySize            = 4" ;;
-  *partition*) echo "PartitionName=main AllocNodes=ALL Default=YES MaxTime=2-00:00:00 State=UP" ;;
+  *partition*)
+    echo "PartitionName=main AllocNodes=ALL Default=YES QoS=N/A MaxTime=2-00:00:00 State=UP"
+    echo "PartitionName=short AllocNodes=ALL Default=NO QoS=N/A MaxTime=00:10:00 State=UP"
+    echo "PartitionName=governed AllocNodes=ALL Default=NO QoS=of-main MaxTime=UNLIMITED State=UP" ;;
 esac
 """
 # An array's tasks become processes of this machine; squeue shows those that live.
 SBATCH = """
+[ -e "$HERE/limit" ] && [ $(ls "$HERE/queue" | wc -l) -ge $(cat "$HERE/limit") ] && { echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }
 [ "$1" = --test-only ] && exit 0
 echo "$@" >>"$HERE/sbatch.calls"
-[ -e "$HERE/limit" ] && [ $(ls "$HERE/queue" | wc -l) -ge $(cat "$HERE/limit") ] && { echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }
+env | grep -E "^(SBATCH|SLURM|SQUEUE)_" >>"$HERE/sbatch.env"
+sleep "$(cat "$HERE/slowness" 2>/dev/null || echo 0)"
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1"); name=$(sed -n 's/^#SBATCH --job-name=//p' "$1")
 id=$(($(cat "$HERE/id" 2>/dev/null || echo 100) + 1)); echo $id >"$HERE/id"
 for task in $(seq 0 ${last:-0}); do
@@ -102,7 +108,43 @@ def test_a_submit_limit_means_fewer_workers(launching, start, played, tmp_path):
     events = [(event.step, event.workers) for event in journal.events(root)]
     assert ("submitted", 3) in events
     assert events[-1][0] == "refused"
+    launching.finish(start(*arguments[:-1]))  # again at the limit: it joins the workers that are there
     launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 5)
+
+
+def test_two_launches_at_once_submit_the_workers_once(launching, start, played, tmp_path):
+    root = tmp_path / "study"
+    (played / "slowness").write_text("2")
+    arguments = (root, "--cells", 6, "--pause", 0.05, "--settings", settings(), "--no-wait")
+    for launch in [start(*arguments), start(*arguments)]:
+        launching.finish(launch)
+    submitted = [event.workers for event in journal.events(root) if event.step == "submitted"]
+    assert submitted == [3]
+    launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 6)
+
+
+def test_nothing_of_a_surrounding_job_or_of_the_users_shell_reaches_the_workers(
+    launching, start, played, tmp_path, monkeypatch
+):
+    """An array task launches: `SLURM_ARRAY_JOB_ID` would make its worker wait for a file of another job."""
+    surrounding = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SBATCH_PARTITION": "nowhere",
+        "SBATCH_TIMELIMIT": "1",
+        "SQUEUE_PARTITION": "nowhere",
+    }
+    for name, value in surrounding.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
+    root = tmp_path / "study"
+    launching.finish(start(root, "--cells", 2, "--settings", settings(parallel=1)), seconds=50)
+    study = open_study(root)
+    launching.check_complete(study, launching.jobs(2))
+    assert {record.provenance["job"] for record in study.records()} == {"101"}
+    assert (played / "sbatch.env").read_text().split() == ["SLURM_CONF=/etc/slurm/slurm.conf"]
 
 
 def test_what_is_running_is_not_submitted_again(launching, start, played, tmp_path):
@@ -220,6 +262,104 @@ def test_without_slurm_it_says_so(launching, tmp_path, monkeypatch):
     with pytest.raises(OrchError, match="no Slurm on this machine"):
         launch_jobs(study, launching.jobs(1), Settings(cluster="slurm"))
     assert not (study.root / "launches").exists()
+
+
+POLICY = (
+    "Batch job submission failed: Job violates accounting/QOS policy "
+    "(job submit limit, user's size and/or time limits)"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "queued", "full"),
+    [
+        (f"sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch: error: {POLICY}", 0, True),
+        (f"sbatch: error: AssocMaxSubmitJobLimit sbatch: error: {POLICY}", 0, True),
+        (f"sbatch: error: QOSMaxWallDurationPerJobLimit sbatch: error: {POLICY}", 1, False),
+        (f"sbatch: error: AssocMaxCpuPerJobLimit sbatch: error: {POLICY}", 1, False),
+        (f"sbatch: error: {POLICY}", 1, True),
+        (f"sbatch: error: {POLICY}", 0, False),  # nothing is in the queue that could be too much
+        ("sbatch: error: Batch job submission failed: Resource temporarily unavailable", 0, True),
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", 1, False),
+    ],
+)
+def test_a_full_queue_is_told_from_a_request_that_is_too_large(played, words, queued, full):
+    if queued:
+        (played / "queue" / str(os.getpid())).write_text("7_0|RUNNING|None|another|gpu1\n")
+    assert isinstance(slurm.refusal("sbatch", words), slurm.SubmitLimitError) == full
+
+
+SACCTMGR = """
+case "$*" in
+  *"show user"*) echo lab ;;
+  *"show assoc"*account=lab*) echo "${ACCOUNT_WALL}|normal" ;;
+  *"show qos"*) echo "normal|"; echo "tight|30"; echo "of-main|00:50:00" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "account_wall", "limit"),
+    [
+        ({}, "", (2880.0, "partition main")),
+        ({}, "01:00:00", (60.0, "account lab")),
+        ({"qos": "tight"}, "01:00:00", (30.0, "QOS tight")),
+        ({"partition": "short,main"}, "", (10.0, "partition short")),
+        ({"partition": "governed"}, "", (50.0, "QOS of-main")),
+        ({"account": "other"}, "01:00:00", (2880.0, "partition main")),
+    ],
+)
+def test_the_shortest_limit_of_partition_account_and_qos_counts(
+    played, monkeypatch, options, account_wall, limit
+):
+    (played / "sacctmgr").write_text(f"#!/bin/bash\n{SACCTMGR}")
+    monkeypatch.setenv("ACCOUNT_WALL", account_wall)
+    assert slurm.wall_limit(options) == limit
+
+
+def test_without_a_time_a_job_keeps_within_the_limit_of_its_qos(launching, played, tmp_path):
+    (played / "sacctmgr").write_text(f"#!/bin/bash\n{SACCTMGR}")
+    study = create_study(tmp_path / "study", "s")
+    how = Settings(cluster="slurm", classes={"default": ResourceClass(qos="tight")})
+    (script,) = scripts(study, launching.jobs(1, seconds=1e6), how)
+    assert "#SBATCH --time=30" in script.text.splitlines()
+    how = Settings(cluster="slurm", classes={"default": ResourceClass(qos="tight", time="31")})
+    with pytest.raises(OrchError, match="time 31 is above the limit of QOS tight, 30 minutes"):
+        launch_jobs(study, launching.jobs(1), how)
+
+
+def test_a_worker_that_can_never_start_ends_the_launch_with_the_reason(launching, start, played, tmp_path):
+    squeue = (played / "squeue").read_text()
+    never = "s/RUNNING|None/PENDING|QOSMaxWallDurationPerJobLimit/"
+    (played / "squeue").write_text(squeue.replace("then cat", f"then sed '{never}'"))
+    (played / "scancel").write_text(f'#!/bin/bash\necho "$@" >>{played}/scancel.calls\n')
+    (played / "scancel").chmod(0o755)
+    launch = start(tmp_path / "study", "--cells", 4, "--pause", 1, "--settings", settings())
+    _, talk = launch.communicate(timeout=60)
+    assert launch.returncode == 2, talk
+    assert "QOSMaxWallDurationPerJobLimit" in talk
+    assert (played / "scancel.calls").read_text().split() == ["101_0", "101_1", "101_2"]
+
+
+def test_a_dry_run_counts_the_hours_of_all_devices(launching, played, tmp_path):
+    study = create_study(tmp_path / "study", "s")
+    jobs = [replace(job, devices=8.0) for job in launching.jobs(3, seconds=1800.0)]
+    (script,) = scripts(study, jobs, Settings(cluster="slurm"))
+    assert script.gpu_hours == 12.0
+
+
+def test_a_path_with_spaces_and_percent_signs_keeps_its_logs(launching, start, played, tmp_path):
+    root = tmp_path / "50% of a study"
+    launching.finish(start(root, "--cells", 1, "--settings", settings(parallel=1)))
+    (script,) = scripts(open_study(root), launching.jobs(2), Settings(cluster="slurm", parallel=1))
+    (line,) = (line for line in script.text.splitlines() if line.startswith("#SBATCH --output="))
+    assert line == f"#SBATCH --output='{tmp_path}/50%% of a study/logs/TOKEN/%j_0_log.out'"
+
+
+def test_a_path_with_a_newline_is_refused(launching, played, tmp_path):
+    study = create_study(tmp_path / "a\n#SBATCH --wrap=evil", "s")
+    with pytest.raises(OrchError, match="newline"):
+        launch_jobs(study, launching.jobs(1), Settings(cluster="slurm"))
 
 
 def test_a_time_above_the_partitions_limit_is_refused(launching, played, tmp_path):

@@ -2,11 +2,13 @@
 
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orch.launching import freeze, journal
 from orch.launching.journal import Event, JobRequest, Step
+from orch_core.errors import OrchError
 from orch_core.study.folder import create_study
 
 
@@ -128,3 +130,18 @@ def test_equal_code_is_frozen_once_and_other_code_beside_it(tmp_path, monkeypatc
     assert freeze.freeze(study) != first
     assert first.read_bytes() == content
     assert len(list((tmp_path / "code").iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PK of somebody else"])
+def test_code_that_is_not_what_its_name_says_is_refused_and_stays(tmp_path, monkeypatch, content):
+    """Somebody else's study may hold any code under the name of ours."""
+    study = create_study(tmp_path, "s")
+    monkeypatch.setattr(freeze, "sources", lambda: {"orch/__init__.py": b""})
+    path = freeze.freeze(study)
+    path.write_bytes(content)
+    with pytest.raises(OrchError, match="damaged or changed") as caught:
+        freeze.freeze(study)
+    assert "delete it" in caught.value.hint
+    assert path.read_bytes() == content
+    path.unlink()
+    assert freeze.freeze(study) == path

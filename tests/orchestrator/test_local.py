@@ -166,6 +166,26 @@ def test_workers_run_the_code_that_was_launched_and_nothing_of_the_working_direc
     assert (study.root / record.provenance["code"]["snapshot"]).exists()
 
 
+def test_a_worker_runs_no_other_code_than_what_was_launched(launching, start, tmp_path):
+    """Python passes over a damaged zip on its path, and would run the orch that is installed."""
+    launch = start(tmp_path, "--cells", 1, "--damage-code")
+    _, talk = launch.communicate(timeout=90)
+    assert launch.returncode == 2, talk
+    assert "it is not the code that was launched" in talk
+    assert not list((tmp_path / "cells").iterdir())
+
+
+def test_inside_a_slurm_job_local_workers_are_no_part_of_it(launching, start, tmp_path, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NUM_NODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    launching.finish(start(tmp_path, "--cells", 2))
+    study, jobs = open_study(tmp_path), launching.jobs(2)
+    launching.check_complete(study, jobs)
+    assert {line["ranks"] for job in jobs for line in launching.audit(study, job) if "ranks" in line} == {1}
+    owners = [attempts.read_owner(path) for path in tmp_path.glob("cells/*/attempts/*/owner.json")]
+    assert {(owner.job, owner.devices) for owner in owners} == {("", 1.0)}
+
+
 def test_two_processes_train_a_cell_together_and_stop_together(launching, start, tmp_path):
     how = ("--settings", '{"parallel": 2, "gpus": 2}')
     jobs = launching.jobs(3, pause=0.1)

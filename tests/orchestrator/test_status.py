@@ -111,6 +111,22 @@ def test_why_gives_config_attempts_and_the_log(mixed):
     json.dumps(good.to_json())
 
 
+def test_a_planned_cell_that_has_no_file_yet_is_found_and_explained(mixed, monkeypatch):
+    study, jobs, _ = mixed
+    later = jobs[-1].cell
+    ids = [job.cell.id for job in jobs]
+    plan = SimpleNamespace(frame=pl.DataFrame({"id": ids}), jobs=lambda: jobs)
+    monkeypatch.setattr(operations, "read_plan", lambda _: plan)
+    assert not study.cell_folder(later.id).exists()
+    assert operations.find_cell(study, later.name) == later.id == operations.find_cell(study, later.id[:8])
+    answer = operations.why(study, later.id)
+    assert (answer.name, answer.status, answer.attempts) == (later.name, "not done", ())
+    assert answer.config["recipe"] == "later@1"
+    assert steering.why_page(answer)
+    with pytest.raises(OrchError, match="has not been started"):
+        operations.log_path(study, later.id)
+
+
 def test_a_cell_that_is_not_there_gets_a_suggestion(mixed):
     with pytest.raises(OrchError, match="bug-s0"):
         operations.find_cell(mixed[0], "bug-s1")
@@ -136,7 +152,7 @@ def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, s
     study = launching.until(lambda: (tmp_path / "study.json").exists() and create_study(tmp_path, "stand-in"))
     launching.until(lambda: launching.steps_seen(study, jobs) > 5 and len(launching.workers(tmp_path)) == 2)
     assert operations.cancel(study).workers == 2
-    summary = launching.finish(launch)
+    summary = launching.finish(launch, 4)  # not done, and nothing failed
     assert (summary["stopped"], summary["remaining"]) == ("cancelled", 4)
     assert launching.workers(tmp_path) == []
     launching.finish(start(*arguments))

@@ -92,6 +92,51 @@ def test_a_fenced_attempt_neither_saves_nor_publishes(launching, fake_learn, tmp
     assert not list((folder / "checkpoint").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("first", "saved", "end"),
+    [(True, False, "timeout"), (True, True, "deadline"), (False, False, "deadline")],
+)
+def test_a_job_too_short_to_save_anything_is_a_timeout_so_that_the_next_is_longer(
+    launching, fake_learn, tmp_path, monkeypatch, first, saved, end
+):
+    """It would be requeued, and end in the same way, for ever."""
+    from orch_core import learn
+
+    study = create_study(tmp_path, "s")
+    (job,) = launching.jobs(1)
+    entry = journal.ManifestEntry(id=job.cell.id, job=job)
+    launch = journal.Launch(token=journal.new_token(), created=0.0)
+    journal.begin(study, launch, [entry])
+    owner, stop = claims.current_owner(launch.token, "w0"), Stop(reason="deadline")
+    context = training.WorkerContext(
+        study=study, launch=launch, owner=owner, stop=stop, redirect=False, first=first
+    )
+
+    def pretrain(cell, folder, **_):
+        if saved:
+            (folder / "checkpoint").mkdir()
+            (folder / "checkpoint" / "state").touch()
+        raise learn.Stopped
+
+    monkeypatch.setattr(learn, "pretrain", pretrain)
+    attempt = claims.claim(study.cell_folder(entry.id), owner, 1)
+    assert training.attempt_cell(context, entry, attempt).cause == end
+    failures = [record.reason.cause for record in study.failures()]
+    assert failures == (["timeout"] if end == "timeout" else [])
+
+
+def test_a_worker_without_time_to_begin_does_not_come_back(launching, fake_learn, tmp_path, monkeypatch):
+    study = create_study(tmp_path, "s")
+    entries = [journal.ManifestEntry(id=job.cell.id, job=job) for job in launching.jobs(1)]
+    launch = journal.Launch(token=journal.new_token(), created=0.0)
+    journal.begin(study, launch, entries)
+    context = training.WorkerContext(
+        study=study, launch=launch, owner=claims.current_owner(launch.token, "w0"), stop=Stop(deadline=0.0)
+    )
+    assert main.walk_manifest(context, entries) == "too_short"
+    assert not study.cell_folder(entries[0].id).exists()
+
+
 def test_a_silent_owner_on_another_machine_is_dead_only_after_missed_heartbeats(tmp_path, owner):
     elsewhere = replace(owner, machine="another kernel", started=time.time() + 1e6)  # its clock is wrong
     attempt = claims.claim(tmp_path, elsewhere, 1)

@@ -64,7 +64,7 @@ def test_cancel_means_cancelled_and_a_new_launch_goes_on(launching, start, tmp_p
     study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
     launching.until(lambda: launching.steps_seen(study, jobs) > 6)
     assert operations.cancel(study).note == "2 Slurm workers cancelled"
-    assert launching.finish(launch)["stopped"] == "cancelled"
+    assert launching.finish(launch, 4)["stopped"] == "cancelled"
     launching.until(lambda: not slurm.queue())
     time.sleep(3)
     assert not slurm.queue()  # nothing came back by itself
@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_the_workers_to_slurm_and_the_next_launch_joins_them(launc
 def test_a_budget_ends_the_launch_with_everything_saved(launching, start, tmp_path):
     how = '{"cluster": "slurm", "parallel": 2, "max_gpu_hours": 0.002}'
     jobs = launching.jobs(4, pause=0.5)
-    summary = launching.finish(start(tmp_path, "--cells", 4, "--pause", 0.5, "--settings", how))
+    summary = launching.finish(start(tmp_path, "--cells", 4, "--pause", 0.5, "--settings", how), 4)
     assert summary["stopped"] == "budget"
     assert summary["remaining"] > 0
     assert not slurm.queue()

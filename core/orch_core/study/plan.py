@@ -76,6 +76,7 @@ class Plan:
                 size_class=row["size_class"],
                 micro_batch=row["micro_batch"],
                 checkpointing=row["checkpointing"],
+                devices=row["devices"],
             )
 
 

@@ -1,7 +1,8 @@
 """The code that was launched, frozen: one zip of the packages' sources that workers import.
 
 Python imports from a zip on its path, so that a snapshot costs one file, whatever happens to the
-working tree afterwards. Its name is its content's hash: equal code is stored once.
+working tree afterwards. Its name is its content's hash: equal code is stored once, and code that was
+damaged or changed since is refused. What a launch runs is always the code of the orch that launches.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import zipfile
 from pathlib import Path
 
+from orch_core.errors import OrchError
 from orch_core.files import publish_once
 from orch_core.study.folder import Study
 
@@ -23,10 +25,30 @@ def freeze(study: Study) -> Path:
     data = _zip(sources())
     folder = study.root / "code"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{hashlib.blake2b(data, digest_size=16).hexdigest()}.zip"
-    if not path.exists():
-        publish_once(path, data)
+    path = folder / f"{_digest(data)}.zip"
+    if not publish_once(path, data):
+        check(path)
     return path
+
+
+def check(snapshot: Path) -> None:
+    """Raise OrchError if a snapshot is not the code that its name says."""
+    if _digest(snapshot.read_bytes()) != snapshot.stem:
+        message = f"{snapshot} was damaged or changed: it is not the code that was launched"
+        raise OrchError(message, hint="delete it, and `orch launch` again: it is written anew")
+
+
+def check_running(snapshot: Path) -> None:
+    """Raise OrchError unless this process runs the code of a snapshot, whole: Python passes over a damaged zip."""
+    check(snapshot)
+    running = Path(__file__).parents[2]
+    if running.name != snapshot.name:
+        message = f"this worker runs the code in {running}, not the code that was launched, {snapshot.name}"
+        raise OrchError(message, hint="`orch launch` again from a Python that has orch installed once")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def sources() -> dict[str, bytes]:

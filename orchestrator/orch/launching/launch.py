@@ -73,7 +73,7 @@ def launch_study(plan: Plan, study: Study, options: LaunchOptions) -> Summary:
             release(study, plan.frame["id"].to_list())
     if options.wait:
         _mirror(study)
-    _say_summary(study, summary)
+    _say_summary(study, summary, options)
     return summary
 
 
@@ -183,12 +183,12 @@ def scripts(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Scri
                 request=request,
                 snapshot=Path("SNAPSHOT.zip"),
             )
-            mine = [entry.job.seconds for entry in entries if entry.group == group]
+            mine = [entry.job.device_hours for entry in entries if entry.group == group]
             yield Script(
                 group=group,
                 cells=len(mine),
                 workers=shares[group],
-                gpu_hours=sum(mine) / 3600,
+                gpu_hours=sum(mine),
                 text=script_text(array),
             )
 
@@ -303,8 +303,9 @@ def _say_cancelled(study: Study) -> None:
         say(f"{count} cancelled cells stay so; `orch retry --cause cancelled` brings them back")
 
 
-def _say_summary(study: Study, summary: Summary) -> None:
-    say(f"{summary.done} cells done, {summary.failed} failed, {summary.remaining} left")
+def _say_summary(study: Study, summary: Summary, options: LaunchOptions) -> None:
+    diverged = f"{summary.diverged} diverged, " if summary.diverged else ""
+    say(f"{summary.done} cells done, {diverged}{summary.failed} failed, {summary.remaining} left")
     causes = Counter(failure.cause for failure in summary.failures)
     for cause, count in causes.items():
         first = next(failure for failure in summary.failures if failure.cause == cause)
@@ -312,7 +313,7 @@ def _say_summary(study: Study, summary: Summary) -> None:
             f"failed, {cause} ({count}): {first.name} {first.task}: {first.message} ({study.root / first.log})"
         )
     if summary.failed:
-        say("next: mend the cause, then `orch retry`")
+        say(f"next: remove the cause, then {progress.command('retry', options.cluster)}")
     elif not summary.remaining:
         say("next: orch fit-laws")
 

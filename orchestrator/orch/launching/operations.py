@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import signal
 from collections.abc import Sequence
@@ -16,11 +15,12 @@ from orch.launching import journal
 from orch.launching.local_workers import local_workers
 from orch.launching.slurm_workers import stop_slurm
 from orch.launching.status import entries_now, survey
-from orch_core.cell import Job
+from orch_core.cell import Cell, Job
 from orch_core.errors import OrchError
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner
 from orch_core.study.folder import Study
+from orch_core.study.plan import read_plan
 from orch_core.study.record import Record
 from orch_core.study.stored import read_record
 
@@ -121,16 +121,19 @@ def dropped(study: Study, jobs: Sequence[Job]) -> list[str]:
 
 
 def find_cell(study: Study, text: str) -> str:
-    """The id of the launched cell that `text` names: by its name, or by the beginning of its id.
+    """The id of the planned or launched cell that `text` names: by its name, or by the beginning of its id.
 
-    Raises OrchError where there is none, or more than one.
+    Raises OrchError if there is none, or more than one.
     """
-    ids = sorted(path.name for path in (study.root / "cells").iterdir())
+    launched = [path.name for path in (study.root / "cells").iterdir()]
+    planned = _planned(study)
+    ids = sorted({*launched, *planned})
     found = [cell for cell in ids if cell.startswith(text)] if len(text) >= 4 else []
     if not found:
-        names = {
-            cell: study.cell(cell).name for cell in ids if (study.cell_folder(cell) / "cell.json").exists()
-        }
+        names = {cell: one.name for cell, one in planned.items()}
+        for cell in set(launched) - set(planned):
+            with contextlib.suppress(OrchError):  # claimed, but its config is not written yet, or damaged
+                names[cell] = study.cell(cell).name
         found = [cell for cell, name in names.items() if name == text]
         if not found:
             close = difflib.get_close_matches(text, names.values(), 1)
@@ -141,6 +144,15 @@ def find_cell(study: Study, text: str) -> str:
         message = f"{text!r} could be any of {len(found)} cells: {', '.join(cell[:12] for cell in found[:5])}"
         raise OrchError(message, hint="give more digits of its id")
     return found[0]
+
+
+def _planned(study: Study) -> dict[str, Cell]:
+    """The cells of the plan by id; none without a plan that can be read."""
+    try:
+        plan = read_plan(study)
+    except OrchError:
+        return {}
+    return {cell: job.cell for cell, job in zip(plan.frame["id"], plan.jobs(), strict=True)}
 
 
 def log_path(study: Study, cell: str) -> Path:
@@ -158,15 +170,15 @@ def why(study: Study, cell: str) -> Why:
     tries = tuple(_try(study, folder, number) for number in attempts.numbers(folder))
     record = study.record(cell)
     shown = record or _last_record(folder)
-    config = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    one = study.cell(cell) if study.config_file(cell).exists() else _planned(study)[cell]
     tail = log_path(study, cell).read_text(encoding="utf-8", errors="replace") if tries else ""
     probes = [read_record(path) for path in sorted(folder.glob("probes/*/record.json"))]
     return Why(
         id=cell,
-        name=study.cell(cell).name,
+        name=one.name,
         status=record.status if record else "running" if tries and tries[-1].end is None else "not done",
         reason=f"{shown.reason.cause}: {shown.reason.message}" if shown and shown.reason else "",
-        config=config,
+        config=one.to_json(),
         values=dict(record.values) if record else {},
         probes={probe.task: dict(probe.values) for probe in probes if probe},
         cost=dict(record.cost) if record else {},

@@ -44,9 +44,15 @@ def say(text: str) -> None:
 def how_to_go_on(reason: str, cluster: str) -> str:
     """What to say when a launch ends before its work does."""
     if reason == "signal" and cluster == "slurm":
-        return "the workers go on on Slurm: `orch launch` joins them, `orch status` shows them, `orch cancel` stops them"
+        again = command("launch", cluster)
+        return f"the workers go on on Slurm: {again} joins them, `orch status` shows them, `orch cancel` stops them"
     what = {"budget": "the GPU-hours allowed are spent", "cancelled": "cancelled"}.get(reason, "stopped")
-    return f"{what}: workers have saved; `orch launch` goes on from there"
+    return f"{what}: workers have saved; {command('launch', cluster)} goes on from there"
+
+
+def command(verb: str, cluster: str) -> str:
+    """A command that launches where the last launch did: `orch retry --cluster slurm`."""
+    return f"`orch {verb}{' --cluster slurm' if cluster == 'slurm' else ''}`"
 
 
 def summary_line(standings: Sequence[Standing], workers: int) -> str:

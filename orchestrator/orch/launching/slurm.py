@@ -256,6 +256,9 @@ def check(options: Mapping[str, Option], root: Path) -> None:
     if "time" in options and minutes_of(str(options["time"])) > limit:
         message = f"time {options['time']} is above the limit of {whose}, {limit:.0f} minutes"
         raise OrchError(message, hint="the job would wait for ever: ask for less, or from another one")
+    if "\n" in str(root.resolve()):
+        message = "the path of the study has a newline, which would end a line of the sbatch script"
+        raise OrchError(message, hint="rename its folder")
     kind = run("stat", "-f", "-c", "%T", str(root)).strip()
     if kind in MEMORY_LOCAL:
         message = f"the study lies in the memory of this machine ({kind}): {root}"

@@ -196,7 +196,7 @@ def row(label: str, standings: Sequence[Standing]) -> Row:
         failed=dict(sorted(causes.items())),
         probes=sum(len(standing.entry.job.probes) for standing in standings),
         probes_done=sum(standing.probes_done for standing in standings),
-        hours_planned=sum(standing.entry.job.seconds for standing in standings) / 3600,
+        hours_planned=sum(standing.entry.job.device_hours for standing in standings),
         hours_spent=sum(standing.seconds for standing in standings) / 3600,
     )
 
@@ -207,17 +207,19 @@ def eta_seconds(standings: Iterable[Standing], workers: int) -> float | None:
     None while nothing runs, or where the plan does not say how long a cell takes.
     """
     standings = list(standings)
-    parallel = max(workers, sum(standing.devices for standing in standings))
-    finished, left = [], 0.0
+    held = sum(standing.devices for standing in standings)
+    finished, left, devices = [], 0.0, []
     for standing in standings:
-        planned = standing.entry.job.seconds
+        planned = 3600 * standing.entry.job.device_hours
         if standing.state in {"done", "diverged"}:
             finished.append((standing.seconds, planned))
         elif standing.state in {"running", "pending"}:
             left += max(planned - standing.seconds, 0.0) if standing.state == "running" else planned
+            devices.append(standing.entry.job.devices)
     if not workers or not left:
         return None
     spent, planned = (sum(column) for column in zip(*finished, strict=True)) if finished else (0.0, 0.0)
+    parallel = max(held, workers * sum(devices) / len(devices))
     return left * (spent / planned if spent and planned else 1.0) / parallel
 
 

@@ -49,7 +49,7 @@ def job_name(token: str, group: str) -> str:
 
 
 def header(array: Array) -> dict[str, Option]:
-    """The lines of the sbatch header beside what submitit writes (array, output, job-name, nodes, time), by option.
+    """The lines of the sbatch header beside what submitit writes (array, job-name, nodes, open-mode, time), by option.
 
     A line that every job is to have goes here. Workers stay away from nodes on which others of the launch died.
     """
@@ -57,7 +57,13 @@ def header(array: Array) -> dict[str, Option]:
     bad = journal.bad_nodes(array.study.root, array.token)
     if bad:
         options["exclude"] = ",".join(filter(None, [str(options.get("exclude", "")), *bad]))
-    return {"signal": f"B:USR2@{warning_seconds(array.request.minutes)}", "requeue": True, **options}
+    folder = str(_logs(array.study, array.token)).replace("%", "%%")
+    return {
+        "output": f"{folder}/{'%A_%a' if array.workers > 1 else '%j'}_0_log.out",
+        "signal": f"B:USR2@{warning_seconds(array.request.minutes)}",
+        "requeue": True,
+        **options,
+    }
 
 
 def submit(array: Array) -> str:
@@ -65,8 +71,10 @@ def submit(array: Array) -> str:
     from submitit.core.utils import FailedJobError
 
     executor = _executor(array)
+    environment = slurm.environment()
+    environment.pop("CUDA_VISIBLE_DEVICES", None)  # of a job that we run in: Slurm gives each job its own
     try:
-        with _environment(slurm.environment()):
+        with _environment(environment):
             jobs = executor.submit_array([array.entry] * array.workers)
     except FailedJobError as error:
         refused = slurm.refusal("sbatch", str(error))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from orch.console import Exit
 from orch.launching import journal
 from orch.launching.journal import ManifestEntry
 from orch.launching.status import Standing, stand
@@ -176,9 +177,13 @@ class Summary:
     failures: tuple[Failure, ...] = ()
 
     @property
-    def exit_code(self) -> int:
-        """130 after Ctrl-C, 1 where a cell failed, else 0."""
-        return 130 if self.interrupted else int(self.failed > 0)
+    def exit_code(self) -> Exit:
+        """130 after Ctrl-C, 1 if a cell failed, 4 if the launch was stopped before its end, else 0."""
+        if self.interrupted:
+            return Exit.INTERRUPTED
+        if self.failed:
+            return Exit.FAILED_CELLS
+        return Exit.INCOMPLETE if self.stopped and self.remaining else Exit.OK
 
     def to_json(self) -> dict[str, Any]:
         """The summary as one JSON document."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from orch.launching import journal, slurm
+from orch.launching import freeze, journal, slurm
 from orch.launching.journal import Launch, ManifestEntry
 from orch.launching.worker import claims, ranks, side_by_side
 from orch.launching.worker.claims import Attempt
@@ -34,6 +34,7 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
     faulthandler.enable()
     study = Path(root)
     launch, stop = journal.read_launch(study, token), Stop()
+    freeze.check_running(study / launch.code["snapshot"])
     job = claims.current_owner(token, name).job
     cells = launch.request(group).cells
     with signals_to(stop):
@@ -106,14 +107,15 @@ def walk_manifest(
 ) -> str:
     """Work at every entry that can be claimed until none is left; `tell` is called after each attempt.
 
-    Returns `finished` (nothing left to claim), or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`.
+    Returns `finished` (nothing left to claim), or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`, or
+    `too_short` if its job's time was up before it could begin.
     """
-    todo, position, idle = list(entries), 0, 0
+    todo, position, idle, begun = list(entries), 0, 0, False
     while todo and idle < len(todo):
         if not context.stop.wanted() and journal.is_cancelled(context.study.root, context.launch.token):
             context.stop.reason = "cancelled"
         if context.stop.wanted():
-            return context.stop.reason
+            return context.stop.reason if begun or context.stop.reason != "deadline" else "too_short"
         position %= len(todo)
         entry = todo[position]
         if is_settled(context.study, entry):
@@ -123,9 +125,9 @@ def walk_manifest(
         if attempt is None:
             position, idle = position + 1, idle + 1
             continue
-        end = attempt_cell(context, entry, attempt)
+        end = attempt_cell(replace(context, first=not begun), entry, attempt)
         tell()
-        idle = 0
+        idle, begun = 0, True
         if end.cause == "disk_full":
             return "disk_full"
     return "finished"

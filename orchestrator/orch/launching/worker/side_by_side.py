@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from orch.launching.worker.process import Stop
 
 POLL_SECONDS = 0.2
-REASONS = ("signal", "finished", "cancelled", "disk_full", "deadline")
+REASONS = ("too_short", "signal", "finished", "cancelled", "disk_full", "deadline")
 """Why a process ended; of several, the last in this order counts, so that one that must come back brings the job back."""
 
 

@@ -23,12 +23,13 @@ from orch_core.files import dumps, publish_once, write_atomic
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner
 from orch_core.study.folder import Study
-from orch_core.study.record import Reason, Record
+from orch_core.study.record import Cause, Reason, Record
 from orch_core.study.stored import publish
 
 if TYPE_CHECKING:
     from orch_core.learn import MemoryPlan, Result
 
+TOO_SHORT = "its job's time was up before it could save anything: the next job is twice as long"
 CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
 
 
@@ -39,6 +40,7 @@ class WorkerContext:
     redirect: output goes to the attempt's log, not to the terminal
     minutes:  its job's time limit, infinite on one's own machine
     ranks:    processes that train a cell together
+    first:    the attempt is the first of this worker, which has all of the job's time
     """
 
     study: Study
@@ -48,6 +50,7 @@ class WorkerContext:
     redirect: bool = True
     minutes: float = math.inf
     ranks: ranks.Ranks = ranks.ONE
+    first: bool = False
 
 
 def attempt_cell(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
@@ -79,7 +82,19 @@ def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End
         record = context.study.record(entry.id) or _pretrain(context, entry, attempt)
         return _probe(context, entry, attempt) if record.status == "done" else End(how="done")
     except learn.Stopped:
+        if (
+            context.first
+            and context.stop.reason == Cause.DEADLINE
+            and not _has_saved(context, entry, attempt)
+        ):
+            raise ranks.RankFailed(End(how="failed", cause=Cause.TIMEOUT, message=TOO_SHORT)) from None
         return End(how="stopped", cause=context.stop.reason or "cancelled")
+
+
+def _has_saved(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> bool:
+    """Whether the attempt left something from which the next one goes on: without, it would repeat this one for ever."""
+    folder = context.study.cell_folder(entry.id)
+    return (folder / "record.json").exists() or attempts.made_progress(folder, attempt.folder)
 
 
 def _pretrain(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Record:
