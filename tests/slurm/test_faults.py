@@ -243,7 +243,7 @@ def test_without_accounting(launching, launch):
 
 def test_suspended_and_resumed(launching, launch):
     process, study, jobs = launch(steps=6)
-    job = slurm.queue()[0].job
+    job = slurm.queue()[0].id
     call("scontrol", "suspend", job)
     time.sleep(8)
     call("scontrol", "resume", job)
