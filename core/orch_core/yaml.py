@@ -84,13 +84,19 @@ def parse_yaml(text: str, file: str) -> Document:
     )
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that another may be a misspelling of; None if no word is close."""
+    by_lower = {choice.lower(): choice for choice in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` - did you mean 'mae@1'?`, otherwise the list of known words, or nothing if there are none."""
     choices = list(known)
-    by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    if close:
-        return f" - did you mean {by_lower[close[0]]!r}?"
+    close = nearest(word, choices)
+    if close is not None:
+        return f" - did you mean {close!r}?"
     shown = choices[:12] + (["..."] if len(choices) > 12 else [])
     return f" - known: {', '.join(shown)}" if choices else ""
 

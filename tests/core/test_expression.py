@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_core.errors import OrchError
-from orch_core.grid.expression import ExpressionError, axes_of, evaluate
+from orch_core.grid.expression import ExpressionError, axes_of, evaluate, is_expression
 
 atoms = st.sampled_from(
     [
@@ -100,3 +100,42 @@ def test_a_mistake_knows_where_in_the_expression_it_is(text: str, part: str | No
         axes_of(text)
     expected = text.index(part) if part else len(text)
     assert caught.value.offset == expected
+
+
+def test_a_chain_of_thousands_is_one_expression_and_its_mistake_has_a_place():
+    text = " or ".join(f"seed == {i} and images > {i}" for i in range(5000))
+    frame = pl.DataFrame({"seed": [0, 4999, 5000], "images": [1, 4999, 9000]})
+    assert frame.select(
+        evaluate(text, {name: pl.col(name) for name in frame.columns}, is_in=is_in)
+    ).to_series().to_list() == [True, False, False]
+    with pytest.raises(ExpressionError, match="must be a number") as caught:
+        axes_of(f"{text} or seed == 'a'")
+    assert caught.value.offset == len(text) + len(" or seed == ")
+
+
+def is_in(value: pl.Expr, items: list) -> pl.Expr:
+    return value.is_in(items)
+
+
+@pytest.mark.parametrize("text", ["seed > 1e999", "seed > 1e308 * 10", "seed == 1e999 - 1e999"])
+def test_numbers_that_are_not_finite_are_refused(text: str):
+    with pytest.raises(ExpressionError, match="beyond the largest number"):
+        evaluate(text, {"seed": 1}, is_in=lambda value, items: value in items)
+
+
+def test_what_is_not_a_number_compares_with_nothing():
+    frame = pl.DataFrame({"images": [0, 10], "samples_seen": [0, 100]})
+    columns = {name: pl.col(name) for name in frame.columns}
+    for text, expected in [("samples_seen / images > 5", True), ("samples_seen / images <= 5", False)]:
+        assert frame.select(evaluate(text, columns, is_in=is_in)).to_series().to_list() == [None, expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mae-w64-all-2000-s0", False), ("f90c4a12", False), ("computed tomography", False), ("a in b c", False), ("seed", False),
+        ("mae@1 all", False), ("mix == 'ct'", True), ("seed in [0, 1]", True), ("not seed == 1", True), ("seed < 3 or seed > 5", True),
+    ],
+)  # fmt: skip
+def test_a_name_is_told_from_an_expression_by_parsing_it(text: str, expected: bool):
+    assert is_expression(text) == expected

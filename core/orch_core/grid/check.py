@@ -21,7 +21,7 @@ from orch_core.images.npz import NpzFacts
 from orch_core.images.source import ALL, check_task, inspect_source
 from orch_core.models import known_models, named_model
 from orch_core.recipes import RECIPES, constants
-from orch_core.yaml import Document, Loc, did_you_mean, load_yaml
+from orch_core.yaml import Document, Loc, did_you_mean, load_yaml, nearest
 
 Facts = Mapping[str, NpzFacts]
 
@@ -129,7 +129,7 @@ def _misspelt(missing: dict[str, Any], errors: list[dict[str, Any]]) -> bool:
         for error in errors
         if error["type"] == "extra_forbidden" and [*error["loc"][:-1]] == parent
     ]
-    return any(did_you_mean(str(key), [str(name)]).endswith("?") for key in unknown)
+    return any(nearest(str(key), [str(name)]) for key in unknown)
 
 
 def _kind(value: object) -> str:

@@ -6,9 +6,12 @@ They are parsed with Python's grammar and checked node by node, never evaluated 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, cast
+
+import polars as pl
 
 from orch_core.cell import algorithm_of
 from orch_core.errors import OrchError
@@ -62,16 +65,30 @@ def evaluate(text: str, axes: Mapping[str, Any], *, is_in: Callable[[Any, list[A
     return _Translator(text, axes, is_in).visit(_parsed(text))
 
 
+def is_expression(text: str) -> bool:
+    """Whether a text compares anything, rather than being a name: `mix == 'ct'` does, `mae-w64-all-2000-s0` does not."""
+    try:
+        node = _parsed(text)
+    except ExpressionError:
+        return False
+    negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    return negated or isinstance(node, ast.Compare | ast.BoolOp)
+
+
 def _parsed(text: str) -> ast.expr:
     try:
         return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
-        message = f"not an expression: {error.msg} in {text!r}"
+        message = f"not an expression: {error.msg} in {_short(text)}"
         at = error.offset - 1 if error.offset and error.lineno == 1 else len(text.strip())
         raise ExpressionError(message, _indent(text) + min(at, len(text.strip()))) from error
     except (MemoryError, ValueError) as error:  # nested too deeply for the parser, or a null character
         message = f"not an expression: {str(error) or 'it is nested too deeply'}"
         raise ExpressionError(message, 0) from error
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _indent(text: str) -> int:
@@ -108,16 +125,20 @@ class _Kinds(_Visitor):
         super().__init__(text)
         self.used: set[str] = set()
 
-    def require(self, node: ast.expr, kind: str, where: str) -> None:
+    def require(self, node: ast.expr, kind: str, where: str, about: ast.expr | None = None) -> None:
+        """Refuse a part of another kind; the message names `where` it is, and the part `about` which that is said."""
         found = self.visit(node)
         if found != kind:
             example = {"truth": "a comparison, such as seed == 0"}.get(kind, f"a {kind}")
-            message = f"{self._part(node)!r} is a {found}, where {where} must be {example}"
+            place = (
+                f"{where} {self._part(about)!r}" if about else where
+            )  # slow: a part is cut out of the whole text
+            message = f"{self._part(node)!r} is a {found}, where {place} must be {example}"
             raise ExpressionError(message, self._offset(node))
 
     def visit_Name(self, node: ast.Name) -> str:
         if node.id not in AXES:
-            message = f"unknown axis {node.id!r} in {self.text!r}{did_you_mean(node.id, AXES)}"
+            message = f"unknown axis {node.id!r} in {_short(self.text)}{did_you_mean(node.id, AXES)}"
             raise ExpressionError(message, self._offset(node))
         self.used.add(node.id)
         return "text" if node.id in TEXTS else "number"
@@ -125,6 +146,9 @@ class _Kinds(_Visitor):
     def visit_Constant(self, node: ast.Constant) -> str:
         if not isinstance(node.value, int | float | str):
             self.generic_visit(node)
+        if isinstance(node.value, float) and not math.isfinite(node.value):
+            message = f"{self._part(node)!r} is beyond the largest number, 1.8e308"
+            raise ExpressionError(message, self._offset(node))
         return "text" if isinstance(node.value, str) else "number"
 
     def visit_BoolOp(self, node: ast.BoolOp) -> str:
@@ -155,12 +179,14 @@ class _Kinds(_Visitor):
                 sides = [right]
             else:
                 self.generic_visit(node)
-            ordered = isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
-            kind, where = self.visit(left), f"what is compared with {self._part(left)!r}"
-            if ordered:
-                kind, where = "number", "what has an order"
+            if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+                for side in (left, *sides):
+                    self.require(side, "number", "what has an order")
+            else:
+                kind = self.visit(left)
+                for side in sides:
+                    self.require(side, kind, "what is compared with", left)
             for side in (left, *sides):
-                self.require(side, kind, where)
                 self._versioned(left, side)
             left = right
         return "truth"
@@ -177,6 +203,14 @@ class _Kinds(_Visitor):
             raise ExpressionError(message, self._offset(right))
 
 
+def _joined(join: Callable[[Any, Any], Any], values: list[Any]) -> Any:
+    """All values joined pair by pair: one after another, a chain of a thousand would be nested a thousand deep."""
+    while len(values) > 1:
+        odd = values[-1:] if len(values) % 2 else []
+        values = [join(a, b) for a, b in zip(values[::2], values[1::2], strict=False)] + odd
+    return values[0]
+
+
 class _Translator(_Visitor):
     def __init__(self, text: str, axes: Mapping[str, Any], is_in: Callable[[Any, list[Any]], Any]) -> None:
         super().__init__(text)
@@ -190,10 +224,7 @@ class _Translator(_Visitor):
 
     def visit_BoolOp(self, node: ast.BoolOp) -> Any:
         join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
-        value = self.visit(node.values[0])
-        for other in node.values[1:]:
-            value = join(value, self.visit(other))
-        return value
+        return _joined(join, [self.visit(value) for value in node.values])
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
         value = self.visit(node.operand)
@@ -203,17 +234,24 @@ class _Translator(_Visitor):
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
         try:
-            return _ARITHMETIC[type(node.op)](self.visit(node.left), self.visit(node.right))
-        except ZeroDivisionError as error:
-            message = f"{self._part(node)!r} divides by zero"
+            value = _ARITHMETIC[type(node.op)](self.visit(node.left), self.visit(node.right))
+        except (ZeroDivisionError, OverflowError) as error:
+            fault = (
+                "divides by zero" if isinstance(error, ZeroDivisionError) else "is beyond the largest number"
+            )
+            message = f"{self._part(node)!r} {fault}"
             raise ExpressionError(message, self._offset(node)) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            message = f"{self._part(node)!r} is beyond the largest number"
+            raise ExpressionError(message, self._offset(node))
+        return value.fill_nan(None) if isinstance(value, pl.Expr) else value  # 0 / 0 compares with nothing
 
     def visit_Compare(self, node: ast.Compare) -> Any:
-        left, result = self.visit(node.left), None
+        left, steps = self.visit(node.left), []
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             step, left = self._compare(op, left, right_node)
-            result = step if result is None else result & step
-        return result
+            steps.append(step)
+        return _joined(operator.and_, steps)
 
     def _compare(self, op: ast.cmpop, left: Any, node: ast.expr) -> tuple[Any, Any]:
         if isinstance(op, ast.In | ast.NotIn):

@@ -16,12 +16,11 @@ from orch.studies import find_study
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
 from orch_core.grid.cells import rule_mask
-from orch_core.grid.expression import axes_of
+from orch_core.grid.expression import axes_of, is_expression
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
 
 WATCH_SECONDS = 5.0  # between two looks
-OPERATORS = ("==", "!=", "<", ">", " in ", "not ")
 
 
 def statuses(target: Path | None, axis: str, *, watch: bool) -> Iterator[Status]:
@@ -68,7 +67,7 @@ def retried(target: Path | None, cause: str, where: Where) -> Summary:
 
 
 def _meant(study: Study, plan: Plan, word: str) -> list[str]:
-    if not any(operator in word for operator in OPERATORS):
+    if not is_expression(word):
         return [operations.find_cell(study, word)]
     axes_of(word)
     found: list[str] = plan.frame.filter(rule_mask(word))["id"].to_list()
