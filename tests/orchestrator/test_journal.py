@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orch.launching import freeze, journal
@@ -81,6 +81,7 @@ def test_tokens_are_unique_and_in_the_order_of_time(tmp_path):
     assert journal.tokens(tmp_path) == sorted(tokens)
 
 
+@settings(deadline=None)  # every line is fsynced
 @given(st.lists(st.text(max_size=20), max_size=5), st.integers(0, 30))
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path_factory, words, cut):
     root = tmp_path_factory.mktemp("journal")

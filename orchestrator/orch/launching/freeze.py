@@ -39,7 +39,7 @@ def check(snapshot: Path) -> None:
 
 
 def check_running(snapshot: Path) -> None:
-    """Raise OrchError unless this process runs the code of a snapshot, whole: Python passes over a damaged zip."""
+    """Raise OrchError unless this process runs a snapshot that is whole: Python passes over a damaged zip."""
     check(snapshot)
     running = Path(__file__).parents[2]
     if running.name != snapshot.name:

@@ -37,7 +37,7 @@ DEATHS_OF_A_BAD_NODE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEntry:
-    """A line of a manifest: a job, its cell's id, its resource class, and the attempts made before the launch."""
+    """A line of a manifest: a job, its cell's id and resource class, and the attempts made before the launch."""
 
     id: str
     job: Job
@@ -61,7 +61,7 @@ class JobRequest:
     cells: int = 1
 
     def minutes_after(self, timeouts: int) -> float:
-        """The time limit that a cell needs which met its limit that many times: doubled each time, up to `longest`."""
+        """The time limit for a cell that met its limit that many times: doubled each time, up to `longest`."""
         return min(self.longest, self.minutes * 2.0**timeouts)
 
 
@@ -94,7 +94,7 @@ class Launch:
 
 
 def launch_from_json(document: Mapping[str, Any]) -> Launch:
-    """The launch that `to_json` wrote, or orch before 0.2; raises KeyError or TypeError for another document."""
+    """The launch that `to_json`, or orch before 0.2, wrote; raises KeyError or TypeError for other documents."""
     names = ("token", "created", "cluster", "parallel", "attempts", "gpus", "code")
     requests = document["requests"] if "requests" in document else _old_requests(document)
     return Launch(
@@ -190,7 +190,7 @@ def read_launch(root: Path, token: str) -> Launch:
 
 
 def manifest(root: Path, token: str, group: str = "") -> list[ManifestEntry]:
-    """The entries of a launch, those of one resource class where `group` is given."""
+    """The entries of a launch, those of one resource class if `group` is given."""
     return [
         ManifestEntry(
             id=document["id"],
@@ -246,7 +246,7 @@ def live_workers(root: Path, token: str) -> list[Path]:
 
 
 def worker_ended(root: Path, job: str) -> bool:
-    """Whether every worker that ran as a Slurm job has said that it ended; one that was killed has not."""
+    """Whether every worker that ran as a Slurm job has marked that it ended; one that was killed has not."""
     files = [path.suffix for path in (root / "launches").glob(f"*/workers/{job}-*")]
     return bool(files) and set(files) == {".ended"}
 
@@ -257,7 +257,7 @@ def launcher_lives(root: Path, token: str) -> bool:
 
 
 def errors_folder(root: Path, token: str, entry: ManifestEntry) -> Path:
-    """Where the tracebacks of an entry's class, its recipe, are counted: a folder for each, a file for each cell."""
+    """Where the tracebacks of an entry's recipe are counted: a folder for each, with a file for each cell."""
     return launch_folder(root, token) / "errors" / entry.job.cell.recipe
 
 

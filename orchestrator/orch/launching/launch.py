@@ -1,4 +1,4 @@
-"""`orch launch`: what is missing of a plan becomes a manifest; workers walk it, in this process, here or on Slurm."""
+"""`orch launch`: what a plan lacks becomes a manifest; workers walk it, in this process, here or on Slurm."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[
 
 
 def _in_order(entries: Sequence[ManifestEntry]) -> list[ManifestEntry]:
-    """Longest first, so that workers end together; cells of one trunk in the plan's order, to reuse each other's."""
+    """Longest first, so that workers end together; cells of one trunk in the plan's order, to reuse it."""
     cooled = ["cooldown" in dict(entry.job.cell.overrides) for entry in entries]
     trunks = [(own and trunk(entry.job.cell)) or entry.id for own, entry in zip(cooled, entries, strict=True)]
     seconds = dict.fromkeys(trunks, 0.0)

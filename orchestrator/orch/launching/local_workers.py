@@ -87,13 +87,13 @@ class LocalWorkers:
 
 
 def parallel_here(settings: Settings) -> int:
-    """Workers at once on this machine: as asked for, or one for each GPU (or group of them), or for each core."""
+    """Workers at once on this machine: as asked for, or one for each group of GPUs, or for each core."""
     gpus = len(provenance.visible_gpus())
     return settings.parallel or (max(1, gpus // settings.gpus) if gpus else provenance.hardware()["cores"])
 
 
 def local_workers(study: Study, token: str = "") -> list[Path]:
-    """Lock files of live workers: all of the study, or those of `token` and of launches whose launcher is gone."""
+    """Lock files of live workers: the study's, or those of `token` and of launches whose launcher is gone."""
     return [
         path
         for other in journal.tokens(study.root)

@@ -1,4 +1,4 @@
-"""How a launch runs: the command line's options over the grid's cluster section over the user's own `cluster.yaml`."""
+"""How a launch runs: the command line's options over the grid's cluster section over the user's `cluster.yaml`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Settings:
 
     parallel:      workers at once; 0 for one per GPU or core of this machine, or for 32 on Slurm
     attempts:      of a cell in a row without progress before it counts as failed
-    classes:       what jobs ask for on Slurm, by resource class; a cell whose size class is not here is in `default`
+    classes:       what jobs ask for on Slurm, by resource class; other size classes are in `default`
     gpus:          that a cell uses on this machine
     max_gpu_hours: device-hours after which the launch saves and stops; 0 for no limit
     """
@@ -87,7 +87,7 @@ class Settings:
 
 
 def settings_of(cluster: Cluster, options: LaunchOptions) -> Settings:
-    """Settings from a grid's cluster section and the options; on Slurm the user's file fills what both leave open.
+    """Settings from a grid's cluster section and the options; on Slurm the user's file fills the rest.
 
     Raises GridError for a mistake in that file.
     """

@@ -34,7 +34,7 @@ TERMINAL = frozenset(
         "REVOKED",
     ]
 )
-"""squeue's words for what is over; a PREEMPTED or NODE_FAIL job comes back as PENDING where it is requeued."""
+"""squeue's states of jobs that are over; a requeued PREEMPTED or NODE_FAIL job comes back as PENDING."""
 DEATHS = {
     "NODE_FAIL": ("node_failure", "its node failed"),
     "BOOT_FAIL": ("node_failure", "its node failed to boot"),
@@ -91,7 +91,7 @@ def _is_submit_limit(text: str) -> bool:
 
 
 def run(*command: str, seconds: float = COMMAND_SECONDS) -> str:
-    """Output of a Slurm command; raises OrchError with its own words where it fails."""
+    """Output of a Slurm command; raises OrchError with its message if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds, check=False, env=environment()
@@ -130,7 +130,7 @@ def hint_for(words: str) -> str:
 
 
 def queue(prefixes: Iterable[str] = ("orch-",)) -> list[SlurmJob]:
-    """Workers of the calling user, from one squeue call; raises OrchError where Slurm does not answer."""
+    """Workers of the calling user, from one squeue call; raises OrchError if Slurm does not answer."""
     text = run("squeue", "--me", "--noheader", "--format", "%i|%T|%r|%j|%N", seconds=30)
     found, wanted = [], tuple(prefixes)
     for line in text.splitlines():
@@ -152,7 +152,7 @@ def describe(jobs: Sequence[SlurmJob]) -> str:
 
 
 def count_tasks(job: str) -> int:
-    """How many array tasks a line of squeue stands for: `7_[0-3,8%2]` is five."""
+    """How many array tasks a line of squeue represents: `7_[0-3,8%2]` is five."""
     ranges = re.search(r"_\[([\d,\-:]+)", job)
     if not ranges:
         return 1
@@ -197,7 +197,7 @@ def hopeless(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
 
 
 def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:
-    """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` where it does not.
+    """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` if it does not.
 
     A job has a row for each of its runs, which `restart` counts from 0; rows of a job that had the same id before the
     cluster's state was wiped lack the launch's token in their name.
@@ -214,7 +214,7 @@ def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:
 
 
 def seconds_left(job: str) -> float:
-    """Seconds until a job's time limit; infinite where there is none or Slurm does not answer."""
+    """Seconds until a job's time limit; infinite if there is none or Slurm does not answer."""
     with contextlib.suppress(OrchError, ValueError):
         return 60.0 * minutes_of(
             run("squeue", "-h", "-j", job, "-o", "%L", seconds=15).split()[0], exact=True
@@ -223,7 +223,7 @@ def seconds_left(job: str) -> float:
 
 
 def requeue(job: str) -> bool:
-    """Ask Slurm to run this job again; False where it does not answer or refuses."""
+    """Ask Slurm to run this job again; False if it does not answer or refuses."""
     try:
         run("scontrol", "requeue", job, seconds=30)
     except OrchError:

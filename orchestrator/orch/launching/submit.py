@@ -44,7 +44,7 @@ class Array:
 
 
 def job_name(token: str, group: str) -> str:
-    """The Slurm job name of a launch's workers: found again by it, whatever became of the submitter."""
+    """The Slurm job name of a launch's workers: a launch finds its workers by it, even if the submitter was killed."""
     return f"orch-{token}-{group}"
 
 

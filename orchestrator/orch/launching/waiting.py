@@ -61,9 +61,9 @@ class Workers(Protocol):
 
 
 def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[Standing]:
-    """Poll until every entry is done or failed for good, or until `watch.stop`; returns where each stands.
+    """Poll until every entry is done or failed for good, or until `watch.stop`; returns the state of each.
 
-    Raises OrchError where the disk is full, or where workers die before they begin.
+    Raises OrchError if the disk is full, or if workers keep exiting before claiming a cell.
     """
     standings = {entry.id: stand(watch.study, entry) for entry in entries}
     spent = sum(standing.seconds for standing in standings.values())
@@ -98,14 +98,14 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
             futile += workers.keep(pending) > 0
             if futile > FUTILE_ROUNDS:
                 _end(workers)
-                message = "workers end before they begin"
+                message = "workers keep exiting before claiming a cell"
                 raise OrchError(message, hint=workers.explain())
         # looking takes a tenth of the time at most, however slow the file system
         _sleep(watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST))
 
 
 def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:
-    """Look again at what is not final, and record the deaths of workers; raises OrchError where that cannot be."""
+    """Look again at what is not final, and record the deaths of workers; raises OrchError if the study cannot be written."""
     try:
         for cell, old in standings.items():
             if old.state in FINAL:
@@ -122,7 +122,7 @@ def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:
 
 
 def _mark(standings: dict[str, Standing]) -> int:
-    """A number that grows with every attempt and every record: while it stands still, nothing happens."""
+    """A number that grows with every attempt and every record."""
     return sum(standing.attempt + standing.probes_done for standing in standings.values())
 
 
@@ -143,7 +143,7 @@ def _sleep(stop: Stop, seconds: float) -> None:
 
 
 def disk_full(study: Study, error: OSError | None = None) -> OrchError:
-    """What to tell the user when the study cannot be written any more."""
+    """The error for a study that cannot be written any more."""
     what = "cannot be written" if error and error.errno in causes.UNWRITABLE else "has no space left"
     return OrchError(
         f"the file system of the study {what}: {study.root}",
@@ -165,7 +165,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a launch came to: cells by where they stand, why it stopped early, and the failures by cause."""
+    """The result of a launch: cells by state, why it stopped early, and the failures by cause."""
 
     token: str
     done: int

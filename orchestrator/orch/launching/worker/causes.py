@@ -33,7 +33,7 @@ def end_of(error: BaseException, root: Path) -> End:
 def cause_of(error: BaseException, root: Path) -> str:
     """`bad_data`, `out_of_memory`, `disk_full`, `network` (between the processes of one cell) or `code_error`.
 
-    Libraries wrap system errors in their own classes and words; where only those tell, the disk itself is asked.
+    Libraries wrap system errors in their own classes and words; if nothing else is known, the disk itself is checked.
     """
     text = str(error).lower()
     if isinstance(error, OrchError):
@@ -57,7 +57,7 @@ def is_disk_error(error: OSError, root: Path) -> bool:
 
 
 def is_full(root: Path) -> bool:
-    """Whether less than one mebibyte is left where the study lies."""
+    """Whether less than one mebibyte is left on the study's file system."""
     try:
         return shutil.disk_usage(root).free < 1 << 20
     except OSError:

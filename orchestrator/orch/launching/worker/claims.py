@@ -1,7 +1,7 @@
 """Claiming attempts: atomic, held by a lock while the owner lives, and fenced.
 
 An attempt is claimed by renaming a folder that already holds its locked owner.json to the next
-number: rename fails where another claim came first. A later claim fences the earlier one, which
+number: rename fails if another claim came first. A later claim fences the earlier one, which
 must not write any more: a dead slurmd, for one, does not stop its process.
 """
 
@@ -57,7 +57,7 @@ def current_owner(
 
 
 def oom_kills() -> int:
-    """Processes that this machine's kernel has killed for want of memory since it started; 0 where it does not say."""
+    """Processes that this machine's kernel has killed since it started because memory was short; 0 if unknown."""
     try:
         lines = VMSTAT.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -66,7 +66,7 @@ def oom_kills() -> int:
 
 
 def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
-    """Take attempt `number` of a cell, or None where another process has it.
+    """Take attempt `number` of a cell, or None if another process has it.
 
     `number` is one above the newest: the attempt fences all earlier ones from now on.
     """
@@ -90,7 +90,7 @@ def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
 
 
 def lock_file(path: Path, text: str) -> int:
-    """Create `path` with `text` and hold its lock while the returned descriptor is open."""
+    """Create `path` with `text` and keep its lock while the returned descriptor is open."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,14 +116,14 @@ def is_newest(attempt: Attempt) -> bool:
 
 
 def record_crash(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
-    """Write the end of an attempt whose process died without one; None where another process did so first."""
+    """Write the end of an attempt whose process died without one; None if another process did so first."""
     attempt = folder / "attempts" / str(number)
     owner = owner_of(attempt)
     where = f"process {owner.pid} on {owner.node or owner.host}" if owner else "its process"
     end = End(
         how="failed",
         cause=cause,
-        message=message or f"{where} ended without a word: killed, out of memory, or crashed",
+        message=message or f"{where} exited without recording a result (killed, out of memory, or crashed)",
         progress=made_progress(folder, attempt),
         seconds=seconds_alive(attempt),
         devices=owner.devices if owner else 1.0,

@@ -49,7 +49,7 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
 
 
 def work(root: Path, token: str, name: str, group: str, minutes: float, stop: Stop) -> str:
-    """Walk the manifest of a launch, those of one resource class where `group` is given; returns why it ended."""
+    """Walk the manifest of a launch, those of one resource class if `group` is given; returns why it ended."""
     launch = journal.read_launch(root, token)
     together, cells = _ranks(launch), launch.request(group).cells
     if cells > 1:
@@ -142,7 +142,7 @@ def is_long_enough(context: WorkerContext, entry: ManifestEntry) -> bool:
 
 
 def is_settled(study: Study, entry: ManifestEntry) -> bool:
-    """Whether an entry has all its records: the cell's, and its probes' where it has an encoder."""
+    """Whether an entry has all its records: the cell's, and its probes' if it has an encoder."""
     folder = study.cell_folder(entry.id)
     if not (folder / "record.json").exists():
         return False
@@ -153,7 +153,7 @@ def is_settled(study: Study, entry: ManifestEntry) -> bool:
 
 
 def _take(context: WorkerContext, entry: ManifestEntry) -> Attempt | None:
-    """The entry's next attempt, or None where it is busy, spent, cancelled or stopped with its class."""
+    """The entry's next attempt, or None if it is busy, spent, cancelled or stopped with its class."""
     root, folder = context.study.root, context.study.cell_folder(entry.id)
     if is_stopped(root, context.launch.token, entry) or journal.is_cell_cancelled(root, entry.id):
         return None
@@ -170,7 +170,7 @@ def _take(context: WorkerContext, entry: ManifestEntry) -> Attempt | None:
 
 
 def record_death(study: Study, entry: ManifestEntry, number: int) -> None:
-    """Record that an attempt's process died without a word."""
+    """Record that an attempt's process died without recording its end."""
     folder = study.cell_folder(entry.id)
     owner = attempts.owner_of(folder / "attempts" / str(number))
     cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else ("killed", "")

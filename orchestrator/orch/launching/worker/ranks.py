@@ -2,7 +2,7 @@
 
 attempts/<k>/ranks/config.json    what every rank must know, written by the worker
                    node-<n>.json the agent of a node, which starts its ranks; `.ended` once they have ended
-                   node-<n>.txt  what is said on the nodes of a job with several
+                   node-<n>.txt  output of the nodes of a job with several
                    stop          the worker's wish
                    failed-<who>  how a rank failed; the agents then end the others
                    result.json   of rank 0
@@ -52,7 +52,7 @@ FIRST_CAUSES = (
     Cause.CODE_ERROR,
     Cause.NETWORK,
 )
-"""Of several ranks that failed, which one says why: the others only lost their peer."""
+"""Of several ranks that failed, the one with the first of these causes gives the reason: the others lost their peer."""
 
 
 class Fenced(Exception):  # noqa: N818  # not an error: another attempt took over
@@ -109,7 +109,7 @@ def pretrain(
 ) -> Result:
     """Train the cell of an attempt's folder in `ranks.count` processes; what `learn.pretrain` gives in one.
 
-    Raises learn.Stopped and Fenced as one process does, and RankFailed where a process failed or died.
+    Raises learn.Stopped and Fenced as one process does, and RankFailed if a process failed or died.
     """
     from orch_core import learn
 
@@ -141,11 +141,13 @@ def pretrain(
         raise learn.Stopped  # a signal that comes before ranks can save ends them, and their peers lose them
     if end and end.how == "fenced":
         raise Fenced
-    raise RankFailed(end or End(how="failed", cause="killed", message="its processes ended without a word"))
+    raise RankFailed(
+        end or End(how="failed", cause="killed", message="its processes exited without recording a result")
+    )
 
 
 def _failure(folder: Path) -> End | None:
-    """How the rank failed that made the others fail, or None where none did."""
+    """How the rank failed that made the others fail, or None if none did."""
     found = sorted(folder.glob("failed-*"), key=lambda path: path.stat().st_mtime_ns)
     ends = [End(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
     fenced = next((end for end in ends if end.how == "fenced"), None)
@@ -153,12 +155,12 @@ def _failure(folder: Path) -> End | None:
 
 
 def _blame(end: End) -> int:
-    """Where a cause stands in FIRST_CAUSES, one that is not there before `network`, which only follows another."""
+    """Position of a cause in FIRST_CAUSES; one that is not in it comes before `network`, which follows another."""
     return FIRST_CAUSES.index(end.cause if end.cause in FIRST_CAUSES else Cause.CODE_ERROR)
 
 
 def _print_tails(folder: Path) -> None:
-    """The ends of what the nodes said, into the attempt's log."""
+    """Copy the end of each node's output into the attempt's log."""
     for path in sorted(folder.glob("node-*.txt")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
         sys.stdout.write(f"--- {path.name}\n" + "".join(f"{line}\n" for line in lines))
@@ -171,7 +173,7 @@ def _free_port() -> int:
 
 
 def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
-    """Start a node's ranks and wait for them; where one fails here or elsewhere, end the others.
+    """Start a node's ranks and wait for them; if one fails here or elsewhere, end the others.
 
     They are asked to stop, once, when `should_stop()` is true; what it raises ends them too.
     """
@@ -226,7 +228,7 @@ def _command(role: str, folder: Path) -> list[str]:
 
 
 def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
-    """Write how a rank failed that did not say so itself."""
+    """Write how a rank failed that did not write it itself."""
     if code == 0:
         return
     what = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -274,7 +276,7 @@ def _agents(folder: Path) -> int:
 
 
 def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
-    """Wait for the agents; hand them the wish to stop, and do not wait for those that fell silent."""
+    """Wait for the agents; pass on the wish to stop, and do not wait for those that stopped responding."""
     failed_at, listen = time.monotonic(), Every(STALE_SECONDS / 2)
     while len(list(folder.glob("node-*.ended"))) < nodes:
         if should_stop():
@@ -286,7 +288,7 @@ def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
         if listen.due():
             for path in folder.glob("node-*.json"):
                 if attempts.file_clock(folder) - path.stat().st_mtime > STALE_SECONDS:
-                    end = End(how="failed", cause="killed", message=f"{path.stem} fell silent")
+                    end = End(how="failed", cause="killed", message=f"{path.stem} stopped responding")
                     publish_once(folder / f"failed-{path.stem}", dumps(asdict(end)))
         time.sleep(LOOK_SECONDS)
 
@@ -310,7 +312,7 @@ def _agent(folder: Path) -> None:
 
 
 def _rank(folder: Path) -> None:
-    """One process of the cell; it does not outlive its agent, and does not return where it failed."""
+    """One process of the cell; it does not outlive its agent, and does not return if it failed."""
     from orch_core import learn
     from orch_core.learn import distributed
 
