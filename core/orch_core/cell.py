@@ -124,12 +124,12 @@ class Cell:
 
 
 def identity_of_model(model: Model | None) -> list[float] | None:
-    """What identifies an encoder: its shape, without its name; None for a control without one."""
+    """The identity of an encoder: its shape, without its name; None for a control without an encoder."""
     return [model.width, model.depth, model.heads, model.mlp_ratio] if model else None
 
 
 def identity_of_data(data: Sequence[SourceSubset]) -> list[list[str | int]]:
-    """What identifies the images of a cell: fingerprints and counts, without names and places."""
+    """The identity of the images of a cell: fingerprints and counts, without names and places."""
     return [[subset.fingerprint, subset.images] for subset in data]
 
 
@@ -189,8 +189,10 @@ def probe_from_json(document: Mapping[str, Any]) -> Probe:
 class Job:
     """A row of a plan: a cell, the probes that read it out, and the expected cost.
 
-    seconds: expected wall time of training and probes on its `devices`, below 1 if cells share one; memory_bytes: expected peak of training on each;
-    size_class: of the grid's `cluster.classes`, or `default`; micro_batch: images at a time that fit each device, 0 for
+    seconds: expected wall time of training and probes on its `devices`, below 1 if cells share one;
+             memory_bytes: expected peak of training on each;
+    size_class: of the grid's `cluster.classes`, or `default`; micro_batch: images at a time that fit each
+                device, 0 for
     all; checkpointing: whether blocks are computed again in the backward pass to fit.
     """
 
@@ -205,7 +207,7 @@ class Job:
 
     @property
     def device_hours(self) -> float:
-        """What the job is expected to take of a budget."""
+        """The device-hours that the job is expected to spend."""
         return self.seconds * self.devices / 3600
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The cost of a cell as closed formulas: parameters, FLOPs and memory, independent of the device and of torch."""
+"""The cost of a cell as closed formulas: parameters, FLOPs and memory, independent of the device."""
 
 from __future__ import annotations
 
@@ -80,14 +80,16 @@ def price(cell: Cell) -> Cost:
 
 
 def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = False) -> int:
-    """Peak bytes of training: weights, frozen copies, two moments, half-precision casts, gradients and activations.
+    """Peak bytes of training: weights, frozen copies, moments, half-precision casts, gradients, activations.
 
     micro_batch:   images at a time, 0 for the whole batch
-    checkpointing: blocks of the encoder keep only the residual stream and are computed again (Chen et al. 2016)
+    checkpointing: blocks of the encoder keep only the residual stream and are computed again (Chen et al.
+                   2016)
 
-    A loss that is a mean over images takes micro-batches one after another, gradients added up. One that couples them
-    keeps the encoder's outputs and the heads of the whole batch; the encoder alone goes through it in micro-batches, and
-    again in the backward pass (Gao et al. 2021, arXiv:2101.06983). Raises OrchError as `price` does.
+    A loss that is a mean over images takes micro-batches one after another, gradients added up. One that
+    couples them keeps the encoder's outputs and the heads of the whole batch; the encoder alone goes through
+    it in micro-batches, and again in the backward pass (Gao et al. 2021, arXiv:2101.06983). Raises OrchError
+    as `price` does.
     """
     recipe = recipe_of(cell)
     if not (recipe.uses_model and recipe.uses_data):
@@ -99,9 +101,10 @@ def memory_bytes(cell: Cell, micro_batch: int = 0, *, checkpointing: bool = Fals
 
 
 def _peak(cell: Cell, training: TrainingCost, params: int, rows: int, *, checkpointing: bool) -> int:
-    """The maximum over four moments: the loss, the encoder's last block in the backward pass, its first block, the end.
+    """The maximum over four moments: the loss, the last and first block in the backward pass, and the end.
 
-    Casts of the encoder's weights last until their block's backward pass, casts of the head's until the loss's.
+    Casts of the encoder's weights last until their block's backward pass, casts of the head's until the
+    loss's.
     """
     trained, batch = params + training.params_head, cell.batch
     casts, gradients = 0 if cell.precision == "fp32" else 2, 4 * trained
@@ -120,9 +123,10 @@ def _peak(cell: Cell, training: TrainingCost, params: int, rows: int, *, checkpo
 
 
 def micro_batch(cell: Cell, room: float) -> tuple[int, bool]:
-    """The largest micro-batch that fits `room` bytes (the batch, or halves of it), and whether blocks are checkpointed.
+    """The largest micro-batch that fits `room` bytes (the batch, or halves of it), and whether to checkpoint.
 
-    Blocks are checkpointed only if one image does not fit otherwise; (0, False) if one image does not fit at all.
+    Blocks are checkpointed only if one image does not fit otherwise; (0, False) if one image does not fit at
+    all.
     """
     for checkpointing in (False, True):
         rows = cell.batch

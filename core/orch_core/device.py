@@ -1,7 +1,8 @@
 """Devices that costs are computed for: peak rates, memory, and the share of the peak that training reaches.
 
-Peaks are dense matrix rates without sparsity from the makers' data sheets (NVIDIA V100, A100, L40S, H100, H200
-and B200 data sheets). CPU figures are per core: 2 FMA units of 8 fp32 lanes at 3 GHz (AVX2). `utilisation` is
+Peaks are dense matrix rates without sparsity from the makers' data sheets (NVIDIA V100, A100, L40S, H100,
+H200 and B200 data sheets). CPU figures are per core: 2 FMA units of 8 fp32 lanes at 3 GHz (AVX2).
+`utilisation` is
 assumed: what ViT training reached in published runs (ViT-L on A100 46%, on H100 25%: DINOv2 and DINOv3 logs;
 small ViTs far less), and what this project's demo measured on a CPU core.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 class Device:
     """Peak FLOP/s by precision that it has, memory in bytes, and utilisation (low, mid, high) of the peak.
 
-    usd_per_hour: price of a device-hour where a grid gives none (`cluster.usd_per_gpu_hour`); None if unknown
+    usd_per_hour: price of a device-hour if a grid gives none (`cluster.usd_per_gpu_hour`); None if unknown
     """
 
     name: str

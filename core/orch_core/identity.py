@@ -59,12 +59,12 @@ def digest(fields: Mapping[str, object]) -> str:
 
 
 def field_hashes(field: str, values: Sequence[object]) -> Hashes:
-    """The hash of every value of one field, shape (values, 2). A cell's id is the sum of those of its fields."""
+    """The hash of each value of one field, shape (values, 2). A cell's id is the sum over its fields."""
     return np.array([_hash(field, value) for value in values], dtype=np.uint64).reshape(-1, 2)
 
 
 def join_ids(hashes: Hashes) -> pl.Series:
-    """Ids of summed hashes, shape (cells, 2), as 32 hexadecimal digits each: what `digest` gives of their fields."""
+    """Ids of summed hashes, shape (cells, 2), as 32 hexadecimal digits each; equal to the `digest` of fields."""
     import polars as pl
 
     text = np.frombuffer(hashes.astype(">u8").tobytes().hex().encode(), dtype="S32")

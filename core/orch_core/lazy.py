@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first used, so that importing the package stays cheap."""
+"""Public names of a package that are imported on first use, so that importing the package stays cheap."""
 
 from __future__ import annotations
 

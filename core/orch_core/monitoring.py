@@ -1,4 +1,4 @@
-"""How often, and on how many images, a run is measured while it trains: what training does and what plans price."""
+"""How often, and on how many images, a run is measured while it trains; plans price the same."""
 
 from __future__ import annotations
 

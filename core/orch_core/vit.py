@@ -14,7 +14,8 @@ from itertools import pairwise
 class Flops:
     """FLOPs of a part of a model for one image.
 
-    forward, backward: model FLOPs; recompute: what fused attention computes again in its backward pass (one of
+    forward, backward: model FLOPs; recompute: what fused attention computes again in its backward pass (one
+                       of
     its two products), which hardware does and FlopCounterMode counts, but model FLOPs by convention do not
     (Chowdhery et al. 2022, PaLM, appendix B).
     """
@@ -43,7 +44,7 @@ class Flops:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A ViT on square images: `pixels` values per patch, `patches` per image, and one class token before them."""
+    """A ViT on square images: `pixels` values per patch, `patches` per image, and one class token."""
 
     width: int
     depth: int
@@ -60,7 +61,7 @@ class Shape:
 def shape_of(
     *, width: int, depth: int, mlp_ratio: float, resolution: int, patch: int, channels: int
 ) -> Shape:
-    """The shape of an encoder on images with a side of `resolution` pixels, in patches with a side of `patch` pixels."""
+    """The shape of an encoder on images of `resolution` squared pixels in patches of `patch` squared."""
     return Shape(
         width=width,
         depth=depth,
@@ -71,7 +72,7 @@ def shape_of(
 
 
 def linear(rows: int, fan_in: int, fan_out: int, *, input_gradient: bool = True) -> Flops:
-    """A matrix product with trained weights, on `rows` vectors; the first layer needs no gradient of its input."""
+    """A matrix product with trained weights on `rows` vectors; the first layer needs no input gradient."""
     product = 2 * rows * fan_in * fan_out
     return Flops(forward=product, backward=product * (1 + input_gradient))
 
@@ -103,7 +104,7 @@ def block_params(width: int, hidden: int) -> int:
 
 
 def encoder_params(shape: Shape, *, learned_positions: bool = False, layer_scale: bool = False) -> int:
-    """Parameters of the encoder: patch embedding, class token, blocks, last norm, and positions if they are learned."""
+    """Parameters of the encoder: patch embedding, class token, blocks, last norm, learned positions."""
     fixed = (shape.pixels + 1) * shape.width + shape.width + 2 * shape.width
     positions = shape.tokens * shape.width if learned_positions else 0
     scales = 2 * shape.width * layer_scale
@@ -128,7 +129,8 @@ class Activations:
     """Bytes that transformer blocks keep between forward and backward pass on one sequence.
 
     block:   inputs of one block's products, norms and activations
-    stream:  the residual stream between two blocks, fp32; nothing else is kept of a block that is computed again
+    stream:  the residual stream between two blocks, fp32; nothing else is kept of a block that is computed
+             again
     ends:    stream before and after the last norm, and patches before their embedding
     working: gradients of the stream and of a hidden layer, which the backward pass needs at one time
     inputs:  the patches before their embedding, fp32
@@ -163,10 +165,11 @@ def activations(
 ) -> Activations:
     """Activations of `depth` blocks on `tokens`, which come from `patches` (how many, values of each).
 
-    Per token and block: two norms' inputs (fp32, as all of the residual stream under autocast) and outputs, q, k, v,
-    attention's output, the MLP's hidden layer before and after GELU, and with layer scale both branches. The sums are
-    compared with measured peaks (tests/core/test_memory.py); published is 37.2 bytes per token, width and layer at
-    mlp_ratio 4 in bf16.
+    Per token and block: two norms' inputs (fp32, as all of the residual stream under autocast) and outputs,
+                         q, k, v,
+    attention's output, the MLP's hidden layer before and after GELU, and with layer scale both branches. The
+    sums are compared with measured peaks (tests/core/test_memory.py); published is 37.2 bytes per token,
+    width and layer at mlp_ratio 4 in bf16.
     """
     each = bytes_of(precision)
     branches = 2 * each * width if layer_scale else 0

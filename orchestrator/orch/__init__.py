@@ -1,10 +1,11 @@
 """orch: plan, launch and fit scaling-law studies of self-supervised vision models.
 
-Every function here is the command of the same name, takes paths as text or `Path`, and returns what the command
-prints: `print` shows it and `to_json` has its numbers. Without a study, the one planned last in the working directory
-is meant. Laws, fits and reports are in `orch_analysis`.
+Every function here is the command of the same name. It takes paths as text or `Path`, and returns what the
+command prints: `print` shows it and `to_json` has its numbers. The default study is the one planned last in
+the working directory. Laws, fits and reports are in `orch_analysis`.
 
-Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs), `fit_laws` and
+Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
+                   `fit_laws` and
 `compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
 
@@ -62,7 +63,7 @@ __all__ = [
 
 
 def open_study(study: str | Path | None = None) -> Study:
-    """The study in a folder, that of a grid that was planned, or the one planned last in the working directory.
+    """The study in a folder, or of a grid that was planned, or the one planned last in this directory.
 
     Raises OrchError if there is no such study.
     """
@@ -76,8 +77,8 @@ def plan(
 ) -> NewPlan | Comparison:
     """Check a grid, price its cells, and save the plan into `study` (default: studies/NAME).
 
-    With `options.against`, compare with an older plan and save nothing. Raises GridError for mistakes in the grid, each
-    with its line and column, and OrchError for anything else that is wrong.
+    With `options.against`, compare with an older plan and save nothing. Raises GridError for mistakes in the
+    grid, each with its line and column, and OrchError for anything else that is wrong.
     """
     from orch.planning.planner import PlanOptions, plan_grid
 
@@ -94,7 +95,7 @@ def calibrate(grid: str | Path | None = None) -> Calibrated:
 def suggest(
     options: SuggestOptions, study: str | Path | None = None, out: str | Path = "next.yaml"
 ) -> Suggestion:
-    """Write a grid of the cells that most reduce the uncertainty at a target for each device-hour into `out`."""
+    """Write a grid of the cells that most reduce the uncertainty at a target per device-hour into `out`."""
     from orch.planning import suggest as planner
 
     return planner.suggest(open_study(study), Path(out), options)
@@ -110,7 +111,8 @@ def coverage(study: str | Path | None = None) -> StudyMap:
 def launch(target: str | Path | None = None, options: LaunchOptions | None = None) -> Summary:
     """Run the cells and probes that are missing of a study, a grid (planned first) or a plan's file.
 
-    Raises OrchError before anything runs; a cell that fails is a record with its reason, and counted in the summary.
+    Raises OrchError before anything runs; a cell that fails is a record with its reason, and counted in the
+    summary.
     """
     from orch.launchable import launchable
     from orch.launching.launch import launch_study
@@ -156,7 +158,7 @@ def why(cell: str, study: str | Path | None = None) -> Why:
 
 
 def sync(study: str | Path | None = None, tracking_uri: str | None = None) -> SyncSummary:
-    """Mirror a study's records into its own MLflow database, or into another MLflow server or database."""
+    """Mirror a study's records into its MLflow database, or into another MLflow server or database."""
     from orch.tracking.track import sync as mirror
 
     return mirror(open_study(study), tracking_uri)

@@ -37,7 +37,7 @@ def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> 
 def frontier(
     target: Path | None, mapping: Mapping[str, str], group_by: tuple[str, ...], flops: float | None
 ) -> Fitted:
-    """Every approach that the points allow, per group; of a study, per algorithm and mix, from its training curves.
+    """Every approach that the points allow, per group; for a study from its curves, per algorithm and mix.
 
     flops: a budget to size a run for. Raises OrchError for a missing table, study or column.
     """
@@ -50,7 +50,8 @@ def frontier(
         if frame.is_empty():
             message = f"{study.name} has no training curve yet"
             raise OrchError(
-                message, hint="`orch launch` runs what is planned; `orch status` says how far it is"
+                message,
+                hint="`orch launch` runs the cells that are planned; `orch status` shows their progress",
             )
         group_by = group_by or ("algorithm", "mix")
         columns = {"value": "heldout_loss", "params": "params_encoder", "samples": "samples_seen"}

@@ -1,1 +1,1 @@
-"""Images and labels as sources and tasks: files in MedMNIST's format, pack folders, and the subsets that cells see."""
+"""Images and labels of sources and tasks: MedMNIST's format, pack folders, and the subsets of cells."""

@@ -27,7 +27,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NpzFacts:
-    """What an npz holds.
+    """The facts of an npz.
 
     counts:      images per split
     duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
@@ -46,14 +46,14 @@ class NpzFacts:
 
 
 def read_split(path: Path, split: str) -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the file.
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError for a mistake in the file.
 
     The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
     """
     try:
         stat = path.stat()
     except OSError:
-        return _read_split(path, split)  # says what is wrong
+        return _read_split(path, split)  # raises with the mistake
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, split)
     if key not in _kept:
         _keep(key, _read_split(path, split))
@@ -65,7 +65,7 @@ _kept: dict[tuple[str, int, int, str], tuple[Images, Labels]] = {}
 
 
 def _keep(key: tuple[str, int, int, str], arrays: tuple[Images, Labels]) -> None:
-    """Keep the arrays, and forget those kept longest beyond KEPT_BYTES (but for the newest)."""
+    """Keep the arrays, and drop the oldest beyond KEPT_BYTES (but never the newest)."""
     _kept[key] = arrays
     while len(_kept) > 1 and sum(one.nbytes for pair in _kept.values() for one in pair) > KEPT_BYTES:
         del _kept[next(iter(_kept))]
@@ -117,13 +117,13 @@ def npz_splits(path: Path) -> list[str]:
 
 
 def read_labels(path: Path, split: str) -> Labels:
-    """Labels [n, k] of one split; raises OrchError naming what is wrong with them."""
+    """Labels [n, k] of one split; raises OrchError for a mistake in them."""
     with _open(path) as archive:
         return _labels(archive, path, split)
 
 
 def stream_images(path: Path, split: str) -> Iterator[Images]:
-    """Images [h, w, c] of one split, one after the other, the split never in memory at once (but in Fortran order)."""
+    """Images [h, w, c] of one split, one by one, without loading the split (except in Fortran order)."""
     name = f"{split}_images"
     with _open(path) as archive:
         try:
@@ -162,7 +162,7 @@ def _streamed(file: IO[bytes], archive: zipfile.ZipFile, path: Path, split: str)
 
 
 def inspect_npz(path: Path) -> NpzFacts:
-    """Read the whole file once and check it; raises OrchError naming what is wrong with it."""
+    """Read the whole file once and check it; raises OrchError for a mistake in it."""
     parts = {split: read_split(path, split) for split in SPLITS}
     shapes = {images.shape[1:] for images, _ in parts.values()}
     if len(shapes) > 1:

@@ -1,4 +1,4 @@
-"""A source or task of a grid is an npz in MedMNIST's format or a pack folder: this module decides which, and reads either.
+"""A source or task of a grid: this module decides whether it is an npz or a pack folder, and reads it.
 
 Packs are imported by the functions that need them, so that a study of npz files needs no image library.
 """
@@ -18,7 +18,7 @@ __all__ = ["ALL", "check_task", "inspect_source", "read_split"]
 def inspect_source(path: Path, modality: str) -> NpzFacts:
     """Facts of a source; of a pack folder those of its images of that modality (`all` for every one).
 
-    Raises OrchError naming what is wrong with the files.
+    Raises OrchError for a mistake in the files.
     """
     if is_pack_folder(path):
         from orch_core.packs.facts import pack_facts
@@ -42,7 +42,7 @@ def check_task(path: Path) -> None:
 
 
 def read_split(path: Path, split: str) -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the files."""
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError for a mistake in the files."""
     if is_pack_folder(path):
         from orch_core.packs.read import read_task
 

@@ -1,7 +1,8 @@
-"""Which images a data size means: nested, in proportion to the strata, groups whole, whatever the order of the files.
+"""The images of a data size: nested, in proportion to the strata, in whole groups, for any order of files.
 
-Images are ranked by a keyed hash of their group (patient, slide, volume) or, without one, of their pixels. A stratum is
-what must keep its share (a source, a modality). The order of `stratified_order` has every subset as a prefix.
+Images are ranked by a keyed hash of their group (patient, slide, volume) or, without one, of their pixels. A
+stratum is a part whose proportion is kept (a source, a modality). The order of `stratified_order` has every
+subset as a prefix.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     """Whole images per source in proportion to `weights`, summing to `total`.
 
     Webster's method (divisors 1/2, 3/2, 5/2, ...): the only kind of rule under which no source loses an
-    image when the total grows (house monotonicity; Balinski & Young 1982), which is what makes subsets nested.
+    image when the total grows (house monotonicity; Balinski & Young 1982), which is what makes subsets
+    nested.
     """
     scale = total / sum(weights.values())
     counts = {name: int(weight * scale + 0.5) for name, weight in weights.items()}
@@ -38,7 +40,7 @@ def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def hash_ranks(keys: Iterable[bytes], subset_seed: int) -> Ranks:
-    """blake2b-64 of every key, salted with the seed: images in ascending order of it are in random order, uint64 [n]."""
+    """blake2b-64 of every key with the seed as salt, uint64 [n]; its ascending order is a random order."""
     salt = subset_seed.to_bytes(8, "big", signed=True)
     parts = [
         np.frombuffer(
@@ -59,16 +61,17 @@ def batched(keys: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
 def stratified_order(strata: NDArray[np.integer], ranks: Ranks, within: Ranks) -> Rows:
     """Rows in the order of which the first n are the subset of size n, int64 [n].
 
-    strata: number of each row's stratum, below 65,536; ranks: hash ranks, equal for images of one group; within: order
-    inside a group (ties keep the order of rows). Inside a stratum rows stand by rank; strata are interleaved so that
-    every prefix holds each of them in proportion within one image.
+    strata: number of each row's stratum, below 65,536; ranks: hash ranks, equal for images of one group;
+            within: order
+    inside a group (ties keep the order of rows). Inside a stratum rows are ordered by rank; strata are
+    interleaved so that every prefix contains each of them in proportion within one image.
     """
     by_rank = _by_rank(ranks, within)
     return by_rank[interleaved(strata[by_rank])]
 
 
 def interleaved(strata: NDArray[np.integer]) -> Rows:
-    """Rows in an order in which every prefix is proportional within one image, each stratum's in the order they have."""
+    """Rows ordered so that every prefix is proportional within one image, in the order of each stratum."""
     by_stratum = np.argsort(strata.astype(np.uint16), kind="stable")  # a radix sort
     places = np.argsort(chairmen(np.bincount(strata).tolist()), kind="stable")
     order = np.empty(len(strata), np.int64)
@@ -77,12 +80,12 @@ def interleaved(strata: NDArray[np.integer]) -> Rows:
 
 
 def chairmen(sizes: Sequence[int]) -> NDArray[np.uint16]:
-    """Which stratum each place goes to, uint16 [sum of sizes]: after n places stratum s has within one of n share_s.
+    """The stratum of each place, uint16 [sum of sizes]: after n places, stratum s has n share_s within one.
 
-    The chairman assignment problem (Tijdeman 1980, Discrete Mathematics 32). Image j (from 0) of a stratum of m in M
-    must stand after place j M / m and by place (j + 1) M / m, rounded up: unit jobs with release times and deadlines,
-    for which the earliest deadline first meets all of them (Horn 1974; Steiner & Yeomans 1993). A heap's item is
-    time * 65536 + stratum.
+    The chairman assignment problem (Tijdeman 1980, Discrete Mathematics 32). Image j (from 0) of a stratum of
+    m in M must stand after place j M / m and by place (j + 1) M / m, rounded up: unit jobs with release times
+    and deadlines, for which the earliest deadline first meets all of them (Horn 1974; Steiner & Yeomans
+    1993). A heap's item is time * 65536 + stratum.
     """
     total, done = sum(sizes), [0] * len(sizes)
     if total in sizes:
@@ -112,7 +115,7 @@ def chairmen(sizes: Sequence[int]) -> NDArray[np.uint16]:
 
 
 def _by_rank(ranks: Ranks, within: Ranks) -> Rows:
-    """Rows by (rank, within, row): one fast sort, then only the rows whose ranks are equal are sorted again."""
+    """Rows by (rank, within, row): one fast sort, then a second one of the rows with equal ranks."""
     order = np.argsort(ranks)
     ranked = ranks[order]
     equal = ranked[1:] == ranked[:-1]
@@ -128,10 +131,11 @@ def _by_rank(ranks: Ranks, within: Ranks) -> Rows:
 
 
 def held_out_split(ranks: Ranks, share: float) -> NDArray[np.bool_]:
-    """Which images of one source are held out for validation: whole groups, about `share` of them and at least one.
+    """Which images of one source are held out for validation: whole groups, about `share`, at least one.
 
-    A group's place in 0..1 is its rank, mixed once more (SplitMix64's finaliser; Steele, Lea, Flood 2014), so that
-    what is held out is no prefix of the subsets' order; it does not depend on which other groups there are.
+    A group's place in 0..1 is its rank, mixed once more (SplitMix64's finaliser; Steele, Lea, Flood 2014), so
+    that the held-out images are no prefix of the subsets' order; it does not depend on which other groups
+    there are.
     """
     mixed = ranks ^ (ranks >> np.uint64(30))
     mixed = mixed * np.uint64(0xBF58476D1CE4E5B9)
@@ -143,7 +147,7 @@ def held_out_split(ranks: Ranks, share: float) -> NDArray[np.bool_]:
 
 
 def is_in(values: Ranks, others: Ranks) -> NDArray[np.bool_]:
-    """Which of the values are among the others (of which there are few), bool [n]; np.isin takes twenty times as long."""
+    """Which values are among the few others, bool [n]; np.isin takes twenty times as long."""
     found, mask = np.zeros(len(values), bool), np.uint64(2**22 - 1)
     if not len(others):
         return found

@@ -42,7 +42,7 @@ def recipe_named(name: str) -> Recipe:
 
 
 def recipe_of_algorithm(algorithm: str) -> Recipe | None:
-    """The recipe behind an algorithm's label in a table (`mae`, see `orch_core.cell.algorithm_of`); None if unknown."""
+    """The recipe of an algorithm's label in a table (`mae`, see `algorithm_of`); None if it is unknown."""
     return next((recipe for recipe in RECIPES.values() if algorithm_of(recipe.id) == algorithm), None)
 
 
@@ -67,7 +67,7 @@ def constants(cell: Cell) -> dict[str, Value]:
 
 
 def trunk(cell: Cell) -> str:
-    """Identity of what runs of other lengths share with this cell's up to their cool-downs; empty where they share nothing."""
+    """Identity of the part that runs of other lengths share with this cell's; empty if they share nothing."""
     if not recipe_of(cell).uses_data:
         return ""
     values = constants(cell)

@@ -1,7 +1,8 @@
-"""What a recipe is, and one module for each.
+"""The type of recipes; every other module here contains one.
 
-A module of this folder holds one recipe as `RECIPE`. Adding one is adding its module here and, if it trains, one in
-`orch_core.learn.objectives` that is called like the recipe. A later version of a recipe shares the objective of the first.
+A module of this folder defines one recipe as `RECIPE`. Adding one adds its module here and, if it trains, a
+module of the same name in `orch_core.learn.objectives`. A later version of a recipe shares the objective of
+the first.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ NOTHING = Flops()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """A hyperparameter: a number, or a rule that gives it for a cell, and where it comes from.
+    """A hyperparameter: a number, or a rule that computes it for a cell, with its source.
 
-    low, high: what an override may be, both included.
+    low, high: bounds of an override, inclusive
     """
 
     value: Value | Callable[[Cell], Value]
@@ -40,7 +41,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCost:
-    """What training takes for one image, beside the encoder's parameters.
+    """The cost of training on one image, beside the encoder's parameters.
 
     params_head:   trained and thrown away before probing (decoder, projector, predictor)
     params_frozen: copies that are carried but not trained (momentum encoder and its head)
@@ -48,7 +49,8 @@ class TrainingCost:
     tokens:        tokens that pass through the trained encoder
     views:         activations of the trained encoder, view by view
     head_bytes:    activations of everything behind the encoder, the loss included, at their peak
-    coupled:       the loss of an image depends on the others of its batch, so that only the encoder runs on a few at a time
+    coupled:       the loss of an image depends on the others of its batch, so only the encoder is split into
+                   micro-batches
     """
 
     params_head: int = 0
@@ -65,14 +67,18 @@ class Recipe:
     """An algorithm with its hyperparameters, named and versioned: `name@version`.
 
     display: the algorithm's name in reports; colour: its colour in figures, as `#rrggbb`.
-    loss_unit: what the pretraining loss measures; empty for a control, which has no loss.
-    loss_comparable_across: axes along which losses of two cells measure the same quantity, so that a law may be fitted
-        along them: `size` (the encoder's shape) and `batch`. Along data size and length of training they always do;
+    loss_unit: what the pretraining loss measures; empty for a control, which has none.
+    loss_comparable_across: axes along which losses of two cells measure the same quantity, so that a law may
+                            be fitted
+        along them: `size` (the encoder's shape) and `batch`. Along data size and length of training they
+                    always do;
         resolution, patch, mix, and recipe constants change the quantity.
-    uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on nothing.
+    uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on
+                nothing.
     learned_positions: position embedding trained with the encoder, else fixed sin-cos.
-    layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant `layer_scale`.
-    training_cost: what one training image takes, from the cell, its encoder's shape and its constants.
+    layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant
+                 `layer_scale`.
+    training_cost: cost of one training image, from the cell, its encoder's shape and its constants.
     """
 
     name: str
@@ -102,7 +108,8 @@ SCHEDULE: Mapping[str, Constant] = {
         value=0.0,
         low=0,
         high=1,
-        source="none: the papers' cosine over the whole run; a share of the run, 0.2 in Hägele et al. 2024 (2405.18392)",
+        source="none: the papers' cosine over the whole run; a share of the run, 0.2 in Hägele et al. 2024 "
+        "(2405.18392)",
     ),
     "warmup_samples": Constant(
         value=0,
@@ -110,7 +117,7 @@ SCHEDULE: Mapping[str, Constant] = {
         source="none: the papers' share `warmup`; samples of warm-up, whatever the run's length",
     ),
 }
-"""Constants of every recipe that trains. With both, runs that differ in length alone do the same up to their cool-downs."""
+"""Constants of every recipe that trains; with both, runs that differ only in length share a trunk."""
 
 
 def warmup_steps(steps: int, batch: int, constants: Constants) -> int:
@@ -132,8 +139,9 @@ def width_of(cell: Cell) -> int:
 def scaled_rate(cell: Cell, rate: float, *, batch: int, width: int) -> float:
     """A paper's learning rate at its batch and width, carried to the cell's.
 
-    Square root of the batch (Malladi et al. 2022, for Adam), width to the power -0.75 below the paper's width: ours,
-    between muP's -1 (Yang et al. 2022, hidden layers under Adam) and none, measured at width 64 only.
+    Square root of the batch (Malladi et al. 2022, for Adam), width to the power -0.75 below the paper's
+    width: ours, between muP's -1 (Yang et al. 2022, hidden layers under Adam) and none, measured at width 64
+    only.
     """
     narrow = min(1.0, width_of(cell) / width) or 1.0
     return rate * math.sqrt(cell.batch / batch) / math.pow(narrow, 0.75)

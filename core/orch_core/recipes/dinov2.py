@@ -1,8 +1,8 @@
-"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193): self-distillation of views (DINO), of masked patches (iBOT), KoLeo.
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193): self-distillation (DINO), masked patches (iBOT), KoLeo.
 
-Constants are those of the paper's short ViT-L/16 run (its default configuration, 100 epochs of 1,250 steps); DINO
-(Caron et al. 2021) falls out with `ibot_weight` and `koleo_weight` 0. Where a study works at another scale the rule says how
-it extrapolates, and that it does. From ViT-B down, what DINO and iBOT train without is off (`at_large`).
+Constants are those of the paper's short ViT-L/16 run (its default configuration, 100 epochs of 1,250 steps);
+DINO (Caron et al. 2021) follows from `ibot_weight` and `koleo_weight` 0. At other scales each rule states how
+it extrapolates. From ViT-B down, layers that DINO and iBOT train without are off (`at_large`).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def drop_path(cell: Cell) -> float:
 
 
 def at_large(value: float) -> Callable[[Cell], float]:
-    """DINOv2's value at ViT-L's 24 blocks and above, 1 up to the 12 of ViT-S and B, geometric in the blocks between.
+    """DINOv2's value at ViT-L's 24 blocks and above, 1 up to the 12 of ViT-S and B, geometric in between.
 
-    For what DINO (Caron et al. 2021: ViT-S, B) and iBOT (Zhou et al. 2022: ViT-S, B, L) do without: layer-wise decay, a slower
-    patch embedding, LayerScale. Both ends are published; what lies between them, and below ViT-S, is ours. There is no
-    step, which a study of sizes would take for an effect of size.
+    For what DINO (Caron et al. 2021: ViT-S, B) and iBOT (Zhou et al. 2022: ViT-S, B, L) do without:
+    layer-wise decay, a slower patch embedding, LayerScale. Both ends are published; what lies between them,
+    and below ViT-S, is ours. There is no step, which a study of sizes would take for an effect of size.
     """
 
     def rule(cell: Cell) -> float:
@@ -76,9 +76,10 @@ def head_hidden(cell: Cell) -> int:
 
 
 def masked_counts(crops: int, patches: int, constants: Constants) -> list[int]:
-    """Masked patches of each of `crops` global crops: none for the first half, ratios evenly from low to high then.
+    """Masked patches of each of `crops` global crops: none in half of them, from low to high in the others.
 
-    The official draw is uniform in each of as many strata; ours takes the middle, so that a batch's cost is fixed.
+    The official draw is uniform in each of as many strata; ours takes the middle, so that a batch's cost is
+    fixed.
     """
     chosen = int(crops * float(constants["mask_share"])) if constants["ibot_weight"] else 0
     low, high = float(constants["mask_low"]), float(constants["mask_high"])
@@ -135,9 +136,9 @@ def _view(shape: Shape, precision: str) -> Activations:
 def _head_bytes(
     rows: int, teacher_rows: int, masked: int, sizes: tuple[int, ...], prototypes: int, precision: str
 ) -> int:
-    """Head and loss of a batch: student's logits and their log-softmax, teacher's distributions, a product at masked patches.
+    """Bytes of head and loss: the student's logits and log-softmax, the teacher's distributions, a product.
 
-    Prototypes of unit length, fp32, stand beside them.
+    The product is at masked patches; prototypes of unit length, fp32, are added.
     """
     each = bytes_of(precision)
     logits = prototypes * (each * rows + 4 * (rows + teacher_rows + masked))
@@ -155,7 +156,8 @@ RECIPE = Recipe(
     summary="self-distillation with masked patches",
     display="DINOv2",
     colour="#029e73",
-    loss_unit="cross-entropy over K = 64 x width prototypes plus KoLeo: chance is ln K, which grows with the width",
+    loss_unit="cross-entropy over K = 64 x width prototypes plus KoLeo: chance is ln K, which grows with "
+    "the width",
     learned_positions=True,
     layer_scale=True,
     training_cost=training_cost,

@@ -1,7 +1,8 @@
-"""DINOv2 with a number of prototypes that does not depend on the encoder's width; else `dinov2@1`, constant for constant.
+"""`dinov2@1` with a number of prototypes that does not depend on the encoder's width.
 
-In `dinov2@1` there are 64 prototypes a unit of width, so that the loss, whose chance level is their logarithm, rises with
-the size of the encoder for that reason alone. Here all sizes that see images of one resolution have the same number.
+In `dinov2@1` there are 64 prototypes a unit of width, so that the loss, whose chance level is their
+logarithm, rises with the size of the encoder for that reason alone. Here all sizes that see images of one
+resolution have the same number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from orch_core.recipes.base import OURS, Constant
 
 
 def prototypes(cell: Cell) -> int:
-    """The official 65536 from 224 pixels a side on; below, in proportion to the image's area, rounded down to a power of 2."""
+    """The official 65536 from 224 pixels a side; below, in proportion to area, down to a power of 2."""
     share = min(1.0, (cell.resolution / 224) ** 2)
     return max(16, 1 << math.floor(math.log2(65536 * share)))
 

@@ -1,9 +1,9 @@
 """I-JEPA (Assran et al. 2023, arXiv 2301.08243): predict the representation of blocks from that of the rest.
 
-Constants are those of the paper's appendix A.1 (ViT-H/14, batch 2048, 300 epochs). Where a study works at another scale the rule
-says how it extrapolates, and that it does. Ours, so that every step costs the same: target blocks have the middle of the
-paper's areas and the context is as many patches as disjoint targets would leave. The encoder keeps its class
-token, which no loss reads.
+Constants are those of the paper's appendix A.1 (ViT-H/14, batch 2048, 300 epochs). Where a study works at
+another scale the rule says how it extrapolates, and that it does. Ours, so that every step costs the same:
+target blocks have the middle of the paper's areas and the context is as many patches as disjoint targets
+would leave. The encoder keeps its class token, which no loss reads.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def predictor_depth(cell: Cell) -> int:
 
 
 def target_block(side: int, constants: Constants) -> tuple[int, int]:
-    """Height and width in patches of a target block: the area asked for, as near to a square as whole patches allow."""
+    """Height and width in patches of a target block: the given area, as nearly square as patches allow."""
     area = float(constants["target_scale"]) * side * side
     height = max(1, round(math.sqrt(area)))
     return height, max(1, round(area / height))
 
 
 def context(side: int, constants: Constants) -> int:
-    """Patches of the context: what disjoint targets leave; raises OrchError where they leave none."""
+    """Patches of the context that disjoint targets leave; raises OrchError if they leave none."""
     height, width = target_block(side, constants)
     left = side * side - int(constants["targets"]) * height * width
     if left < 1:
@@ -95,7 +95,8 @@ RECIPE = Recipe(
     summary="joint-embedding prediction of blocks",
     display="I-JEPA",
     colour="#cc78bc",
-    loss_unit="smooth L1 distance to the teacher's layer-normalised representation, whose variance is 1 at every width",
+    loss_unit="smooth L1 distance to the teacher's layer-normalised representation, whose variance is 1 at "
+    "every width",
     loss_comparable_across=frozenset({"size", "batch"}),
     training_cost=training_cost,
     constants={

@@ -1,7 +1,7 @@
 """MAE (He et al. 2022, arXiv 2111.06377): reconstruct masked patches from the visible ones.
 
-Constants are those of the paper's table 8 and section 4 at their scale (batch 4096, ViT-B/L/H). Where a study works
-at another scale the rule says how it extrapolates, and that it does.
+Constants are those of the paper's table 8 and section 4 at their scale (batch 4096, ViT-B/L/H). Where a study
+works at another scale each rule states how it extrapolates.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def decoder_depth(cell: Cell) -> int:
 
 
 def kept(patches: int, mask_ratio: float) -> int:
-    """Visible patches of an image: int(L x (1 - ratio)), at least one (section 3 of the paper's code note)."""
+    """Visible patches of an image: int(L x (1 - ratio)), at least one (section 3, note on code)."""
     return max(1, int(patches * (1 - mask_ratio)))
 
 
@@ -88,7 +88,8 @@ RECIPE = Recipe(
             low=0,
             high=1,
             source=OURS
-            + "table 8 (1.5e-4 x batch/256 at 4096) x sqrt(batch) (Malladi et al. 2022) x width^-0.75 below 768",
+            + "table 8 (1.5e-4 x batch/256 at 4096) x sqrt(batch) (Malladi et al. 2022) x width^-0.75 "
+            + "below 768",
         ),
         "weight_decay": Constant(value=0.05, low=0, high=10, source="table 8; none on biases and norms"),
         "beta1": Constant(value=0.9, low=0, high=1, source="table 8"),

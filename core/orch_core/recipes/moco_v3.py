@@ -1,7 +1,7 @@
 """MoCo v3 (Chen, Xie, He 2021, arXiv 2104.02057): two views of an image agree, against the batch's others.
 
-Constants are those of the paper's section 4 and appendix (batch 4096, ViT-S/B/L). Where a study works at another
-scale the rule says how it extrapolates, and that it does.
+Constants are those of the paper's section 4 and appendix (batch 4096, ViT-S/B/L). Where a study works at
+another scale each rule states how it extrapolates.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def learning_rate(cell: Cell) -> float:
 
 
 def crop_min(cell: Cell) -> float:
-    """0.08 where a crop of it still has 16 pixels a side (from 57 pixels on), else as much as has."""
+    """0.08 if such a crop has at least 16 pixels a side (from 57 pixels on), else the area that has."""
     return min(1.0, max(0.08, (16 / cell.resolution) ** 2))
 
 
 def freeze_patch_embed(cell: Cell) -> bool:
-    """As the paper at its sizes (ViT-S and larger); below, a random projection of few dimensions costs accuracy."""
+    """The paper's choice at its sizes (from ViT-S); below, a narrow random projection costs accuracy."""
     return width_of(cell) >= 384
 
 
@@ -90,7 +90,8 @@ RECIPE = Recipe(
     summary="momentum contrast",
     display="MoCo v3",
     colour="#d55e00",
-    loss_unit="cross-entropy among the images of a batch, times 2 x temperature; chance is 2 x temperature x ln(batch)",
+    loss_unit="cross-entropy among the images of a batch, times 2 x temperature; chance is 2 x temperature x "
+    "ln(batch)",
     loss_comparable_across=frozenset({"size"}),
     training_cost=training_cost,
     constants={

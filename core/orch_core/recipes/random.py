@@ -1,4 +1,4 @@
-"""The untrained control: the encoder as MAE initialises it, never trained. Floor of every probe of its size."""
+"""The untrained control: the encoder as MAE initialises it, never trained; the baseline of probes."""
 
 from __future__ import annotations
 

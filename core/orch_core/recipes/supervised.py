@@ -1,7 +1,8 @@
 """The supervised control: the encoder trained on the labels of its pretraining images, with a linear head.
 
-Constants are those of "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580; batch 1024, ViT-S/16), without
-RandAugment and mixup, which are made for natural images. Where a study works at another scale the rule says how it extrapolates.
+Constants are those of "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580; batch 1024,
+ViT-S/16), without RandAugment and mixup, which are made for natural images. Where a study works at another
+scale the rule says how it extrapolates.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The study in MLflow: `track` is its only door, `mirror` says what goes there, `pages` how it looks, `ui` serves it."""
+"""The study in MLflow: `mirror` selects what `track` writes, `pages` presents it, `ui` serves it."""

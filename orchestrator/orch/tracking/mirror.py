@@ -1,4 +1,4 @@
-"""What the study folder says, as documents that a tracking store can hold: one per cell and one per report.
+"""The contents of the study folder as documents for a tracking store: one per cell and one per report.
 
 Nothing here knows MLflow; `orch.tracking.track` writes the documents.
 """
@@ -23,7 +23,8 @@ FORMAT = 1  # enters every digest: a change of what is mirrored rewrites the run
 CURVE_POINTS = 100  # per metric and run: more costs time and shows nothing more; the file has them all
 REPORT = "report"
 AXES = ("params_encoder", "params_head", "params_total", "samples_seen", "flops_train")
-# Of a probe; the rest is in its record, an artifact: too many columns freeze the runs table (mlflow issue 11927).
+# Scores of a probe; the rest is in its record, an artifact: too many columns freeze the runs table (mlflow
+# #11927).
 SCORES = ("auc", "auc_lo", "auc_hi", "auc_se", "accuracy")
 CLOCK = frozenset({"step", "time", "samples_seen", "eta_seconds"})
 
@@ -51,12 +52,12 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Where a document comes from, and hashes of what it is made of.
+    """The origin of a document, and hashes of its parts.
 
     key:    the cell's id, or `report`
     base:   hash of the pretraining record (of the report); a run of another base is another result
     digest: hash of everything; a run that carries it is up to date
-    run:    path of the pretraining record, an attempt's where none is published
+    run:    path of the pretraining record, or of an attempt's record if none is published
     probes: paths of the probes' records
     """
 
@@ -69,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One run. `start` and `end` in Unix milliseconds; `files` pairs a file's path with its artifact folder."""
+    """One run. `start` and `end` are Unix milliseconds; `files` pairs a path with its artifact folder."""
 
     name: str
     failed: bool
@@ -83,7 +84,7 @@ class Document:
 
 
 def entries(study: Study) -> Iterator[Entry]:
-    """Every cell that has a record or a failed attempt, in the order of ids, then the report where there is one."""
+    """Every cell that has a record or a failed attempt, in the order of ids, then the report if it exists."""
     for folder in sorted(study.root.glob("cells/*")):
         run = _latest(folder)
         if run:
@@ -99,7 +100,7 @@ def entries(study: Study) -> Iterator[Entry]:
 
 
 def document(study: Study, entry: Entry) -> Document:
-    """The run of an entry; raises ValueError, KeyError or TypeError where a record of it cannot be read."""
+    """The run of an entry; raises ValueError, KeyError or TypeError if a record of it cannot be read."""
     if entry.key == REPORT:
         return _report(study, entry)
     run = _read(entry.run)
@@ -129,7 +130,7 @@ def thin(steps: Sequence[int], limit: int = CURVE_POINTS) -> Sequence[int]:
 
 
 def metric_key(text: str) -> str:
-    """`text` with every character that a metric's name cannot hold replaced by `_`."""
+    """`text` with every character that is not allowed in a metric's name replaced by `_`."""
     return re.sub(r"[^\w\-. ]", "_", text, flags=re.ASCII)
 
 
@@ -162,8 +163,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _times(run: Record, path: Path) -> tuple[int, int]:
     """Start and end of a run in Unix milliseconds.
 
-    Where the record does not say, it ended when the record was written, and began its `seconds` before, or
-    when its attempt was claimed.
+    If the record does not contain it, it ended when the record was written, and began its `seconds` before,
+    or when its attempt was claimed.
     """
     end = run.cost.get("ended", path.stat().st_mtime)
     claimed = path.with_name("owner.json")
@@ -195,7 +196,7 @@ def _params(config: Mapping[str, Any], run: Record) -> dict[str, str]:
 def _points(
     folder: Path, run: Record, probes: Sequence[Record], start: int, end: int, steps: int
 ) -> Iterator[Point]:
-    """Final values, then curves; what is not finite is left out: MLflow stores inf as 1.8e308, NaN as 0.
+    """Final values, then curves, without values that are not finite: MLflow stores inf as 1.8e308, NaN as 0.
 
     A value without a curve lies at step 0: of such metrics the UI draws bars, not curves of one point.
     """
@@ -216,7 +217,7 @@ def _points(
 
 
 def _curves(path: Path, finals: Iterable[str], start: int) -> dict[str, list[Point]]:
-    """Thinned curves by metric: under the final value's name where there is one, else under `curve/`."""
+    """Thinned curves by metric, under the name of the final value if there is one, else under `curve/`."""
     names = set(finals)
     found: dict[str, list[Point]] = {}
     rows = {int(row["step"]): row for row in _rows(path) if "step" in row}  # a resumed run's last word stays
@@ -277,7 +278,7 @@ def _tags(study: Study, run: Record, probes: Iterable[Record]) -> dict[str, str]
 
 
 def _note(study: Study, record: Record) -> str:
-    """Markdown on why a record holds no result, with the end of its log."""
+    """Markdown with the reason why a record has no result, and the end of its log."""
     reason = record.reason
     assert reason
     what = f"probe `{record.task}`" if record.task else "pretraining"

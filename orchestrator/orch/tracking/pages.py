@@ -1,4 +1,4 @@
-"""What people see first of a study in MLflow: the experiment's description, and saved views of its runs."""
+"""The first page of a study in MLflow: the experiment's description, and saved views of its runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orch_core.study.folder import Study
 
 
 def description(study: Study, runs: Sequence[Mapping[str, str]]) -> str:
-    """Markdown on the study: what its grid claims, then a table of runs by algorithm, encoder and mix.
+    """Markdown on the study: the claims of its grid, then a table of runs by algorithm, encoder and mix.
 
     runs: per run the labels `algorithm`, `model`, `mix`, `images` and `status`.
     """
@@ -31,8 +31,9 @@ def description(study: Study, runs: Sequence[Mapping[str, str]]) -> str:
 def views(tasks: Iterable[str], made: int) -> dict[str, str]:
     """Saved views of MLflow's runs table (MLflow >= 3.15), as values of experiment tags by the view's id.
 
-    The first is what `orch ui` opens. The format is MLflow's own and not documented: an older UI ignores the tags.
-    made: Unix milliseconds, the experiment's own, so that a second sync writes the same.
+    `orch ui` opens the first. The format is internal to MLflow and not documented: an older UI ignores the
+    tags.
+    made: Unix milliseconds of the experiment, so that a second sync writes the same.
     """
     axes = [f"params.`{key}`" for key in ("algorithm", "model", "mix", "images", "seed")]
     scores = [f"metrics.`{key}`" for key in ("heldout_loss", *(f"auc/{task}" for task in sorted(tasks)))]

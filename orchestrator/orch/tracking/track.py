@@ -1,6 +1,6 @@
-"""The study's mirror in MLflow, for people to browse: the only door to mlflow.
+"""The study's mirror in MLflow; the only module that imports mlflow.
 
-The study folder is the truth; what is written here can be deleted and made again. One process writes at a
+The study folder is the truth; what is written here can be deleted and rebuilt. One process writes at a
 time (a file lock in the study). A run is keyed by its cell's id and carries, as its last tag, the hash of the
 records it was made from: a run without it was cut short and is completed by the next sync.
 """
@@ -54,7 +54,7 @@ NETWORK = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncSummary(Answer):
-    """What a sync did: numbers of runs, and the paths of records that could not be read."""
+    """The result of a sync: numbers of runs, and the paths of records that could not be read."""
 
     uri: str
     experiment: str
@@ -76,15 +76,17 @@ class SyncSummary(Answer):
 
 
 def local_uri(study: Study) -> str:
-    """The tracking URI of the study's own MLflow database."""
+    """The tracking URI of the MLflow database in the study."""
     return f"sqlite:///{study.root.resolve() / 'mlflow.db'}"
 
 
 def sync(study: Study, tracking_uri: str | None = None) -> SyncSummary:
     """Bring MLflow up to date with the study folder; running it again changes nothing.
 
-    tracking_uri: None for the study's own SQLite file; else any that MLflow takes (`http://host:5000`, `sqlite:///...`).
-    Raises OrchError where another sync is running, the store is busy, cannot be reached or has another schema.
+    tracking_uri: None for the study's SQLite file; otherwise any URI that MLflow takes (`http://host:5000`,
+                  `sqlite:///...`).
+    Raises OrchError if another sync is running, or the store is busy, cannot be reached or has another
+    schema.
     """
     uri = tracking_uri or local_uri(study)
     with _single_writer(study), _explained(uri):
@@ -116,9 +118,9 @@ def sync(study: Study, tracking_uri: str | None = None) -> SyncSummary:
 def read_points(uri: str, experiment: str) -> pl.DataFrame:
     """An MLflow experiment as a table: one row per (run, task), numbers as floats.
 
-    Columns are `cell`, `name`, `task`, the params, the metrics, and for metrics named `<score>/<task>` the score.
-    A run without such metrics gives one row with `task` empty. Runs that are not finished are left out.
-    Raises OrchError where the store or the experiment is not there.
+    Columns are `cell`, `name`, `task`, the params, the metrics, and for metrics named `<score>/<task>` the
+    score. A run without such metrics gives one row with `task` empty. Runs that are not finished are left
+    out. Raises OrchError if the store or the experiment does not exist.
     """
     import polars as pl
 
@@ -136,7 +138,7 @@ def read_points(uri: str, experiment: str) -> pl.DataFrame:
 
 
 def network_filesystem(path: Path) -> str | None:
-    """The type of the network file system that holds `path`; None on a local disk, or where /proc does not say."""
+    """The type of the network file system of `path`; None on a local disk, or if /proc does not show it."""
     try:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -180,19 +182,21 @@ def _explained(uri: str) -> Iterator[None]:
 
 def _remedy(uri: str, text: str) -> str:
     if any(word in text for word in ("schema", "locate revision", "no such column", "not a database")):
-        own = "the study holds everything: delete mlflow.db and run `orch sync` to make it again"
-        return f"another MLflow version made it, or it is damaged: {own}; or run `mlflow db upgrade {uri}` on a copy"
+        own = "delete mlflow.db and run `orch sync`, which rebuilds it from the study"
+        return (
+            f"it is damaged or of another MLflow version: {own}; or run `mlflow db upgrade {uri}` on a copy"
+        )
     if "locked" in text or "busy" in text:
         return "another program is writing there: close it and run `orch sync` again"
     if "disk" in text or "full" in text:
         return "free some disk and run `orch sync` again; no record was touched"
     if uri.startswith("http"):
-        return "check the address and that the server answers; `orch sync` without --tracking-uri writes into the study"
+        return "check the address and the server; `orch sync` without --tracking-uri writes into the study"
     return "check the URI; `orch sync` without --tracking-uri writes into the study"
 
 
 def _quiet() -> None:
-    """No telemetry, no minutes of retries, no logs of migrations; what the user has set stays."""
+    """Turn off telemetry, minutes of retries and logs of migrations, unless the user has set them."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -200,20 +204,20 @@ def _quiet() -> None:
 
 
 def _check_reachable(uri: str) -> None:
-    """Fail in seconds, not after MLflow's retries, where nothing answers."""
+    """Fail within seconds, not after MLflow's retries, if nothing answers."""
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # noqa: S310 - the user's own address
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()  # noqa: S310 - the user's URI
     except urllib.error.HTTPError:
-        return  # something answers; what it thinks of /health is its affair
+        return  # the server answers; the status of /health does not matter
     except (OSError, ValueError) as error:
         message = f"no MLflow server answers at {uri}: {getattr(error, 'reason', error)}"
         raise OrchError(message, hint=_remedy(uri, "")) from error
 
 
 def _make_ready(uri: str) -> None:
-    """A SQLite file with MLflow's schema that nobody else is writing, where the URI names one."""
+    """A SQLite file with MLflow's schema that nobody else is writing, if the URI names one."""
     path = _sqlite_path(uri)
     if path and not path.exists():
         _build_database(path)
@@ -244,13 +248,13 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _build_database(path: Path) -> None:
-    """Make the schema in a temporary file, then rename: a kill in mid-migration would leave a file that nothing opens."""
+    """Make the schema in a temporary file and rename it, since a killed migration leaves a broken file."""
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow.") as folder:
         unfinished = Path(folder) / "mlflow.db"
         client = MlflowClient(tracking_uri=f"sqlite:///{unfinished}")
-        client.delete_experiment("0")  # MLflow's own, empty `Default`
+        client.delete_experiment("0")  # the empty experiment `Default` of MLflow
         with contextlib.closing(sqlite3.connect(unfinished)) as database:
             if not network_filesystem(path.parent):
                 database.execute("PRAGMA journal_mode=WAL")  # 2-3 times the speed; not for NFS

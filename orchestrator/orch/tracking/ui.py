@@ -1,4 +1,4 @@
-"""`orch ui`: MLflow's own pages on the study's mirror, on this machine only."""
+"""`orch ui`: MLflow's user interface on the study's mirror, on this machine only."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ VIEW = "orch-scaling"  # of `orch.tracking.pages.views`
 
 
 def ui(study: Study, port: int = 5000, *, tell: Callable[[str], None] = print) -> None:
-    """Serve the MLflow UI on the study's database until Ctrl-C or SIGTERM, with one worker, bound to loopback.
+    """Serve MLflow's user interface on the study's database until Ctrl-C or SIGTERM, for this machine only.
 
     tell: called once with the address, when the server answers.
-    Raises OrchError where there is no database yet, the port is busy, or the server does not start.
+    Raises OrchError if there is no database yet, the port is busy, or the server does not start.
     """
     database = study.root.resolve() / "mlflow.db"
     if not database.exists():
@@ -72,7 +72,7 @@ def _is_free(port: int) -> bool:
 
 
 def _start(database: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
-    """The server in a session of its own: a Ctrl-C reaches this process alone, which then stops the whole group."""
+    """The server in a new session: only this process receives Ctrl-C, and then stops the group."""
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--workers", "1", "--no-serve-artifacts"]
     command += ["--default-artifact-root", (database.parent / "mlruns").as_uri()]
@@ -108,7 +108,7 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> Non
 
 
 def _address(study: Study, port: int) -> str:
-    """The study's runs table in the view `orch sync` saved: MLflow 3 otherwise opens on its pages for chat models."""
+    """The runs table of the study in the view that `orch sync` saved; MLflow 3 otherwise opens chat pages."""
     base = f"http://{HOST}:{port}"
     query = urllib.parse.urlencode({"experiment_name": study.name})
     try:
