@@ -54,6 +54,7 @@ class Wishes:
     interval: str = "auto"
     level: float = 0.95
     ceiling: float | None = None
+    factors: tuple[str, ...] = ()
     seed: int = 0
     out: Path | None = None
     tracking_uri: str | None = None
@@ -88,7 +89,7 @@ def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
         named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
         return _fit_points(frame, study.name, wishes, study.root / "laws")
-    page = report_study(study.root, wishes.out, seed=wishes.seed)
+    page = report_study(study.root, wishes.out, factors=wishes.factors, seed=wishes.seed)
     text = f"report: {page}\nnext: open it in a browser, or `orch ui` for the runs"
     return Fitted(document={"report": str(page), "laws": str(page.with_name("laws.json"))}, text=text)
 
@@ -121,7 +122,7 @@ def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_
     )
     out = wishes.out or default_out
     command = shlex.join(command_line())
-    path = _write(points, found, out, command, wishes.seed)
+    path = _write(points, found, out, command, wishes)
     document = {"law": law, "value": value, "x": x, "group_by": list(groups), "laws": str(path)}
     fitted = any(_fit_of(one).estimates for one in found)
     remarks = "".join(f"\n{line}" for line in _remarks(found))
@@ -131,12 +132,15 @@ def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_
     return Fitted(document=document | _fits(found), text=f"{text}\nreport: {path.with_name('report.html')}")
 
 
-def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: str, seed: int) -> Path:
+def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: str, wishes: Wishes) -> Path:
     """The report with its laws.json; laws.json alone, with its outcomes, where nothing could be fitted."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(_fit_of(one).estimates for one in found):
-            return report_points(points, found, out, command=command, seed=seed).with_name("laws.json")
+            page = report_points(
+                points, found, out, command=command, factors=wishes.factors, seed=wishes.seed
+            )
+            return page.with_name("laws.json")
         (out / "report.html").unlink(missing_ok=True)  # an earlier table's would stand beside these outcomes
         return laws_json.write(
             found, out, {"source": points.source, "sha256": points.sha256, "command": command}

@@ -121,6 +121,7 @@ def test_a_registered_factor_reaches_table_correlations_and_figure(monkeypatch, 
     monkeypatch.setattr(factors, "FACTORS", (*FACTORS, mean))
     monkeypatch.setattr(factors, "BY_NAME", {**BY_NAME, "brightness": mean})
     monkeypatch.setattr(page_figures, "BY_NAME", factors.BY_NAME)
+    monkeypatch.setattr("orch_analysis.reports.study_findings.FACTORS", factors.FACTORS)
     maker = make_study()
     maker.whole()
     found = study_findings(maker.study, bootstrap=20)

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.frontiers import approaches, minimum
 
 DATA = Path(__file__).parents[1] / "data" / "laws"
@@ -228,3 +229,15 @@ def test_runs_at_one_ratio_of_data_to_size_share_out_no_budget():
     parametric = approaches.of_table(table, value="loss", params="N", samples="D", bootstrap=20)[2]
     assert parametric.outcome == "one_direction"
     assert np.isnan(parametric.a)
+
+
+def test_an_exponent_outside_its_range_is_no_result():
+    """Curves whose best size grows faster than compute: N* ~ C^1.43 would mean fewer samples for a larger budget."""
+    sizes, flops = np.geomspace(1e6, 1e8, 9), np.geomspace(1e12, 2e13, 40)
+    runs, params, spent = np.repeat(np.arange(9), 40), np.repeat(sizes, 40), np.tile(flops, 9)
+    best = 1e6 * (spent / 1e12) ** 1.43
+    losses = 2 + 0.05 * np.log(params / best) ** 2 - 0.01 * np.log(spent / 1e12)
+    found = approaches.envelope(runs.tolist(), params, spent, losses)
+    assert found.outcome is Outcome.EXPONENT_OUTSIDE
+    assert "a larger budget would mean a smaller model or less data" in found.message
+    assert np.isnan(found.a)

@@ -100,12 +100,12 @@ def test_known_laws_come_back(exact):
 def test_first_screen_answers_with_intervals(exact):
     text = words(exact[1])
     assert (
-        "Held-out pretraining loss falls with encoder parameters (MAE and MoCo v3), pretraining images (MAE and"
+        "Held-out pretraining loss falls with encoder parameters (MAE and MoCo v3) and pretraining images (MAE"
         in text
     )
     assert "falls with encoder parameters on 4 of 4 tasks for MAE and 4 of 4 tasks for MoCo v3" in text
     assert (
-        "Along encoder parameters: slope −0.120 [−0.120, −0.120] (n = 16); doubling changes the loss by −8.0%"
+        "Along encoder parameters: slope −0.120 [−0.120, −0.120] (n = 16 runs at 4 values); doubling changes the loss by −8.0%"
         in text
     )
     assert "Untrained encoders improve with size too: their error falls on 4 of 4 tasks." in text

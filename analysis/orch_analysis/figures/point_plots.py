@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,22 +55,25 @@ def law_figure(frame: pl.DataFrame, fits: Sequence[Fit], *, value: str, axis: st
 
 
 @style.themed
-def joint_figure(frame: pl.DataFrame, fits: Sequence[Fit], *, value: str) -> Figure:
+def joint_figure(
+    frame: pl.DataFrame, fits: Sequence[Fit], *, value: str, words: Mapping[str, str] = MappingProxyType({})
+) -> Figure:
     """Laws of two or more variables: a panel per group, the first variable across, the second in shades.
 
     Points are shaded by the second variable (the nearest of at most LEVELS values, drawn as curves); any further
-    variable is at its geometric mean along the curves, which have no bands.
+    variable is at its geometric mean along the curves, which have no bands. words: what to call columns.
     """
     shown = fits[:PANELS]
     figure, axes = panels(len(shown))
     for ax, fit in zip(axes, shown, strict=False):
-        _joint_panel(ax, rows_of(frame, fit), fit, value)
+        _joint_panel(ax, rows_of(frame, fit), fit, value, words)
         ax.set_title(" · ".join(fit.group.values()))
-    label(axes, len(shown), value, _columns(shown[0])[0][1])
+    across = _columns(shown[0])[0][1]
+    label(axes, len(shown), words.get(value, value), words.get(across, across))
     return figure
 
 
-def _joint_panel(ax: Axes, rows: pl.DataFrame, fit: Fit, value: str) -> None:
+def _joint_panel(ax: Axes, rows: pl.DataFrame, fit: Fit, value: str, words: Mapping[str, str]) -> None:
     (_, across), *others = _columns(fit)
     if not others:
         ax.scatter(rows[across], rows[value], s=12, color=style.nth(0), linewidth=0, zorder=3)
@@ -85,7 +89,11 @@ def _joint_panel(ax: Axes, rows: pl.DataFrame, fit: Fit, value: str) -> None:
         handles = [
             Line2D([], [], color=tone, label=count(level)) for level, tone in zip(levels, tones, strict=True)
         ]
-        ax.legend(handles=handles, title=column, title_fontsize=6.5, fontsize=6.5, handlelength=1)
+        ends = rows.sort(across)[value]
+        ax.legend(
+            handles=handles, title=words.get(column, column), title_fontsize=6.5, fontsize=6.5, handlelength=1,
+            loc="upper right" if ends[0] > ends[-1] else "lower right",
+        )  # fmt: skip
     size_ticks(ax, rows, across)
     style.plain_log_axis(ax)
 

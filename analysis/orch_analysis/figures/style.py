@@ -40,9 +40,9 @@ RC = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
-    "axes.titlesize": 8.5,
+    "axes.titlesize": 9,
     "axes.labelsize": 8,
-    "axes.titleweight": "bold",
+    "axes.titleweight": "normal",  # one font to embed in every PDF
     "axes.titlelocation": "left",
     "axes.linewidth": 0.7,
     "axes.edgecolor": GREY,

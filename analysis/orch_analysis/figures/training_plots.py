@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from orch_analysis.figures import style
-from orch_analysis.tasks.slopes import AXES, LEVELS, Slope
+from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, same_axis
 from orch_core.formatting import count
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
             ax = axes[i * len(axes_names) + j]
             found = [row for row in slopes if (row.algorithm, row.mix, row.axis) == (algorithm, mix, axis)]
             if not found:
-                style.nothing(ax, f"no law in {AXES[axis]}:\nfewer than {LEVELS} values")
+                same = same_axis(part, axis)
+                why = f"changes only together with\n{AXES[same]}" if same else f"fewer than {LEVELS} values"
+                style.nothing(ax, f"no law along {AXES[axis]}:\n{why}")
                 continue
             ends = _points(ax, part, algorithm, axis)
             for row in found:

@@ -32,6 +32,7 @@ class Outcome(StrEnum):
     NOT_CONVERGED = "not_converged", "No start converged: check the units of the columns, or use another law."
     TOO_FEW_CURVES = "too_few_curves", "An envelope needs three training curves: train more runs."
     NO_CROSSING = "no_crossing", "No two sizes cross: train more sizes, or train longer."
+    EXPONENT_OUTSIDE = "exponent_outside", "An exponent is not between 0 and 1: train more sizes and lengths."
     TOO_FEW_MINIMA = "too_few_minima", "A line needs three isoFLOP minima: train more budgets or sizes."
     NO_INNER_OPTIMUM = "no_inner_optimum", "The law has no optimum inside: a coefficient or exponent is zero."
     ONE_DIRECTION = "one_direction", "Data follow from size in all runs: vary them apart."

@@ -375,6 +375,14 @@ def _line(
         (float(q) for q in np.quantile(draws[:, 1], [tail, 1 - tail])) if len(draws) else (np.nan, np.nan)
     )
     a = float(line[1])
+    if not 0 < a < 1:
+        text = (
+            f"N* would change as C^{a:.3f} and D* as C^{1 - a:.3f}: a larger budget would mean a smaller model or less data; "
+            "train more sizes and lengths around the best ones"
+        )
+        return _failed(
+            approach, factor, Outcome.EXPONENT_OUTSIDE, text, n=n, warnings=warnings, minima=minima
+        )
     return Frontier(
         approach=approach, intercept=float(line[0]), a=a, b=1 - a, a_interval=(lo, hi),
         b_interval=(1 - hi, 1 - lo), factor=factor, n=n, low=float(reach[0]), high=float(reach[1]),

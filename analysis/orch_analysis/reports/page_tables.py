@@ -364,21 +364,26 @@ def estimate(row: Fit, name: str) -> str:
     value = row.estimates.get(name)
     if value is None:
         return "–"
-    ends = row.intervals.get(name)
-    if bound := _bound(row, name, value):
-        return f"{bound} (at the bound){f' [{significant(ends[0])}, {significant(ends[1])}]' if ends else ''}"
-    if name == "slope" or (0.001 <= abs(value) < 1):
-        low, high = ends or (None, None)
+    low, high = row.intervals.get(name, (None, None))
+    bound = _bound(row, name, value)
+    if bound is None and (name == "slope" or 0.001 <= abs(value) < 1):
         return interval(value, low, high, 4 if name == "slope" else 3, signed=name == "slope")
-    return f"{significant(value)}{f' [{significant(ends[0])}, {significant(ends[1])}]' if ends else ''}"
+    words = significant(value) if bound is None else f"{significant(bound)} (at the bound)"
+    if low is None or high is None:
+        return words
+    ends = (bound if bound is not None and _near(end, bound) else end for end in (low, high))
+    return f"{words} [{', '.join(map(significant, ends))}]"
 
 
-def _bound(row: Fit, name: str, value: float) -> str:
-    """The bound of the law that the estimate is on, as text; empty where it is on none."""
+def _bound(row: Fit, name: str, value: float) -> float | None:
+    """The bound of the law that the estimate is on, if any."""
     if row.outcome is not Outcome.AT_BOUND or name in row.law.fixed:
-        return ""
-    near = [bound for bound in row.law.bound(name) if abs(value - bound) <= EDGE * max(1.0, abs(value))]
-    return significant(near[0]) if near else ""
+        return None
+    return next((bound for bound in row.law.bound(name) if _near(value, bound)), None)
+
+
+def _near(value: float, bound: float) -> bool:
+    return abs(value - bound) <= EDGE * max(1.0, abs(value))
 
 
 def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Table:

@@ -12,10 +12,8 @@ from orch_analysis.fitting.fit import fit as fit_law
 from orch_analysis.fitting.usable import ROW, as_numbers, with_error_column
 from orch_analysis.tables.points_file import Points
 from orch_analysis.tasks import correlation
-from orch_analysis.tasks.factors import in_order, varying_factors
+from orch_analysis.tasks.factors import chosen_factors, in_order, varying_factors
 from orch_analysis.tasks.slopes import TASK_KEYS, Slope, group_labels, slope_table
-from orch_core.errors import OrchError
-from orch_core.formatting import listed
 
 SCORES = ("auc", "accuracy")  # values with a ceiling of 1
 OTHER = {"params": "params_encoder", "params_encoder": "params"}  # the axis that a slope is compared with
@@ -92,11 +90,7 @@ def _factors(
     names = factor_columns(tasks, fits)
     headroom = _headroom(tasks, fits[0])
     available = [*names, *([HEADROOM] if headroom is not None else [])]
-    unknown = [name for name in wanted if name not in available]
-    if unknown:
-        message = f"{unknown[0]!r} is not a factor: it must be a numeric column with one value per task"
-        raise OrchError(message, hint=f"factors of this table: {listed(available) or 'none'}")
-    chosen = list(wanted) or available
+    chosen = chosen_factors(wanted, available) or available
     per_task = tasks.group_by("task", maintain_order=True).agg(
         pl.col(name).drop_nulls().first() for name in names if name in chosen
     )

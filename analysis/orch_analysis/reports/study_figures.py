@@ -9,6 +9,7 @@ import polars as pl
 from orch_analysis.reports.page_figures import PageFigure, factor_correlations, factor_scatter
 from orch_analysis.reports.study_findings import StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
+from orch_analysis.tasks.slopes import AXES
 from orch_core.formatting import count, plural
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def _joint(found: StudyFindings) -> Figure | None:
         return None
     from orch_analysis.figures import point_plots
 
-    return point_plots.joint_figure(found.results.pretraining, fits, value="heldout_loss")
+    return point_plots.joint_figure(
+        found.results.pretraining, fits, value="heldout_loss", words={**AXES, "heldout_loss": "held-out loss"}
+    )
 
 
 def _main_curves(found: StudyFindings) -> pl.DataFrame:

@@ -13,8 +13,9 @@ from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
-from orch_analysis.tasks import correlation, factors, slopes
+from orch_analysis.tasks import correlation, slopes
 from orch_analysis.tasks.contrasts import Contrast, contrasts
+from orch_analysis.tasks.factors import FACTORS, chosen_factors, task_factors, varying_factors
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
 from orch_core.formatting import listed
@@ -70,8 +71,14 @@ class StudyFindings:
         return _main_slopes(self.probes, self.mixes, value)
 
 
-def study_findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> StudyFindings:
-    """Compute everything that the study's report prints; raises OrchError where no cell is finished."""
+def study_findings(
+    study: Study, *, factors: Sequence[str] = (), bootstrap: int = 1000, seed: int = 0
+) -> StudyFindings:
+    """Compute everything that the study's report prints.
+
+    factors: those that the slopes are correlated with; all by default. Raises OrchError if no cell is finished, and for
+    an unknown factor.
+    """
     found = study_tables.read_results(study)
     if found.pretraining.is_empty():
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
@@ -83,9 +90,10 @@ def study_findings(study: Study, *, bootstrap: int = 1000, seed: int = 0) -> Stu
     scored, mixes = slopes.with_controls(found.probes), main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
     curves = study_tables.read_curves(study, found.pretraining)
-    described = factors.task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
+    described = task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
     grouped = _grouped(described, scored, mixes)
-    names = factors.varying_factors(grouped, [factor.name for factor in factors.FACTORS if factor.correlated])
+    correlated = [factor.name for factor in FACTORS if factor.correlated]
+    names = varying_factors(grouped, chosen_factors(factors, [one.name for one in FACTORS]) or correlated)
     return StudyFindings(
         study=study,
         results=found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,23 @@ from orch_core.files import write_atomic
 from orch_core.study.folder import open_study
 
 
-def report_study(root: Path, out: Path | None = None, *, bootstrap: int = 1000, seed: int = 0) -> Path:
+def report_study(
+    root: Path,
+    out: Path | None = None,
+    *,
+    factors: Sequence[str] = (),
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Path:
     """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
 
-    bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
+    factors: task factors to correlate the slopes with, all by default; bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
     Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same
-    records give the same bytes. Raises OrchError if there is no study, if no cell is finished, or if the folder cannot
-    be written.
+    records give the same bytes. Raises OrchError if there is no study, if no cell is finished, for an unknown factor, and
+    if the folder cannot be written.
     """
     study = open_study(root)
-    found = study_findings(study, bootstrap=bootstrap, seed=seed)
+    found = study_findings(study, factors=factors, bootstrap=bootstrap, seed=seed)
     folder = out or study.root / "report"
     with writing(folder):
         drawn = draw_all(study_figures.FIGURES, found, folder / "figures")

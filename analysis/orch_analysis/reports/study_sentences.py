@@ -12,12 +12,15 @@ from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
-from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, tied
+from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, same_axis, tied
 from orch_core.formatting import count, duration, interval, listed, number, plural
 from orch_core.recipes import recipe_of_algorithm
 
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report warns of its small budget
 NAMED = 6  # tasks up to which the answer prints every number
+COMPUTE = (
+    "flops_train"  # it combines other axes: the lead names it only where it is the only one with a slope
+)
 SHOWN = 4  # contrasts printed for each axis
 PLURALS = {"algorithm": "algorithms", "mix": "mixes", "resolution": "resolutions"}
 
@@ -43,6 +46,7 @@ def answers(found: StudyFindings) -> list[Answer]:
 def lead(found: StudyFindings) -> str:
     """Whether scaling pays, along which axis and for which algorithm, in one or two sentences."""
     main = [row for row in found.loss if found.mixes.get(row.algorithm) == row.mix and row.slope is not None]
+    main = [row for row in main if row.axis != COMPUTE] or main
     if not main:
         first = f"No axis has the {LEVELS} finished values that a scaling law of the held-out loss needs."
     elif falls := _by_axis(main):
@@ -65,7 +69,10 @@ def _by_axis(rows: Sequence[Slope]) -> list[str]:
 
 def _lead_tasks(found: StudyFindings) -> str:
     parts = []
-    for axis, rows in _task_rows(found.probes, found.mixes).items():
+    by_axis = _task_rows(found.probes, found.mixes)
+    for axis, rows in by_axis.items():
+        if axis == COMPUTE and len(by_axis) > 1:
+            continue
         counts = [
             f"{sum(row.falls for row in rows if row.algorithm == name)} of "
             f"{plural(sum(row.algorithm == name for row in rows), 'task')} for {name_of(name)}"
@@ -122,8 +129,6 @@ def _loss_slope(row: Slope) -> str:
 
 def _axes_without_law(runs: pl.DataFrame, fitted: set[str]) -> list[str]:
     """A sentence for every axis that varies among these runs and has no slope."""
-    from orch_analysis.tasks.slopes import same_axis
-
     notes = []
     for axis, words in AXES.items():
         values = runs[axis].drop_nulls().unique().sort()
@@ -262,9 +267,9 @@ def contrast_answers(found: StudyFindings) -> list[Answer]:
 def _contrast_answer(axis: str, rows: Sequence[Contrast]) -> Answer:
     ordered = sorted(rows, key=lambda one: -abs(one.mean))
     parts = [
-        f"{one.second} minus {one.first}: {interval(one.mean, *(one.interval or (None, None)), signed=True)} over "
-        f"{plural(len(one.tasks), 'task')}, {sum(value > 0 for value in one.tasks.values())} of them above zero; "
-        f"{plural(one.pairs, 'pair')} of cells per task"
+        f"{name_of(one.second)} minus {name_of(one.first)}: "
+        f"{interval(one.mean, *(one.interval or (None, None)), signed=True)} over {plural(len(one.tasks), 'task')}, "
+        f"{sum(value > 0 for value in one.tasks.values())} of them above zero; {plural(one.pairs, 'pair')} of cells per task"
         for one in ordered[:SHOWN]
     ]
     more = f" These are the {SHOWN} largest of {len(rows)} differences." if len(rows) > SHOWN else ""
@@ -280,9 +285,10 @@ def _contrast_claim(axis: str, ordered: Sequence[Contrast]) -> str:
     if others:
         words = PLURALS.get(axis) or f"values of {AXES[axis]}"
         return f"test AUC differs in {sum(row.differs for row in ordered)} of {len(ordered)} pairs of {words}"
+    first, second = name_of(one.first), name_of(one.second)
     if not one.differs:
-        return f"test AUC shows no clear difference between {one.first} and {one.second}"
-    return f"test AUC is {'higher' if one.mean > 0 else 'lower'} with {one.second} than with {one.first}"
+        return f"test AUC shows no clear difference between {first} and {second}"
+    return f"test AUC is {'higher' if one.mean > 0 else 'lower'} with {second} than with {first}"
 
 
 def missing_answer(ledger: pl.DataFrame) -> list[Answer]:
@@ -360,4 +366,5 @@ def _controls(runs: pl.DataFrame, best: pl.DataFrame) -> list[str]:
 
 def _slope(row: Slope) -> str:
     low, high = row.interval or (None, None)
-    return f"{interval(row.slope, low, high, signed=True)} (n = {row.fit.n})"
+    shared = f" runs at {row.units} values" if row.units < row.fit.n else ""
+    return f"{interval(row.slope, low, high, signed=True)} (n = {row.fit.n}{shared})"

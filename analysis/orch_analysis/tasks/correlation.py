@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
@@ -166,9 +167,13 @@ def permutation_test(x: Floats, y: Floats, seed: int = 0) -> float:
     if len(x) <= EXACT:
         orders = np.array(list(permutations(range(len(x)))))
         return float(np.mean(np.abs(b[orders] @ a) >= observed))
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permuted(np.tile(b, (SHUFFLES, 1)), axis=1)
-    return float((1 + np.sum(np.abs(shuffled @ a) >= observed)) / (1 + SHUFFLES))
+    return float((1 + np.sum(np.abs(b[_orders(len(x), seed)] @ a) >= observed)) / (1 + SHUFFLES))
+
+
+@lru_cache(maxsize=32)
+def _orders(n: int, seed: int) -> NDArray[np.int64]:
+    """SHUFFLES random orders of n tasks [SHUFFLES, n]; the same for every factor of a table."""
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (SHUFFLES, 1)), axis=1)
 
 
 def critical_correlation(n: int, level: float = 0.95) -> float:

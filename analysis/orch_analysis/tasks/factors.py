@@ -21,6 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
+from orch_core.formatting import listed
 from orch_core.images.npz import SPLITS, Images, Labels
 from orch_core.images.source import read_split
 
@@ -120,6 +121,15 @@ def label_of(name: str) -> str:
 def in_order(names: Sequence[str]) -> list[str]:
     """Names of factors in the order of FACTORS, then the others as they come."""
     return [*(name for name in BY_NAME if name in names), *(name for name in names if name not in BY_NAME)]
+
+
+def chosen_factors(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+    """The wanted factors, once each; raises OrchError for one that is not available."""
+    for name in wanted:
+        if name not in available:
+            message = f"{name!r} is not a factor here"
+            raise OrchError(message, hint=f"factors: {listed(list(available)) or 'none'}")
+    return list(dict.fromkeys(wanted))
 
 
 def varying_factors(table: pl.DataFrame, names: Sequence[str]) -> list[str]:

@@ -67,6 +67,13 @@ MAPPING = click.option(
 @click.option(
     "--ceiling", type=float, help="Set the best value that a growing metric can reach, for --law auto."
 )
+@click.option(
+    "--factor",
+    "factors",
+    multiple=True,
+    metavar="NAME",
+    help="Correlate the tasks' slopes with this factor only; may be repeated. The default is every factor.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed the search and the bootstrap.")
 @click.option(
     "--out",
