@@ -61,6 +61,7 @@ class Cell:
     precision:    fp32, bf16 or fp16
     seed:         of initialisation, order, augmentation and masks; `subset_seed` of the data's hash rank
     mix, images:  labels: the named modality mix and the data size asked for
+    label:        the name that its plan gives it, unique there; "" in studies of orch before 0.2
     """
 
     model: Model | None
@@ -77,6 +78,7 @@ class Cell:
     subset_seed: int = 0
     mix: str = ""
     images: int = 0
+    label: str = field(default="", compare=False)
 
     @property
     def id(self) -> str:
@@ -96,6 +98,8 @@ class Cell:
     @property
     def name(self) -> str:
         """A readable label, never parsed: `mae-w64-all-2000-s0`."""
+        if self.label:
+            return self.label
         shape = self.model.name if self.model else ""
         size = str(self.images) if self.images else ""
         parts = (self.algorithm, shape, self.mix, size, f"s{self.seed}")

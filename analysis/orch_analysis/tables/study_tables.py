@@ -194,8 +194,6 @@ def _missing(
     known: (cell, probe id, or "" for pretraining) of everything that has a record.
     A cell without a result counts once, not once per probe.
     """
-    from orch_core.grid.columns import cell_of
-
     lost = {row["cell"] for row in left_out if not row["task"]}
     message = "no record yet, and none of its probes"
     if plan is None:
@@ -203,14 +201,15 @@ def _missing(
             if (cell, "") not in known and cell not in lost:
                 yield _row(cell, _name(study, cell), "", Cause.MISSING, message)
         return
-    for row in plan.frame.filter(~pl.col("id").is_in(list(lost))).iter_rows(named=True):
-        cell = row["id"]
+    for cell, name in zip(plan.frame["id"], plan.names(), strict=True):
+        if cell in lost:
+            continue
         if (cell, "") not in known:
-            yield _row(cell, cell_of(row).name, "", Cause.MISSING, message)
+            yield _row(cell, name, "", Cause.MISSING, message)
             continue
         for probe in plan.probes:
             if (cell, probe.id) not in known:
-                yield _row(cell, cell_of(row).name, probe.task, Cause.MISSING, "no record yet")
+                yield _row(cell, name, probe.task, Cause.MISSING, "no record yet")
 
 
 def _name(study: Study, cell: str) -> str:

@@ -101,11 +101,11 @@ def row_of(cell: Cell) -> dict[str, Any]:
     }
 
 
-def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell of one row of a frame."""
+def cell_of(row: Mapping[str, Any], label: str = "") -> Cell:
+    """The cell of one row of a frame, with a label if it is given one."""
     plain = {name: row[name] for name in _PLAIN}
     overrides, data = overrides_of(row["overrides"]), data_of(row["data"])
-    return Cell(model=_model_of(row), overrides=overrides, data=data, **plain)
+    return Cell(model=_model_of(row), overrides=overrides, data=data, label=label, **plain)
 
 
 def _model_of(row: Mapping[str, Any]) -> Model | None:

@@ -20,6 +20,7 @@ from orch_core.cell import Job, Probe, probe_from_json
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 from orch_core.grid.columns import cell_of
+from orch_core.grid.names import cell_names
 from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass
 from orch_core.identity import digest, split_ids
 from orch_core.study.folder import Study, open_study
@@ -64,12 +65,16 @@ class Plan:
         cells = [self.frame.height, *map(int, sums)]
         return digest({"cells": cells, "probes": [probe.id for probe in self.probes]})
 
+    def names(self) -> pl.Series:
+        """The names of its cells, in its order."""
+        return cell_names(self.frame)
+
     def jobs(self) -> Iterator[Job]:
         """Every row as a job, in the order of the plan, what is done included."""
-        for row in self.frame.iter_rows(named=True):
+        for row, name in zip(self.frame.iter_rows(named=True), self.names(), strict=True):
             seconds = 3600 * row["hours_mid"] / row["devices"]
             yield Job(
-                cell=cell_of(row),
+                cell=cell_of(row, name),
                 probes=self.probes,
                 seconds=seconds,
                 memory_bytes=row["memory_bytes"],

@@ -131,10 +131,11 @@ def find_cell(study: Study, text: str) -> str:
     found = [cell for cell in ids if cell.startswith(text)] if len(text) >= 4 else []
     if not found:
         names = {cell: one.name for cell, one in planned.items()}
-        for cell in set(launched) - set(planned):
+        found = [cell for cell, name in names.items() if name == text]
+        for cell in launched if not found else ():  # under the name that an earlier plan gave it
             with contextlib.suppress(OrchError):  # claimed, but its config is not written yet, or damaged
                 names[cell] = study.cell(cell).name
-        found = [cell for cell, name in names.items() if name == text]
+        found = found or [cell for cell, name in names.items() if name == text]
         if not found:
             close = difflib.get_close_matches(text, names.values(), 1)
             message = f"no cell of {study.name} is called {text!r}"
