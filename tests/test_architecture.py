@@ -185,7 +185,7 @@ def test_no_library_reads_the_process_arguments():
     assert readers <= entries
 
 
-@pytest.mark.parametrize("package", ["orch_core", "orch"])
+@pytest.mark.parametrize("package", ["orch_core", "orch_analysis", "orch"])
 def test_importing_a_package_imports_its_public_names_only_when_they_are_used(package: str):
     script = (
         f"import sys, {package} as face\n"

@@ -7,13 +7,14 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from orch_core.errors import OrchError
 from orch_core.study.curves import read_rows
-from orch_core.study.folder import DRAWS, Study
+from orch_core.study.folder import DRAWS, Study, open_study
 from orch_core.study.record import Cause, Record
 from orch_core.study.rows import config_row, numbers, reason_row, record_row, task_labels
 from orch_core.study.stored import StoredRecord
@@ -298,6 +299,28 @@ def _frame(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> pl.D
     types = {**schema, **dict.fromkeys(extra, pl.Float64)}
     return pl.DataFrame(
         {key: pl.Series(key, [row.get(key) for row in rows], dtype=kind) for key, kind in types.items()}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFrames:
+    """A study as frames: `runs`, `probes` and points of `curves` that are done, and what is `left_out` and why."""
+
+    runs: pl.DataFrame
+    probes: pl.DataFrame
+    curves: pl.DataFrame
+    left_out: pl.DataFrame
+
+
+def load_study(root: str | Path) -> StudyFrames:
+    """The results of the study in a folder, as `read_results` reads them; raises OrchError if it is no study."""
+    study = open_study(Path(root))
+    results = read_results(study)
+    return StudyFrames(
+        runs=results.pretraining,
+        probes=results.probes,
+        curves=read_curves(study, results.pretraining),
+        left_out=results.ledger,
     )
 
 
