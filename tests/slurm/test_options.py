@@ -1,7 +1,12 @@
 """What Slurm would refuse is said before anything is submitted, in its own words; cancelling means cancelled."""
 
+import getpass
+import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -111,3 +116,63 @@ def test_profiles_give_a_class_its_own_array(launching, start, tmp_path):
         "large",
         "small",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes"),
+    [
+        ({"sbatch": {"gres": "gpu:2"}}, 2),
+        ({"sbatch": {"gpus": "2"}}, 2),
+        ({"gpus_per_node": 2, "sbatch": {"exclusive": True}}, 8),  # the node's other GPUs are paid for too
+    ],
+)
+def test_however_gpus_are_asked_for_each_trains_the_cell(launching, start, tmp_path, asked, processes):
+    how = json.dumps({"cluster": "slurm", "parallel": 1, "classes": {"default": {"time": "5", **asked}}})
+    launching.finish(start(tmp_path, "--cells", 1, "--settings", how))
+    study, jobs = open_study(tmp_path), launching.jobs(1)
+    launching.check_complete(study, jobs)
+    assert {line["ranks"] for line in launching.audit(study, jobs[0]) if "ranks" in line} == {processes}
+    assert {record.provenance["devices"] for record in study.records()} == {float(processes)}
+
+
+def test_an_array_task_launches_whatever_its_job_and_the_users_shell_have_set(launching, tmp_path):
+    how = json.dumps({"cluster": "slurm", "parallel": 1})
+    words = [sys.executable, launching.__file__, tmp_path / "study", "--cells", 2, "--settings", how]
+    surrounding = ["sbatch", "--wait", "--array=3", "--gpus-per-node=2", f"--output={tmp_path}/out"]
+    subprocess.run(
+        [*surrounding, f"--wrap={shlex.join(map(str, words))}"],
+        env=os.environ | {"SBATCH_TIMELIMIT": "2", "SBATCH_EXCLUSIVE": "user"},
+        check=True,
+        timeout=300,
+    )
+    study = open_study(tmp_path / "study")
+    launching.check_complete(study, launching.jobs(2))
+    assert {record.provenance["devices"] for record in study.records()} == {1.0}
+
+
+@pytest.fixture
+def tight():
+    """A QOS whose jobs may take 5 minutes, and of which a user may have one."""
+    accounting = ["sacctmgr", "-i"]
+    limits = ["MaxWall=5", "MaxSubmitJobsPerUser=1"]
+    subprocess.run([*accounting, "add", "qos", "tight", *limits], check=True, capture_output=True)
+    user = ["modify", "user", getpass.getuser(), "set"]
+    subprocess.run([*accounting, *user, "qos+=tight"], check=True, capture_output=True)
+    yield {"cluster": "slurm", "parallel": 1, "classes": {"default": {"qos": "tight"}}}
+    subprocess.run(["scancel", "--me"], check=False)
+    subprocess.run([*accounting, *user, "qos-=tight"], check=True, capture_output=True)
+    subprocess.run([*accounting, "delete", "qos", "tight"], check=True, capture_output=True)
+
+
+def test_a_qos_with_limits_is_kept_to_and_its_full_queue_is_joined(launching, start, tmp_path, tight):
+    how = ("--pause", 0.3, "--seconds", 1e5, "--settings", json.dumps(tight))
+    launching.finish(start(tmp_path, "--cells", 2, *how, "--no-wait"))
+    launching.finish(start(tmp_path, "--cells", 2, *how))  # the queue is full: of the worker that serves it
+    launching.check_complete(open_study(tmp_path), launching.jobs(2, pause=0.3))
+    (intent,) = (event for event in journal.events(tmp_path) if event.step == "intent")
+    assert intent.minutes == 5.0
+    tight["classes"]["default"]["time"] = "6"
+    launch = start(tmp_path, "--cells", 3, "--settings", json.dumps(tight))
+    _, talk = launch.communicate(timeout=60)
+    assert launch.returncode == 2
+    assert "time 6 is above the limit of QOS tight, 5 minutes" in talk
