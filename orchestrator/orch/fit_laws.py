@@ -19,7 +19,7 @@ from orch_analysis.fitting.usable import ROW, listed, require
 from orch_analysis.forecast.auto import Choice
 from orch_analysis.laws import get
 from orch_analysis.reports import report_points, report_study
-from orch_analysis.saved import laws_json
+from orch_analysis.saved import laws_json, registered
 from orch_analysis.tables.points_file import Points, read_points
 from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
@@ -90,8 +90,24 @@ def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
         return _fit_points(frame, study.name, wishes, study.root / "laws")
     page = report_study(study.root, wishes.out, factors=wishes.factors, seed=wishes.seed)
-    text = f"report: {page}\nnext: open it in a browser, or `orch ui` for the runs"
-    return Fitted(document={"report": str(page), "laws": str(page.with_name("laws.json"))}, text=text)
+    scores = registered.scores(study)
+    text = f"report: {page}\n{_scored(scores)}next: open it in a browser, or `orch ui` for the runs"
+    document = {"report": str(page), "laws": str(page.with_name("laws.json"))}
+    return Fitted(document=document | {"forecasts": [asdict(score) for score in scores]}, text=text)
+
+
+def _scored(scores: Sequence[registered.Score]) -> str:
+    """How registered forecasts did, a line each and one for all of them; empty without any."""
+    if not scores:
+        return ""
+    lines = [
+        f"forecast of {one.registered[:10]}, {' '.join([*one.group.values(), one.law, one.value])}: "
+        f"{one.predicted:.4g}, measured {one.measured:.4g} ({100 * one.error:+.2g}%), "
+        f"{'inside' if one.inside else 'outside'} its band"
+        for one in scores
+    ]
+    inside = sum(one.inside for one in scores)
+    return "\n".join([*lines, f"{inside} of {len(scores)} registered forecasts lie in their bands"]) + "\n"
 
 
 def is_table(target: Path) -> bool:
@@ -263,10 +279,11 @@ def _estimate(fit: Fit, name: str) -> str:
     return f"{shown} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else shown
 
 
-def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False) -> Fitted:
+def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, register: bool = False) -> Fitted:
     """Every law of a folder of `fit-laws` at one scale, with its band at the level of the fits.
 
-    trust: execute the Python file of a user's law. Raises OrchError for another folder.
+    trust: execute the Python file of a user's law; register: also keep the forecast in the study that the folder is in.
+    Raises OrchError for another folder.
     """
     rows, table = [], [["group", "law", "value", "band", "beyond the data"]]
     for one in laws_json.read(folder, trust=trust):
@@ -283,7 +300,14 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False) -> Fi
         band = "-" if got.lo is None or got.hi is None else f"{got.lo:.4g} to {got.hi:.4g}"
         table.append([group, fit.law.name, f"{got.value:.5g}", band, f"{got.extrapolation:.3g}x"])
         rows.append({"group": dict(fit.group), "law": fit.law.name, **asdict(got)})
-    return Fitted(document={"at": dict(at), "predictions": rows}, text=columns(table, left=2))
+    document, text = {"at": dict(at), "predictions": rows}, columns(table, left=2)
+    if register:
+        path = registered.register(find_study(folder.resolve().parent), folder, at, trust=trust)
+        document["registered"] = str(path)
+        text = (
+            f"{text}\n\nregistered: {path}; `orch fit-laws` scores it when runs at this scale have finished"
+        )
+    return Fitted(document=document, text=text)
 
 
 def target_and_mapping(words: Sequence[str], mapping: Sequence[str]) -> tuple[Path | None, dict[str, str]]:

@@ -106,6 +106,11 @@ def fit_laws(words: tuple[str, ...], pairs: tuple[str, ...], *, options: Wishes,
 @click.option(
     "--trust", is_flag=True, help="Execute the Python file of a law of your own that the laws name."
 )
+@click.option(
+    "--register",
+    is_flag=True,
+    help="Keep the forecast in the study that FOLDER is in, to be scored by fit-laws when the runs have finished.",
+)
 @AS_JSON
 def predict(
     folder: Path,
@@ -114,6 +119,7 @@ def predict(
     at: tuple[str, ...],
     *,
     trust: bool,
+    register: bool,
     as_json: bool,
 ) -> None:
     """Predict values at a given scale with fitted laws.
@@ -128,7 +134,7 @@ def predict(
 
     given = {"params": params, "samples": samples}
     point = numbers(at) | {name: value for name, value in given.items() if value is not None}
-    show(predicted(folder, point, trust=trust), as_json=as_json)
+    show(predicted(folder, point, trust=trust, register=register), as_json=as_json)
 
 
 @click.command()
