@@ -13,7 +13,7 @@ from orch_core.errors import OrchError
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
-from orch_core.study.plan import open_plan
+from orch_core.study.plan import open_plan, read_plan
 
 GRID = """\
 study: changes
@@ -143,3 +143,36 @@ def test_a_plans_file_is_the_plan_and_refuses_to_be_changed(tmp_path: Path, monk
     path.write_bytes(b"PAR1")
     with pytest.raises(OrchError, match="not a readable plan"):
         open_plan(path)
+
+
+def test_orch_plan_diff_counts_the_probes_of_the_cells_that_stay(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame_of(tmp_path)
+    plan, _ = make_plan(tmp_path / "grid.yaml")
+    text = (tmp_path / "grid.yaml").read_text()
+    task = "{path: other.npz, kind: multi-class, classes: 3, train: 90, val: 9, test: 30}"
+    (name,) = [probe.task for probe in plan.probes]
+    changed = text.replace(f"tasks:\n  {name}:", f"tasks:\n  other: {task}\n  {name}:", 1)
+    changed = changed.replace(f"tasks: [{name}]", f"tasks: [{name}, other]\n  train_limit: 7", 1)
+    assert changed.count("other") == 3
+    (tmp_path / "grid.yaml").write_text(changed)
+    made = plan_grid(tmp_path / "grid.yaml", None, PlanOptions(against=""))
+    cells = plan.frame.height
+    assert made.to_json()["diff"]["counts"] == {"create": 0, "keep": cells, "drop": 0, "changed": 0}
+    assert made.to_json()["diff"]["probes"] == [
+        {"task": name, "change": "changed", "reason": "train_limit 0 -> 7", "cells": cells},
+        {"task": "other", "change": "added", "reason": "", "cells": cells},
+    ]
+    assert f"probes of the {cells} kept cells: {cells} added, {cells} changed, 0 dropped" in made.text
+
+
+def test_a_plan_of_another_study_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame_of(tmp_path)
+    _, study = make_plan(tmp_path / "grid.yaml")
+    text = (tmp_path / "grid.yaml").read_text()
+    (tmp_path / "grid.yaml").write_text(text.replace(f"study: {study.name}", "study: stranger", 1))
+    _, stranger = make_plan(tmp_path / "grid.yaml")
+    study.plan_table.write_bytes(stranger.plan_table.read_bytes())
+    with pytest.raises(OrchError, match="of another study: 'stranger'"):
+        read_plan(study)

@@ -93,7 +93,9 @@ def read_plan(study: Study) -> Plan:
 
 def stored_plan(study: Study) -> Plan:
     """The plan written last, as written: without the state of its cells. Raises OrchError if it cannot be read."""
-    return _read(study.plan_table)[0]
+    plan = _read(study.plan_table)[0]
+    _belongs(plan, study)
+    return plan
 
 
 def open_plan(path: Path) -> tuple[Plan, Study]:
@@ -104,7 +106,14 @@ def open_plan(path: Path) -> tuple[Plan, Study]:
     plan, root = _read(path)
     beside = next((parent for parent in path.resolve().parents if (parent / "study.json").exists()), root)
     study = open_study(beside)
+    _belongs(plan, study)
     return replace(plan, frame=with_state(plan.frame, study, plan.probes)), study
+
+
+def _belongs(plan: Plan, study: Study) -> None:
+    if plan.study != study.name:
+        message = f"the plan in {study.root} is of another study: {plan.study!r}, not {study.name!r}"
+        raise OrchError(message, hint="plan again with `orch plan GRID`, or move it back to its own study")
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orch_core.cell import identity_of_data
+from orch_core.cell import Probe, identity_of_data
 from orch_core.grid.columns import COLUMNS, data_of
 
 Places = NDArray[np.intp]
@@ -33,6 +35,41 @@ class Diff:
     def counts(self) -> dict[str, int]:
         """The number of cells to create, keep, drop and change."""
         return {name: getattr(self, name).height for name in ("create", "keep", "drop", "changed")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeChange:
+    """A probe that a new plan adds, changes or drops, for each of the `cells` that it keeps."""
+
+    task: str
+    change: Literal["added", "changed", "dropped"]
+    reason: str
+    cells: int
+
+
+def diff_probes(old: Sequence[Probe], new: Sequence[Probe], cells: int) -> tuple[ProbeChange, ...]:
+    """Compare the probes of two plans task by task; `cells` is how many cells both have."""
+    before, after = ({probe.task: probe for probe in probes} for probes in (old, new))
+    found = []
+    for task in dict.fromkeys((*after, *before)):
+        was, now = before.get(task), after.get(task)
+        if was and now and was.id == now.id:
+            continue
+        change: Literal["added", "changed", "dropped"] = (
+            "changed" if was and now else "added" if now else "dropped"
+        )
+        reason = _probe_reason(was, now) if was and now else ""
+        found.append(ProbeChange(task=task, change=change, reason=reason, cells=cells))
+    return tuple(found)
+
+
+def _probe_reason(old: Probe, new: Probe) -> str:
+    reasons = ["another file"] if old.fingerprint != new.fingerprint else []
+    for name in ("kind", "train_limit", "protocol"):
+        was, now = getattr(old, name), getattr(new, name)
+        if was != now:
+            reasons.append(f"{name} {was} -> {now}")
+    return "; ".join(reasons)
 
 
 def diff(old: pl.DataFrame, new: pl.DataFrame) -> Diff:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from orch.console import columns
-from orch.planning.diff import Diff
+from orch.planning.diff import Diff, ProbeChange
 from orch_analysis.design.precision import BEYOND, Precision
 from orch_core.formatting import duration, quantity
 from orch_core.grid.pricing import FLOPS_PAID
@@ -17,6 +17,7 @@ from orch_core.study.plan import Plan, hours_left
 from orch_core.study.summary import PlanSummary
 
 MOST_GROUPS = 12  # recipes x mixes that the terminal shows
+SIGNS = {"added": "+", "changed": "~", "dropped": "-"}  # of probes in a diff
 SHOWN = 20  # cells of each kind that a diff shows
 UNDETERMINED = "not determined"  # an interval that the cells do not determine
 
@@ -135,7 +136,7 @@ def _intervals(one: Precision) -> list[str]:
     return [*words, f"± {100 * prediction.half / prediction.value:.1f}%"]
 
 
-def render_diff(changes: Diff, root: str) -> str:
+def render_diff(changes: Diff, probes: Sequence[ProbeChange], root: str) -> str:
     """The changes of a new plan, with reasons; the first few of each kind."""
     counts = changes.counts()
     lines = [
@@ -149,6 +150,12 @@ def render_diff(changes: Diff, root: str) -> str:
         lines += [f"{sign} {_label(row)}{': ' + row['reason'] if sign == '~' else ''}" for row in shown]
         if frame.height > SHOWN:
             lines.append(f"{sign} and {frame.height - SHOWN:,} more")
+    count = {kind: sum(one.cells for one in probes if one.change == kind) for kind in SIGNS}
+    if probes:
+        words = ", ".join(f"{number:,} {kind}" for kind, number in count.items())
+        lines.append(f"probes of the {changes.keep.height:,} kept cells: {words}")
+    for one in probes:
+        lines.append(f"{SIGNS[one.change]} probe of {one.task}{': ' if one.reason else ''}{one.reason}")
     return "\n".join(lines)
 
 

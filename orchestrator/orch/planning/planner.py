@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from orch.answer import Answer
-from orch.planning.diff import Diff, diff
+from orch.planning.diff import Diff, ProbeChange, diff, diff_probes
 from orch.planning.plan_text import render, render_diff
 from orch.studies import find_study, remember_study
 from orch_analysis.design.expected import AssumedLaw
 from orch_analysis.design.precision import Group, Precision, expected_precision
+from orch_core.cell import Probe
 from orch_core.errors import OrchError
 from orch_core.study.budget import assess, describe, limits_of
 from orch_core.study.draft import draft, save
@@ -86,6 +87,7 @@ class Comparison(Answer):
     study: Study
     against: str
     changes: Diff
+    probes: tuple[ProbeChange, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The summary, the changes and every cell."""
@@ -95,6 +97,7 @@ class Comparison(Answer):
             "create": self.changes.create.select(names).to_dicts(),
             "drop": self.changes.drop.select(names).to_dicts(),
             "changed": self.changes.changed.to_dicts(),
+            "probes": [asdict(change) for change in self.probes],
         }
         return {
             **summary(self.plan).to_json(),
@@ -107,7 +110,7 @@ class Comparison(Answer):
     @property
     def text(self) -> str:
         """The changes with their reasons."""
-        return render_diff(self.changes, self.against)
+        return render_diff(self.changes, self.probes, self.against)
 
 
 def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
@@ -125,8 +128,10 @@ def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan |
         raise OrchError(message, hint="leave it out for no limit")
     plan, opened, checked = draft(grid, study, gpu_hours=options.gpu_hours, usd=options.usd)
     if options.against is not None:
-        old, name = _other(opened, options.against)
-        return Comparison(plan=plan, study=opened, against=name, changes=diff(old, plan.frame))
+        old, probes, name = _other(opened, options.against)
+        changes = diff(old, plan.frame)
+        changed = diff_probes(probes, plan.probes, changes.keep.height)
+        return Comparison(plan=plan, study=opened, against=name, changes=changes, probes=changed)
     assumed_laws: Mapping[Group, AssumedLaw] = {}
     if options.pilot:
         from orch_analysis.design.pilot import assumed_laws_of
@@ -154,17 +159,19 @@ def _beyond(refused: pl.DataFrame) -> list[str]:
     return [f"beyond the budget, so that `orch launch` refuses: {refused.height:,} cells: {named}{more}"]
 
 
-def _other(opened: Study, against: str) -> tuple[pl.DataFrame, str]:
+def _other(opened: Study, against: str) -> tuple[pl.DataFrame, tuple[Probe, ...], str]:
     path = Path(against) if against else opened.root
     if path.is_file() and path.suffix == ".parquet":
-        return open_plan(path)[0].frame, str(path)
+        plan = open_plan(path)[0]
+        return plan.frame, plan.probes, str(path)
     study = find_study(path) if against else opened
     try:
-        return read_plan(study).frame, str(study.root)
+        plan = read_plan(study)
     except OrchError:
         if against:
             raise
-        return pl.DataFrame(schema=_schema()), f"{study.root} (nothing planned yet)"
+        return pl.DataFrame(schema=_schema()), (), f"{study.root} (nothing planned yet)"
+    return plan.frame, plan.probes, str(study.root)
 
 
 def _schema() -> dict[str, Any]:
