@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orch.launching.operations import Cancelled, Why
+    from orch.launching.cell_report import CellReport
+    from orch.launching.operations import Cancelled
     from orch.launching.settings import LaunchOptions as LaunchOptions
     from orch.launching.settings import Where
     from orch.launching.status import Status
@@ -124,9 +125,9 @@ def launch(target: str | Path | None = None, options: LaunchOptions | None = Non
 
 def status(study: str | Path | None = None, axis: str = "algorithm x model") -> Status:
     """Which cells of a study are done, running, pending or failed, counted per value of `axis`."""
-    from orch.launching.steering import statuses
+    from orch.launching.status import statuses
 
-    return next(statuses(open_study(study).root, axis, watch=False))
+    return next(statuses(open_study(study), axis, watch=False))
 
 
 def cancel(study: str | Path | None = None, cells: Sequence[str] = (), *, dropped: bool = False) -> Cancelled:
@@ -134,27 +135,27 @@ def cancel(study: str | Path | None = None, cells: Sequence[str] = (), *, droppe
 
     dropped: only running cells that are no longer in the plan
     """
-    from orch.launching.steering import cancelled
+    from orch.launching import operations
 
-    return cancelled(open_study(study).root, tuple(cells), dropped=dropped)
+    return operations.cancel(open_study(study), cells, dropped=dropped)
 
 
 def retry(study: str | Path | None = None, cause: str = "", cluster: Where = "local") -> Summary:
     """Launch the cells that failed (with `cause`, if it is given) again from their last checkpoint."""
-    from orch.launching.steering import retried
+    from orch.launching import operations
 
-    return retried(open_study(study).root, cause, cluster)
+    return operations.retry(open_study(study), cause, cluster)
 
 
-def why(cell: str, study: str | Path | None = None) -> Why:
+def why(cell: str, study: str | Path | None = None) -> CellReport:
     """How a cell's numbers came about: its configuration, attempts, cost, code state and the end of its log.
 
     cell: its name, or the beginning of its id
     """
-    from orch.launching import operations
+    from orch.launching import cell_report, operations
 
     opened = open_study(study)
-    return operations.why(opened, operations.find_cell(opened, cell))
+    return cell_report.report(opened, operations.find_cell(opened, cell))
 
 
 def sync(study: str | Path | None = None, tracking_uri: str | None = None) -> SyncSummary:

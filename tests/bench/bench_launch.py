@@ -20,7 +20,7 @@ from pathlib import Path
 from orch.launching import journal, operations, slurm
 from orch.launching.launch import launch_jobs
 from orch.launching.settings import Settings
-from orch.launching.status import entries_now, status, survey
+from orch.launching.status import entries_now, job_states, status
 from orch.launching.waiting import summarise
 from orch_core.files import dumps
 from orch_core.grid.resources import ResourceClass
@@ -118,8 +118,8 @@ def main() -> None:
     finish(study, jobs, failed=1_000)
     _, seconds, cpu = timed(lambda: status(study, jobs, ids=ids))
     print(f"status, all done but 1,000 failed: {seconds:.2f} s ({cpu:.2f} s CPU)")
-    standings = survey(study, entries_now(study, jobs))
-    summary, seconds, cpu = timed(lambda: summarise(study, "", standings, stopped=""))
+    states = job_states(study, entries_now(study, jobs))
+    summary, seconds, cpu = timed(lambda: summarise(study, "", states, stopped=""))
     print(f"{len(summary.failures)} failures by cause: {seconds:.2f} s ({cpu:.2f} s CPU)")
     complete(root / "complete", launching, arguments.cells)
     shutil.rmtree(root)

@@ -131,7 +131,7 @@ def test_cancelling_by_an_expression_names_those_cells(study: Path):
     assert orch("cancel", "--cells", "model == 'z'", folder=study).returncode == 2
     wide = orch("cancel", "--cells", "width > 1e9", folder=study)  # controls on pixels have none
     assert wide.returncode == 2
-    assert "no cell of the plan is meant" in wide.stderr
+    assert "no cell of the plan matches" in wide.stderr
     assert "no cell of tiny has failed" in orch("retry", folder=study).stderr
 
 

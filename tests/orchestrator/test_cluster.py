@@ -17,7 +17,7 @@ from orch.launching.journal import JobRequest
 from orch.launching.launch import launch_jobs, scripts
 from orch.launching.settings import Settings
 from orch.launching.slurm_workers import SlurmWorkers, shares_of
-from orch.launching.status import stand
+from orch.launching.status import job_state
 from orch_core.errors import OrchError
 from orch_core.grid.resources import ResourceClass, minutes_of
 from orch_core.study.folder import create_study, open_study
@@ -218,7 +218,7 @@ def test_waiting_asks_slurm_once_in_a_while_however_many_cells(launching, played
         shares=Counter(default=1),
         requests={"default": JobRequest(minutes=10.0, longest=60.0)},
     )
-    pending = [stand(study, entry) for entry in entries]
+    pending = [job_state(study, entry) for entry in entries]
     for _ in range(50):
         assert workers.keep(pending) == 0
         assert workers.alive() == 1

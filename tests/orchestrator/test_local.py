@@ -243,8 +243,8 @@ def test_a_study_that_has_overspent_its_budget_stops_its_workers(launching, tmp_
         keep=lambda _: 0, alive=lambda: 0, stop=lambda: stopped.append(True), note=str, detached=False
     )
     entry = journal.ManifestEntry(id=job.cell.id, job=job)
-    (standing,) = waiting.wait_for(watch, [entry], workers)
-    assert (standing.state, watch.stop.reason, stopped) == ("pending", "budget", [True])
+    (state,) = waiting.wait_for(watch, [entry], workers)
+    assert (state.state, watch.stop.reason, stopped) == ("pending", "budget", [True])
 
 
 @pytest.fixture

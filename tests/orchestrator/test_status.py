@@ -1,18 +1,18 @@
 """Where a study stands, and what cancelling, logs and `why` say: read from a study that real workers made."""
 
-import itertools
 import json
-from types import SimpleNamespace
 
-import polars as pl
 import pytest
 
-from orch.launching import journal, operations, progress, steering
+from orch.launching import cell_report, journal, operations, progress
 from orch.launching.launch import launch_jobs
 from orch.launching.settings import Settings
-from orch.launching.status import AXES, eta_seconds, status, survey
+from orch.launching.status import AXES, eta_seconds, job_states, status, statuses
+from orch.planning.planner import make_plan
 from orch_core.errors import OrchError
 from orch_core.study.folder import create_study
+from orch_core.study.record import Record
+from orch_core.study.stored import publish
 
 
 @pytest.fixture
@@ -50,20 +50,56 @@ def test_every_cell_is_counted_once_under_its_state(mixed, tmp_path):
     assert json.loads(json.dumps(now.to_json()))["total"]["done"] == 2
 
 
-def test_watching_goes_on_until_nothing_is_left(mixed, monkeypatch):
-    study, jobs, _ = mixed
-    monkeypatch.setattr(steering, "WATCH_SECONDS", 0.0)
-    monkeypatch.setattr(steering, "find_study", lambda _: study)
-    plans = [
-        SimpleNamespace(
-            jobs=lambda part=part: part, frame=pl.DataFrame({"id": [job.cell.id for job in part]})
-        )
-        for part in (jobs, jobs[:4])  # what is left to do, then what is done
-    ]
-    monkeypatch.setattr(steering, "read_plan", lambda _: plans.pop(0))
-    pending = [now.total.pending for now in itertools.islice(steering.statuses(None, "model", watch=True), 3)]
-    assert pending == [2, 2, 2]
-    assert [now.total.pending for now in steering.statuses(None, "model", watch=True)] == [0]
+GRID = """\
+study: watched
+sources:
+  ct: {path: ct.npz, modality: ct, images: 40000}
+tasks:
+  task: {path: task.npz, kind: multi-class, classes: 4, train: 100, val: 10, test: 50}
+axes: {model: [ViT-Ti], algorithm: [mae@1], images: 40000, seed: [0, 1], resolution: 224, patch: 16, samples_seen: 64000}
+training: {batch: 64}
+cluster: {device: H100}
+"""
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """A study with a plan of two cells and their probe, nothing launched."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    return make_plan(tmp_path / "grid.yaml")
+
+
+def test_watching_goes_on_until_nothing_is_left(planned, monkeypatch):
+    plan, study = planned
+    monkeypatch.setattr("orch.launching.status.WATCH_SECONDS", 0.0)
+    pending = []
+    for now in statuses(study, "model", watch=True):
+        pending.append(now.total.pending)
+        if len(pending) == 3:
+            for job in plan.jobs():
+                for probe in (None, *job.probes):
+                    folder = study.result_folder(job.cell.id, probe)
+                    folder.mkdir(parents=True)
+                    publish(folder, Record(cell=job.cell.id, name="", status="done"))
+    assert pending == [2, 2, 2, 0]
+
+
+def test_a_planned_cell_has_a_name_before_it_is_launched(planned):
+    plan, study = planned
+    cell = next(plan.jobs()).cell
+    assert operations.find_cell(study, cell.name) == operations.find_cell(study, cell.id[:8]) == cell.id
+    report = cell_report.report(study, cell.id)
+    assert (report.name, report.status, report.attempts) == (cell.name, "not done", ())
+    assert report.config["recipe"] == "mae@1"
+    assert cell.name in cell_report.report_text(report)
+    with pytest.raises(OrchError, match="has not been started"):
+        operations.log_path(study, cell.id)
+    assert operations.cancel(study, [cell.name]).cells == 1
+    assert operations.cancel(study, ["seed == 1 and model == 'ViT-Ti'"]).cells == 1
+    assert operations.cancel(study, ["not seed == 1"]).cells == 1
+    with pytest.raises(OrchError, match="no cell of watched is called 'in the attic'"):
+        operations.cancel(study, ["in the attic"])
 
 
 def test_an_unknown_axis_names_the_known_ones(mixed):
@@ -89,42 +125,26 @@ def test_the_table_shows_rows_total_and_causes(mixed):
 def test_eta_scales_the_plan_by_how_the_finished_cells_went(launching, mixed):
     study, jobs, _ = mixed
     entries = [journal.ManifestEntry(id=job.cell.id, job=job) for job in jobs]
-    standings = survey(study, entries)
-    spent = sum(standing.seconds for standing in standings if standing.state in {"done", "diverged"})
-    assert eta_seconds(standings, 2) == pytest.approx(2 * 3600 * spent / (2 * 7200 + 1) / 2)
-    assert eta_seconds(standings, 0) is None
+    found = job_states(study, entries)
+    spent = sum(state.seconds for state in found if state.state in {"done", "diverged"})
+    assert eta_seconds(found, 2) == pytest.approx(2 * 3600 * spent / (2 * 7200 + 1) / 2)
+    assert eta_seconds(found, 0) is None
 
 
 def test_why_gives_config_attempts_and_the_log(mixed):
     study, jobs, summary = mixed
     bug = next(job for job in jobs if job.cell.recipe == "bug@1")
-    answer = operations.why(study, operations.find_cell(study, bug.cell.name))
+    answer = cell_report.report(study, operations.find_cell(study, bug.cell.name))
     assert answer.id == bug.cell.id
     assert answer.config["recipe"] == "bug@1"
     assert answer.reason == "code_error: ValueError: a bug in bug-s0"
     assert [(one.number, one.end.cause) for one in answer.attempts] == [(1, "code_error")]
     assert answer.log_tail == ""  # debug mode leaves the output on the terminal
     assert (study.root / summary.failures[0].log) == operations.log_path(study, bug.cell.id)
-    good = operations.why(study, operations.find_cell(study, jobs[0].cell.id[:8]))
+    good = cell_report.report(study, operations.find_cell(study, jobs[0].cell.id[:8]))
     assert good.status == "done"
     assert set(good.probes) == {"a", "b"}
     json.dumps(good.to_json())
-
-
-def test_a_planned_cell_that_has_no_file_yet_is_found_and_explained(mixed, monkeypatch):
-    study, jobs, _ = mixed
-    later = jobs[-1].cell
-    ids = [job.cell.id for job in jobs]
-    plan = SimpleNamespace(frame=pl.DataFrame({"id": ids}), jobs=lambda: jobs)
-    monkeypatch.setattr(operations, "read_plan", lambda _: plan)
-    assert not study.cell_folder(later.id).exists()
-    assert operations.find_cell(study, later.name) == later.id == operations.find_cell(study, later.id[:8])
-    answer = operations.why(study, later.id)
-    assert (answer.name, answer.status, answer.attempts) == (later.name, "not done", ())
-    assert answer.config["recipe"] == "later@1"
-    assert steering.why_page(answer)
-    with pytest.raises(OrchError, match="has not been started"):
-        operations.log_path(study, later.id)
 
 
 def test_a_cell_that_is_not_there_gets_a_suggestion(mixed):
@@ -141,8 +161,10 @@ def test_failed_jobs_are_those_to_retry(mixed):
 def test_cells_dropped_from_the_plan_are_offered_for_cancelling(mixed, launching):
     study, jobs, _ = mixed
     kept = [job for job in jobs if job.cell.recipe != "bug@1"]
-    assert operations.dropped(study, kept) == [job.cell.id for job in jobs if job.cell.recipe == "bug@1"]
-    assert operations.dropped(study, jobs) == []
+    assert operations.dropped_cells(study, kept) == [
+        job.cell.id for job in jobs if job.cell.recipe == "bug@1"
+    ]
+    assert operations.dropped_cells(study, jobs) == []
 
 
 def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, start, tmp_path):

@@ -20,9 +20,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from orch_core.study.record import Cause
+from orch_core.study.stored import ATTEMPTS, attempt_numbers
+
 STALE_SECONDS = 90.0  # a silent owner on another machine is dead after six missed heartbeats
-RETRIED = frozenset({"killed", "out_of_memory", "disk_full", "timeout", "network"})
-FREE = frozenset({"preempted", "node_failure", "cancelled"})  # never the cell's fault
+RETRIED = frozenset({Cause.KILLED, Cause.OUT_OF_MEMORY, Cause.DISK_FULL, Cause.TIMEOUT, Cause.NETWORK})
+FREE = frozenset({Cause.PREEMPTED, Cause.NODE_FAILURE, Cause.CANCELLED})  # never the cell's fault
 How = Literal["done", "failed", "stopped", "fenced"]
 Claimability = Literal["claim", "busy", "dead", "spent"]
 
@@ -85,11 +88,18 @@ def machine() -> str:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Numbers of a cell's attempts, in order."""
-    try:
-        return sorted(int(path.name) for path in (folder / "attempts").iterdir() if path.name.isdigit())
-    except FileNotFoundError:
-        return []
+    """Numbers of the attempts at a cell or probe, in order, by its folder."""
+    return attempt_numbers(str(folder))
+
+
+def folder_of(folder: Path, number: int) -> Path:
+    """Folder of an attempt at the cell or probe in `folder`."""
+    return folder / ATTEMPTS / str(number)
+
+
+def log_of(attempt: Path) -> Path:
+    """The log of the attempt in a folder."""
+    return attempt / "log.txt"
 
 
 def is_overtaken(folder: Path) -> bool:
@@ -98,11 +108,15 @@ def is_overtaken(folder: Path) -> bool:
 
 
 def end_of(folder: Path) -> End | None:
-    """How the attempt in `folder` ended, or None."""
+    """How the attempt in `folder` ended, or None; one whose end cannot be read counts as killed."""
     try:
-        return End(**_known(End, json.loads((folder / "end.json").read_text(encoding="utf-8"))))
+        return End(**_known(End, json.loads((folder / "end.json").read_bytes())))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        return End(
+            how="failed", cause=Cause.KILLED, message="how it ended cannot be read: its end.json is damaged"
+        )
 
 
 def owner_of(folder: Path) -> Owner | None:
@@ -113,13 +127,15 @@ def owner_of(folder: Path) -> Owner | None:
 def read_owner(path: Path) -> Owner | None:
     """The owner written in `path`, or None where it is missing or damaged."""
     try:
-        return Owner(**_known(Owner, json.loads(path.read_text(encoding="utf-8"))))
+        return Owner(**_known(Owner, json.loads(path.read_bytes())))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _known(kind: type[Owner | End], document: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type[Owner | End], document: Any) -> dict[str, Any]:
     """What this version knows of a document: workers of a newer one may be at the same study."""
+    if not isinstance(document, dict):
+        raise TypeError
     return {field.name: document[field.name] for field in fields(kind) if field.name in document}
 
 
@@ -182,13 +198,13 @@ def claimability(folder: Path, *, after: int, limit: int) -> tuple[Claimability,
     taken = numbers(folder)
     if not taken:
         return "claim", 0
-    newest = folder / "attempts" / str(taken[-1])
+    newest = folder_of(folder, taken[-1])
     if end_of(newest) is None:
         alive = is_alive(newest / "owner.json", newest / "log.txt")
         if alive:
             return "busy", taken[-1]
         return ("dead" if end_of(newest) is None else "claim"), taken[-1]
-    ends = [end_of(folder / "attempts" / str(number)) for number in taken if number > after]
+    ends = [end_of(folder_of(folder, number)) for number in taken if number > after]
     return ("spent" if is_spent([end for end in ends if end], limit) else "claim"), taken[-1]
 
 
@@ -206,7 +222,7 @@ def is_spent(ends: Sequence[End], limit: int) -> bool:
 
 def count(folder: Path, cause: str) -> int:
     """How many attempts at a cell failed with `cause`, in all launches."""
-    ends = (end_of(folder / "attempts" / str(number)) for number in numbers(folder))
+    ends = (end_of(folder_of(folder, number)) for number in numbers(folder))
     return sum(end is not None and end.how == "failed" and end.cause == cause for end in ends)
 
 

@@ -167,6 +167,10 @@ class Study:
         """Every record, published or of the last attempt: cells in the order of ids, each before its probes."""
         return stored.stored(self.root)
 
+    def stored_of(self, cell: str) -> Iterator[StoredRecord]:
+        """The record of one cell, then those of its probes."""
+        return stored.stored_of(str(self.cell_folder(cell)))
+
     def records(self) -> Iterator[Record]:
         """Every published record that is whole: cells in the order of their ids, each before its probes."""
         for found in self.stored():

@@ -118,9 +118,9 @@ def status(study: Path | None, *, axis: str, watch: bool, as_json: bool) -> None
     Example: orch status studies/demo --axis model
     """
     from orch.launching.progress import status_table
-    from orch.launching.steering import statuses
+    from orch.launching.status import statuses
 
-    for now in statuses(study, axis, watch=watch):
+    for now in statuses(orch.open_study(study), axis, watch=watch):
         if watch and not as_json:
             click.clear()
         emit(now.to_json()) if as_json else click.echo(status_table(now))
@@ -197,10 +197,10 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
 
     Example: orch why mae-w64-all-2000-s0
     """
-    from orch.launching.steering import why_page
+    from orch.launching.cell_report import report_text
 
     found = orch.why(cell, study)
-    emit(found.to_json()) if as_json else click.echo(why_page(found))
+    emit(found.to_json()) if as_json else click.echo(report_text(found))
 
 
 COMMANDS = (launch, status, cancel, retry, logs, why)

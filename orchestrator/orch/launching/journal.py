@@ -281,7 +281,16 @@ def bad_nodes(root: Path, token: str) -> list[str]:
 
 def is_cancelled(root: Path, token: str) -> bool:
     """Whether a launch carries the tombstone of `orch cancel`."""
-    return (launch_folder(root, token) / "cancelled").exists()
+    return _tombstone(root, token).exists()
+
+
+def cancel(root: Path, token: str) -> None:
+    """Mark a launch as cancelled: its workers stop, and nothing requeues itself."""
+    _tombstone(root, token).touch()
+
+
+def _tombstone(root: Path, token: str) -> Path:
+    return launch_folder(root, token) / "cancelled"
 
 
 def is_cell_cancelled(root: Path, cell: str) -> bool:

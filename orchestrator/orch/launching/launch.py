@@ -17,7 +17,7 @@ from orch.launching.journal import JobRequest, Launch, ManifestEntry
 from orch.launching.local_workers import LocalWorkers, parallel_here
 from orch.launching.settings import LaunchOptions, Settings, settings_of
 from orch.launching.slurm_workers import SlurmWorkers, shares_of
-from orch.launching.status import Standing, stand, survey
+from orch.launching.status import JobState, job_state, job_states
 from orch.launching.submit import Array, script_text
 from orch.launching.waiting import Summary, Watch, Workers, disk_full, summarise, wait_for
 from orch.launching.worker import claims, main
@@ -126,15 +126,15 @@ def launch_jobs(
                 overspent=overspent,
             )
             if settings.cluster == "debug":
-                standings = _in_process(watch, entries, launch)
+                states = _in_process(watch, entries, launch)
             else:
                 workers = _workers(watch, entries, settings, snapshot, requests)
-                standings = wait_for(watch, entries, workers) if wait else _leave(watch, entries, workers)
+                states = wait_for(watch, entries, workers) if wait else _leave(watch, entries, workers)
     finally:
         os.close(lock)
     if stop.reason:
         progress.say(progress.how_to_go_on(stop.reason, settings.cluster))
-    return summarise(study, launch.token, standings, stopped=stop.reason)
+    return summarise(study, launch.token, states, stopped=stop.reason)
 
 
 def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[ManifestEntry]:
@@ -209,7 +209,7 @@ def _launch(settings: Settings, snapshot: Path, requests: Mapping[str, JobReques
     )
 
 
-def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> list[Standing]:
+def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> list[JobState]:
     """Walk the manifest here, one cell after another, output on the terminal."""
     os.environ.update(ONE_THREAD)
     context = WorkerContext(
@@ -220,8 +220,8 @@ def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> l
         redirect=False,
     )
 
-    def look() -> list[Standing]:
-        return survey(watch.study, entries, token=watch.token, limit=watch.limit)
+    def look() -> list[JobState]:
+        return job_states(watch.study, entries, token=watch.token, limit=watch.limit)
 
     if main.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
         raise disk_full(watch.study)
@@ -253,11 +253,11 @@ def _workers(
     )
 
 
-def _leave(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[Standing]:
+def _leave(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[JobState]:
     """Start the workers, and do not wait for them."""
-    standings = [stand(watch.study, entry) for entry in entries]
-    workers.keep([standing for standing in standings if standing.state == "pending"])
-    return standings
+    jobs = [job_state(watch.study, entry) for entry in entries]
+    workers.keep([job for job in jobs if job.state == "pending"])
+    return jobs
 
 
 def _shares(entries: Sequence[ManifestEntry], settings: Settings) -> Counter[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from orch.launching import journal, submit
 from orch.launching.settings import Settings
-from orch.launching.status import Standing
+from orch.launching.status import JobState
 from orch_core import provenance
 from orch_core.files import exclusive
 from orch_core.study import attempts
@@ -45,7 +45,7 @@ class LocalWorkers:
             handle.done()
         return len(local_workers(self.study))
 
-    def keep(self, pending: Sequence[Standing]) -> int:
+    def keep(self, pending: Sequence[JobState]) -> int:
         """Start what is missing for the pending cells; returns how many were started."""
         started = 0
         if pending and self.alive() < self.parallel:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from orch.launching.status import Row, Standing, Status, eta_seconds, progress_of
+from orch.launching.status import JobState, Row, Status, eta_seconds
 from orch_core.formatting import duration
+from orch_core.study.curves import last_row
 from orch_core.study.folder import Study
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 15.0  # between plain lines when nothing has been finished
 RUNNING_SHOWN = 8
-Tell = Callable[[Sequence[Standing], int, str], None]
+Tell = Callable[[Sequence[JobState], int, str], None]
 
 
 @contextlib.contextmanager
 def live(study: Study) -> Iterator[Tell]:
-    """A function to be called at every poll with the standings, the number of workers, and a note on the cluster."""
+    """A function to be called at every poll with the jobs, the number of workers, and a note on the cluster."""
     if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         yield _plain(study)
         return
@@ -32,7 +33,7 @@ def live(study: Study) -> Iterator[Tell]:
     from rich.live import Live
 
     with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as display:
-        yield lambda standings, workers, note: display.update(_panel(study, standings, workers, note))
+        yield lambda jobs, workers, note: display.update(_panel(study, jobs, workers, note))
 
 
 def say(text: str) -> None:
@@ -55,11 +56,11 @@ def command(verb: str, cluster: str) -> str:
     return f"`orch {verb}{' --cluster slurm' if cluster == 'slurm' else ''}`"
 
 
-def summary_line(standings: Sequence[Standing], workers: int) -> str:
+def summary_line(jobs: Sequence[JobState], workers: int) -> str:
     """`12/40 cells, 2 running, 1 failed (killed), 30/160 probes, 2 workers, 4 min left`."""
-    states = Counter(standing.state for standing in standings)
-    causes = Counter(standing.cause for standing in standings if standing.state == "failed")
-    parts = [f"{states['done'] + states['diverged']}/{len(standings)} cells"]
+    states = Counter(job.state for job in jobs)
+    causes = Counter(job.cause for job in jobs if job.state == "failed")
+    parts = [f"{states['done'] + states['diverged']}/{len(jobs)} cells"]
     if states["running"]:
         parts.append(f"{states['running']} running")
     if states["diverged"]:
@@ -67,22 +68,22 @@ def summary_line(standings: Sequence[Standing], workers: int) -> str:
     if states["failed"]:
         why = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
         parts.append(f"{states['failed']} failed ({why})")
-    probes = sum(len(standing.entry.job.probes) for standing in standings)
+    probes = sum(len(job.entry.job.probes) for job in jobs)
     if probes:
-        parts.append(f"{sum(standing.probes_done for standing in standings)}/{probes} probes")
+        parts.append(f"{sum(job.probes_done for job in jobs)}/{probes} probes")
     parts.append(f"{workers} worker{'s' * (workers != 1)}")
-    eta = eta_seconds(standings, workers)
+    eta = eta_seconds(jobs, workers)
     if eta is not None:
         parts.append(f"{duration(eta / 3600)} left")
     return ", ".join(parts)
 
 
-def cell_line(study: Study, standing: Standing) -> str:
+def cell_line(study: Study, job: JobState) -> str:
     """A running cell in one line: name, progress, loss, images/s."""
-    cell = standing.entry.job.cell
-    now = progress_of(study.cell_folder(standing.entry.id))
-    if standing.encoder:
-        return f"{cell.name}: probing, {standing.probes_done}/{len(standing.entry.job.probes)}"
+    cell = job.entry.job.cell
+    now = last_row(study.curves_file(job.entry.id))
+    if job.encoder:
+        return f"{cell.name}: probing, {job.probes_done}/{len(job.entry.job.probes)}"
     parts = []
     if "step" in now and cell.steps:
         parts.append(f"{100 * now['step'] / cell.steps:.0f}%")
@@ -94,7 +95,7 @@ def cell_line(study: Study, standing: Standing) -> str:
 
 
 def status_table(status: Status) -> str:
-    """The status as a plain table: one row a value of the axis, and their total."""
+    """The status as a plain table: one row per value of the axis, and their total."""
     head = (status.axis, "done", "running", "pending", "failed", "probes", "hours", "planned")
     lines = [head, *(_cells(row) for row in (*status.rows, status.total))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -125,32 +126,32 @@ def _plain(study: Study) -> Tell:
     """Lines without control characters: when a cell ends or fails, and now and then in between."""
     last, when = "", -PLAIN_SECONDS
 
-    def tell(standings: Sequence[Standing], workers: int, note: str) -> None:
+    def tell(jobs: Sequence[JobState], workers: int, note: str) -> None:
         nonlocal last, when
-        states = Counter(standing.state for standing in standings)
+        states = Counter(job.state for job in jobs)
         ended = f"{states['done']} {states['diverged']} {states['failed']}"
         if ended == last and time.monotonic() - when < PLAIN_SECONDS:
             return
         last, when = ended, time.monotonic()
-        say(summary_line(standings, workers) + (f"; {note}" if note else ""))
-        for standing in standings:
-            if standing.state == "running":
-                say(f"  {cell_line(study, standing)}")
+        say(summary_line(jobs, workers) + (f"; {note}" if note else ""))
+        for job in jobs:
+            if job.state == "running":
+                say(f"  {cell_line(study, job)}")
 
     return tell
 
 
-def _panel(study: Study, standings: Sequence[Standing], workers: int, note: str) -> Table:
+def _panel(study: Study, jobs: Sequence[JobState], workers: int, note: str) -> Table:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    ended = sum(standing.state in {"done", "diverged", "failed"} for standing in standings)
-    running = [standing for standing in standings if standing.state == "running"]
+    ended = sum(job.state in {"done", "diverged", "failed"} for job in jobs)
+    running = [job for job in jobs if job.state == "running"]
     table = Table.grid()
-    table.add_row(ProgressBar(total=max(len(standings), 1), completed=ended, width=60))
-    table.add_row(Text(summary_line(standings, workers)))
-    lines = [cell_line(study, standing) for standing in running[:RUNNING_SHOWN]]
+    table.add_row(ProgressBar(total=max(len(jobs), 1), completed=ended, width=60))
+    table.add_row(Text(summary_line(jobs, workers)))
+    lines = [cell_line(study, job) for job in running[:RUNNING_SHOWN]]
     if len(running) > RUNNING_SHOWN:
         lines.append(f"and {len(running) - RUNNING_SHOWN} more")
     for line in (*lines, *([note] if note else [])):

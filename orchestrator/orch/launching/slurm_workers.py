@@ -13,7 +13,7 @@ from orch.launching import journal, slurm
 from orch.launching.journal import Event, JobRequest, Step
 from orch.launching.local_workers import last_words
 from orch.launching.slurm import SlurmJob, SubmitLimitError
-from orch.launching.status import Standing
+from orch.launching.status import JobState
 from orch.launching.submit import Array, adopt, job_name, submit
 from orch.launching.worker.process import Every
 from orch_core.errors import OrchError
@@ -50,7 +50,7 @@ class SlurmWorkers:
         """Count the workers, queued ones included."""
         return sum(job.tasks for job in self.look())
 
-    def keep(self, pending: Sequence[Standing]) -> int:
+    def keep(self, pending: Sequence[JobState]) -> int:
         """Submit what is missing for the pending cells; returns how many workers were submitted."""
         missing = self._missing(pending, self.look())
         self._refuse_hopeless()
@@ -109,20 +109,20 @@ class SlurmWorkers:
             message = f"Slurm would never start the workers of {jobs[0].name}: {jobs[0].reason}"
             raise OrchError(message, hint=slurm.hint_for(jobs[0].reason))
 
-    def _missing(self, pending: Sequence[Standing], jobs: Sequence[SlurmJob]) -> list[Array]:
+    def _missing(self, pending: Sequence[JobState], jobs: Sequence[SlurmJob]) -> list[Array]:
         """The workers that the pending cells lack, as long as the cell needs that met its time limit most often."""
         arrays = []
         for group, share in self.shares.items():
-            waiting = [standing for standing in pending if standing.entry.group == group]
+            waiting = [one for one in pending if one.entry.group == group]
             request = self.requests[group]
             serving = sum(job.tasks for job in jobs if self._serves(job, group, pending))
             missing = min(share, math.ceil(len(waiting) / request.cells)) - serving
             if missing > 0:
-                minutes = request.minutes_after(max(standing.timeouts for standing in waiting))
+                minutes = request.minutes_after(max(one.timeouts for one in waiting))
                 arrays.append(self._array(group, missing, replace(request, minutes=minutes), self.token))
         return arrays
 
-    def _serves(self, job: SlurmJob, group: str, pending: Sequence[Standing]) -> bool:
+    def _serves(self, job: SlurmJob, group: str, pending: Sequence[JobState]) -> bool:
         """Whether a worker walks a manifest that contains every pending cell of the class."""
         if job.name == job_name(self.token, group):
             return True
@@ -131,7 +131,7 @@ class SlurmWorkers:
         if not other or other == self.token or journal.is_cancelled(self.study.root, other):
             return False
         cells = journal.cell_ids(self.study.root, other)
-        return all(standing.entry.id in cells for standing in pending if standing.entry.group == group)
+        return all(one.entry.id in cells for one in pending if one.entry.group == group)
 
     def _array(self, group: str, workers: int, request: JobRequest, token: str) -> Array:
         return Array(
@@ -177,7 +177,7 @@ class SlurmWorkers:
 def stop_slurm(study: Study, tokens: Sequence[str]) -> int:
     """Cancel the workers of launches on Slurm; returns how many. The tombstone, written first, keeps them away."""
     for token in tokens:
-        (journal.launch_folder(study.root, token) / "cancelled").touch()
+        journal.cancel(study.root, token)
     jobs = slurm.queue(f"orch-{token}-" for token in tokens)
     names = sorted({job.name for job in jobs})
     if names:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from orch.console import Exit
 from orch.launching import journal
 from orch.launching.journal import ManifestEntry
-from orch.launching.status import Standing, stand
+from orch.launching.status import JobState, job_state
 from orch.launching.worker import causes
 from orch.launching.worker.main import record_death
 from orch.launching.worker.process import Stop
@@ -34,7 +34,7 @@ class Watch:
     token: str
     limit: int
     stop: Stop
-    tell: Callable[[Sequence[Standing], int, str], None]
+    tell: Callable[[Sequence[JobState], int, str], None]
     max_seconds: float = math.inf
     overspent: Callable[[], bool] = lambda: False
 
@@ -44,7 +44,7 @@ class Workers(Protocol):
 
     detached: bool
 
-    def keep(self, pending: Sequence[Standing]) -> int:
+    def keep(self, pending: Sequence[JobState]) -> int:
         """Start what is missing for the pending cells; returns how many were started."""
 
     def alive(self) -> int:
@@ -60,26 +60,26 @@ class Workers(Protocol):
         """What the cluster reports, in a few words."""
 
 
-def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[Standing]:
+def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[JobState]:
     """Poll until every entry is done or failed for good, or until `watch.stop`; returns the state of each.
 
     Raises OrchError if the disk is full, or if workers keep exiting before claiming a cell.
     """
-    standings = {entry.id: stand(watch.study, entry) for entry in entries}
-    spent = sum(standing.seconds for standing in standings.values())
+    jobs = {entry.id: job_state(watch.study, entry) for entry in entries}
+    spent = sum(job.seconds for job in jobs.values())
     counted = time.monotonic()
-    futile, seen = 0, _mark(standings)
+    futile, seen = 0, _mark(jobs)
     while True:
         began = time.monotonic()
-        _refresh(watch, standings)
+        _refresh(watch, jobs)
         looked = time.monotonic() - began
-        here = list(standings.values())
+        here = list(jobs.values())
         watch.tell(here, workers.alive(), workers.note())
-        pending = [standing for standing in here if standing.state == "pending"]
-        if any(standing.cause == "disk_full" for standing in pending):
+        pending = [job for job in here if job.state == "pending"]
+        if any(job.cause == "disk_full" for job in pending):
             _end(workers)
             raise disk_full(watch.study)
-        if all(standing.state in FINAL for standing in here):
+        if all(job.state in FINAL for job in here):
             return here
         due = time.monotonic() - counted > BUDGET_SECONDS
         counted = time.monotonic() if due else counted
@@ -90,9 +90,9 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
         if watch.stop.wanted():
             if watch.stop.reason != "signal" or not workers.detached:
                 _end(workers)
-            _refresh(watch, standings)
-            return list(standings.values())
-        mark = _mark(standings)
+            _refresh(watch, jobs)
+            return list(jobs.values())
+        mark = _mark(jobs)
         futile, seen = (futile if mark == seen else 0), mark
         if pending:
             futile += workers.keep(pending) > 0
@@ -104,26 +104,26 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
         _sleep(watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST))
 
 
-def _refresh(watch: Watch, standings: dict[str, Standing]) -> None:
+def _refresh(watch: Watch, jobs: dict[str, JobState]) -> None:
     """Look again at what is not final, and record the deaths of workers; raises OrchError if the study cannot be written."""
     try:
-        for cell, old in standings.items():
+        for cell, old in jobs.items():
             if old.state in FINAL:
                 continue
-            now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
+            now = job_state(watch.study, old.entry, token=watch.token, limit=watch.limit)
             if now.dead:
                 record_death(watch.study, now.entry, now.attempt)
-                now = stand(watch.study, old.entry, token=watch.token, limit=watch.limit)
-            standings[cell] = now
+                now = job_state(watch.study, old.entry, token=watch.token, limit=watch.limit)
+            jobs[cell] = now
     except OSError as error:
         if causes.is_disk_error(error, watch.study.root):
             raise disk_full(watch.study, error) from error
         raise
 
 
-def _mark(standings: dict[str, Standing]) -> int:
+def _mark(jobs: dict[str, JobState]) -> int:
     """A number that grows with every attempt and every record."""
-    return sum(standing.attempt + standing.probes_done for standing in standings.values())
+    return sum(job.attempt + job.probes_done for job in jobs.values())
 
 
 def _end(workers: Workers) -> None:
@@ -190,10 +190,10 @@ class Summary:
         return {"schema_version": 1, **asdict(self)}
 
 
-def summarise(study: Study, token: str, standings: Sequence[Standing], *, stopped: str) -> Summary:
-    """Count the standings, and read why the failed ones failed."""
-    states = [standing.state for standing in standings]
-    failed = {standing.entry.id for standing in standings if standing.state == "failed"}
+def summarise(study: Study, token: str, jobs: Sequence[JobState], *, stopped: str) -> Summary:
+    """Count the jobs, and read why the failed ones failed."""
+    states = [job.state for job in jobs]
+    failed = {job.entry.id for job in jobs if job.state == "failed"}
     failures = [
         Failure(
             cell=record.cell,
