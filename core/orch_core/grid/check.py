@@ -116,7 +116,8 @@ def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:
         )
         message = f"{message[0].lower()}{message[1:]}: got {shown}"
     where = ".".join(str(part) for part in loc if isinstance(part, str) and "[" not in part)
-    return document.problem(loc, f"{where}: {message}" if where else message)
+    at_key = "[key]" in error["loc"]
+    return document.problem(loc, f"{where}: {message}" if where else message, at_key=at_key)
 
 
 def _misspelt(missing: dict[str, Any], errors: list[dict[str, Any]]) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from orch_core.cell import Model
 from orch_core.grid.resources import Cluster
-from orch_core.grid.section import MOST, Section, Whole, listed, mistake
+from orch_core.grid.section import MOST, Name, Section, Whole, listed, mistake
 from orch_core.models import known_models, named_model
 from orch_core.yaml import did_you_mean
 
@@ -24,7 +24,7 @@ PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real paramete
 class Shape(Section):
     """A ViT by its shape. `params` is the nominal encoder size, refused when off by more than 2%."""
 
-    name: str = Field(min_length=1)
+    name: Name
     width: int = Field(gt=0, lt=2**31)
     depth: int = Field(gt=0, lt=2**31)
     heads: int | None = Field(default=None, gt=0, lt=2**31, description="default: one per 64 of width")
@@ -45,7 +45,7 @@ class Shape(Section):
 class Family(Section):
     """ViTs of every width with every depth, named `FAMILY-w64-d4`, with one head per `head_width`."""
 
-    family: str = Field(min_length=1)
+    family: Name
     width: Annotated[list[Whole], BeforeValidator(listed), Field(min_length=1)]
     depth: Annotated[list[Whole], BeforeValidator(listed), Field(min_length=1)]
     head_width: int = Field(default=64, gt=0)
@@ -108,8 +108,18 @@ def _mix(value: object) -> object:
     return value
 
 
+def _count(value: float) -> float:
+    if value < 1 or value % 1:
+        message = f"samples are counted in whole numbers: got {value:g}"
+        raise mistake(message)
+    return value
+
+
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 Lengths = Annotated[list[Positive], BeforeValidator(listed), Field(min_length=1)]
+Counts = Annotated[
+    list[Annotated[Positive, AfterValidator(_count)]], BeforeValidator(listed), Field(min_length=1)
+]
 Names = Annotated[list[str], BeforeValidator(listed), Field(min_length=1)]
 Sizes = Annotated[
     list[Annotated[int | str, BeforeValidator(_size)]], BeforeValidator(listed), Field(min_length=1)
@@ -130,7 +140,7 @@ class Source(Section):
     """
 
     path: str
-    modality: str
+    modality: Name
     images: int | None = Field(default=None, gt=0, lt=MOST)
 
 
@@ -185,7 +195,7 @@ class Axes(Section):
     seed: Seeds = Field(default=[0])
     resolution: Wholes
     patch: Wholes
-    samples_seen: Lengths | None = None
+    samples_seen: Counts | None = None
     epochs: Lengths | None = None
     flops: Lengths | None = None
 
@@ -233,7 +243,7 @@ class Include(Section):
     seed: Seeds | None = None
     resolution: Wholes | None = None
     patch: Wholes | None = None
-    samples_seen: Lengths | None = None
+    samples_seen: Counts | None = None
     epochs: Lengths | None = None
     flops: Lengths | None = None
 
@@ -268,10 +278,10 @@ class Budget(Section):
 class Grid(Section):
     """A whole study, as written."""
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    sources: dict[str, Source] = Field(min_length=1)
-    tasks: dict[str, TaskFile] = Field(default={})
-    mixes: dict[str, Annotated[dict[str, Positive | None], BeforeValidator(_mix), Field(min_length=1)]] = (
+    study: Annotated[Name, Field(pattern=r"^[^\W_][\w.-]*$")]
+    sources: dict[Name, Source] = Field(min_length=1)
+    tasks: dict[Name, TaskFile] = Field(default={})
+    mixes: dict[Name, Annotated[dict[str, Positive | None], BeforeValidator(_mix), Field(min_length=1)]] = (
         Field(default={}, description=f"default: {WHOLE_MIX}, of every source")
     )
     axes: Axes

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 MOST = 2**53  # images and samples are counted exactly in floating point below it
 
+LONGEST_NAME = 100  # bytes: with a hash behind it, it is still the name of a file
+
 Whole = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+def name_fault(name: str) -> str:
+    """Why a name may not become part of a path or a table; "" if it may. Letters of every script are allowed."""
+    if not name or name != name.strip():
+        return "a name may not be empty, or begin or end with a space"
+    if name[0] in ".-" or "/" in name or "\\" in name:
+        return "a name may not begin with a dot or a dash, or contain a slash: it becomes part of a path"
+    if any(unicodedata.category(letter).startswith(("C", "Zl", "Zp")) for letter in name):
+        return "a name may not contain line breaks or other characters that are not printed"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"a name may not be longer than {LONGEST_NAME} bytes"
+    return ""
+
+
+def _name(value: str) -> str:
+    fault = name_fault(value)
+    if fault:
+        message = f"{fault}: got {value[:40]!r}"
+        raise mistake(message)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class Section(BaseModel):

@@ -22,6 +22,7 @@ from orch_core.files import dumps, write_atomic
 from orch_core.grid.columns import cell_of
 from orch_core.grid.names import cell_names
 from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass
+from orch_core.grid.section import name_fault
 from orch_core.identity import digest, split_ids
 from orch_core.study.folder import Study, open_study
 from orch_core.study.holdings import with_state
@@ -130,6 +131,9 @@ def _read(path: Path) -> tuple[Plan, Path]:
         document = _document(path)
         frame = pl.read_parquet(path)
         probes = tuple(probe_from_json(probe) for probe in document["probes"])
+        faults = [name_fault(probe.task) for probe in probes]
+        if any(faults):
+            raise ValueError(next(fault for fault in faults if fault))  # noqa: TRY301 - one message for all
         plan = Plan(
             **{
                 name: document[name]
