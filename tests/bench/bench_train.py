@@ -113,7 +113,7 @@ def training(folder: Path) -> None:
         run = pretraining._start(cell, folder / recipe, None, MemoryPlan())
         step = seconds(lambda run=run: pretraining._one_step(run))
         draw = seconds(lambda run=run: pretraining._first_inputs(run))
-        count = seconds(lambda run=run: measured_flops(run.take, pretraining._first_inputs(run)), 2)
+        count = seconds(lambda run=run: measured_flops(run.gradient_step, pretraining._first_inputs(run)), 2)
         half = pretraining._start(
             replace(cell, precision="bf16"), folder / f"{recipe}-half", None, MemoryPlan()
         )
@@ -173,7 +173,10 @@ def reference(folder: Path) -> None:
             optimiser.step()
             optimiser.zero_grad()
 
-        ours, theirs = seconds(lambda run=run, inputs=inputs: run.take(3, inputs), 15), seconds(step, 15)
+        ours, theirs = (
+            seconds(lambda run=run, inputs=inputs: run.gradient_step(3, inputs), 15),
+            seconds(step, 15),
+        )
         print(
             f"reference       MAE, width {width}, batch 64: {theirs / ours:.2f}x the usual formulation's step"
         )

@@ -103,7 +103,7 @@ def memory_of(path, folder):
 
 def measure(cell, folder):
     run = pretraining._start(cell, folder, None, pretraining.WHOLE)
-    tensors = training_state(run.objective.module, run.take.optimiser)
+    tensors = training_state(run.objective.module, run.gradient_step.optimiser)
     facts = {"cell": "a", "step": 1}
     found = {
         "state": sum(tensor.nbytes for tensor in tensors.values()),

@@ -81,7 +81,7 @@ def train_all(folder, path, stop_after):
 def save_gradients(cell, folder, memory_plan=pretraining.WHOLE):
     """Gradients of the first step on the whole batch: Adam would hide a wrong scale."""
     run = pretraining._start(cell, folder / "untrained", None, memory_plan)
-    run.take.gradients(pretraining._first_inputs(run))
+    run.gradient_step.gradients(pretraining._first_inputs(run))
     named = run.objective.module.named_parameters()
     gradients = sharding.whole({name: p.grad for name, p in named if p.grad is not None})
     if distributed.rank() == 0:

@@ -99,7 +99,7 @@ def test_training_flops_and_parameters_are_those_of_the_built_objective(
         batch=8,
     )
     cost, run = price(cell), _start(cell, tmp_path, None, MemoryPlan())
-    assert measured_flops(run.take, _first_inputs(run)) == pytest.approx(
+    assert measured_flops(run.gradient_step, _first_inputs(run)) == pytest.approx(
         cost.flops_hardware * cell.batch / cell.samples_seen, rel=1e-3
     )
     fixed = sum(p.numel() for n, p in run.objective.module.named_parameters() if not carried(recipe, n))

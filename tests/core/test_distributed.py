@@ -125,7 +125,7 @@ def test_saving_memory_saves_memory(bars, tmp_path, recipe):
             pytest.MonkeyPatch.context() as patch,
         ):
             patch.setattr(torch.Tensor, "backward", backward)
-            run.take.gradients(inputs)
+            run.gradient_step.gradients(inputs)
         return most[0]
 
     assert kept(MemoryPlan(micro_batch=4)) < 0.6 * kept(MemoryPlan())
@@ -197,7 +197,7 @@ def test_compiled_blocks_share_graphs_and_give_the_same_numbers(bars, tmp_path):
         run = pretraining._start(cell, tmp_path, None, pretraining.WHOLE)
         if compiled:
             ledger.compiled(run.objective.module, torch.device("cuda"))
-        return [run.take(step, pretraining._first_inputs(run)).item() for step in range(2)]
+        return [run.gradient_step(step, pretraining._first_inputs(run)).item() for step in range(2)]
 
     compiled = False
     expected = losses()

@@ -31,7 +31,7 @@ from orch_core.learn.step import MemoryPlan, Step, build_step, rows_here
 from orch_core.monitoring import GALLERY, GALLERY_MOST, HEALTH_IMAGES, READ_OUTS, ROWS
 from orch_core.recipes import constants, recipe_of, trunk
 from orch_core.study.curves import append_row, cut_after, read_rows, write_rows
-from orch_core.study.record import Reason
+from orch_core.study.record import Cause, Reason
 
 CHECKPOINT_SECONDS = 60.0
 ROW_SECONDS = 5.0
@@ -58,10 +58,10 @@ class _Run:
     folder: Path
     trunks: Path | None
     objective: Objective
-    take: Step
+    gradient_step: Step
     images: Batch | Packed
     held_out: Batch
-    here: slice
+    local_rows: slice
     batches: Iterator[Batch]
     loss: Tensor
     tail: Tensor
@@ -77,6 +77,15 @@ class _Run:
         """Where states are that runs of other lengths share with this one."""
         name = trunk(self.cell)
         return self.trunks / name if self.trunks and name else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """values: finite numbers of the run; fault: why it ended early, None for a run that reached its last step."""
+
+    values: dict[str, float]
+    images_per_second: float
+    fault: Reason | None = None
 
 
 def pretrain(
@@ -128,40 +137,41 @@ def _smaller(memory_plan: MemoryPlan, cell: Cell, error: BaseException) -> Memor
 
 
 def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoint_seconds: float) -> Result:
-    meter, device = Meter(run.take.device), run.take.device
-    flops = measured_flops(run.take, _first_inputs(run)) * run.cell.steps
+    meter, device = Meter(run.gradient_step.device), run.gradient_step.device
+    flops = measured_flops(run.gradient_step, _first_inputs(run)) * run.cell.steps
     compiled(run.objective.module, device)
     trained = _train(run, should_stop, checkpoint_seconds)
     paid = {
         "seconds": time.monotonic() - began,
-        "images_per_second": trained.pop("images_per_second"),
+        "images_per_second": trained.images_per_second,
         "peak_memory_bytes": peak_memory(device),
-        "micro_batch": run.take.memory_plan.micro_batch or run.here.stop - run.here.start,
+        "micro_batch": run.gradient_step.memory_plan.micro_batch
+        or run.local_rows.stop - run.local_rows.start,
         "processes": distributed.world(),
         **meter.read(),
     }
-    values = {**_ledger(run.cell, flops), **trained, "images": len(run.images)}
-    reason = _reason(run, trained)
-    if reason:
-        known = {name: value for name, value in values.items() if math.isfinite(value)}
-        return Result(status="diverged", values=known, cost=paid, reason=reason)
+    values = {**_ledger(run.cell, flops), **trained.values, "images": len(run.images)}
+    if trained.fault:
+        return Result(status="diverged", values=values, cost=paid, reason=trained.fault)
     weights = sharding.whole(run.objective.encoder.state_dict())
     if distributed.rank() == 0:
         save_tensors(run.folder / "encoder.safetensors", weights)
     return Result(status="done", values=values, cost=paid)
 
 
-def _reason(run: _Run, trained: dict[str, float]) -> Reason | None:
-    """Why the run has no result: it stopped at a loss that is not a number, or at a collapsed encoder."""
-    if math.isfinite(trained["train_loss"]):
-        return None
+def _fault(run: _Run, figures: dict[str, float]) -> Reason | None:
+    """Why the run must end now: its loss is not a number (then there are no figures), or its encoder has collapsed."""
     where = f"by step {run.step} of {run.cell.steps}"
-    evidence = collapse(trained) if "feature_std" in trained else ""
-    if evidence:
-        message = f"the encoder had collapsed {where}: {evidence}; lower `lr`, or change what keeps it from collapse"
-        return Reason(cause="collapsed", message=message)
-    message = f"the loss or a feature was not a number {where}: lower `lr`, or raise `warmup`"
-    return Reason(cause="diverged", message=message)
+    if not figures or not math.isfinite(figures["feature_std"]):
+        message = f"the loss or a feature was not a number {where}: lower `lr`, or raise `warmup`"
+        return Reason(cause=Cause.DIVERGED, message=message)
+    evidence = collapse(figures, warm=run.step > run.gradient_step.schedule.warm)
+    if not evidence:
+        return None
+    message = (
+        f"the encoder had collapsed {where}: {evidence}; lower `lr`, or change what keeps it from collapse"
+    )
+    return Reason(cause=Cause.COLLAPSED, message=message)
 
 
 def _start(cell: Cell, folder: Path, trunks: Path | None, memory_plan: MemoryPlan) -> _Run:
@@ -173,29 +183,31 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, memory_plan: MemoryPla
     objective = build_objective(cell)
     objective.module.to(device)
     schedule = schedule_of(cell.steps, cell.batch, constants(cell))
-    images, here = pretraining_set(cell), rows_here(cell.batch)
+    images, local_rows = pretraining_set(cell), rows_here(cell.batch)
     images = images.to(device) if isinstance(images, Batch) else images
-    take = build_step(objective, schedule, device=device, precision=cell.precision, memory_plan=memory_plan)
-    state = _newest(cell, folder, trunks, take)
+    gradient_step = build_step(
+        objective, schedule, device=device, precision=cell.precision, memory_plan=memory_plan
+    )
+    state = _newest(cell, folder, trunks, gradient_step)
     zero = torch.zeros((), dtype=torch.float64, device=device)
     run = _Run(
         cell=cell,
         folder=folder,
         trunks=trunks,
         objective=objective,
-        take=take,
+        gradient_step=gradient_step,
         images=images,
         held_out=held_out_set(cell).to(device),
-        here=here,
+        local_rows=local_rows,
         batches=batches(
-            images, cell, state["step"] if state else 0, workers_here(), device=device, share=here
+            images, cell, state["step"] if state else 0, workers_here(), device=device, share=local_rows
         ),
         loss=zero.clone(),
         tail=zero.clone(),
     )
     if state:
         if state["scaler"]:
-            take.scaler.load_state_dict(state["scaler"])
+            gradient_step.scaler.load_state_dict(state["scaler"])
         run.step, run.tail = state["step"], zero + state["tail"]
     if distributed.rank() == 0:
         if state and "rows" in state:
@@ -204,19 +216,19 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, memory_plan: MemoryPla
     return run
 
 
-def _newest(cell: Cell, folder: Path, trunks: Path | None, take: Step) -> dict[str, Any] | None:
+def _newest(cell: Cell, folder: Path, trunks: Path | None, gradient_step: Step) -> dict[str, Any] | None:
     """Load the cell's newest checkpoint, else the newest of its trunk that is not beyond its branch; what it says."""
-    tensors, name = training_state(take.objective.module, take.optimiser), trunk(cell)
+    tensors, name = training_state(gradient_step.objective.module, gradient_step.optimiser), trunk(cell)
     state = load_checkpoint(folder / "checkpoint", cell.id, tensors, last=cell.steps)
     if state is None and trunks and name:
-        state = load_checkpoint(trunks / name, name, tensors, last=take.schedule.branch)
+        state = load_checkpoint(trunks / name, name, tensors, last=gradient_step.schedule.branch)
     return state
 
 
-def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float) -> dict[str, float]:
+def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float) -> _Trained:
     cell, first, steps = run.cell, run.step, run.cell.steps
     began = saved = shown = time.monotonic()
-    looks, branch = read_out_steps(steps), run.take.schedule.branch
+    evaluated, branch = evaluation_steps(steps), run.gradient_step.schedule.branch
     figures: dict[str, float] = {}
     while run.step < steps:
         if run.step == branch < steps:
@@ -226,16 +238,17 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
         stop, late, due = distributed.agreed(
             should_stop(), now - shown > ROW_SECONDS, now - saved > checkpoint_seconds
         )
-        if late or run.step in looks or run.step % max(1, steps // ROWS) == 0:
+        if late or run.step in evaluated or run.step % max(1, steps // ROWS) == 0:
             shown = now
             speed = (run.step - first) * cell.batch / (now - began)
             loss = distributed.average(run.loss) / run.summed
-            figures = _look(run) if run.step in looks and math.isfinite(loss) else {}
+            figures = _online_metrics(run) if run.step in evaluated and math.isfinite(loss) else {}
             _row(run, loss, speed, figures)
             health = figures or _health(run) if math.isfinite(loss) else {}
-            warm = run.step > run.take.schedule.warm
-            if not health or not math.isfinite(health["feature_std"]) or collapse(health, warm=warm):
-                return {"train_loss": math.nan, "images_per_second": speed, **health}
+            fault = _fault(run, health)
+            if fault:
+                known = {name: value for name, value in health.items() if math.isfinite(value)}
+                return _Trained(values=known, images_per_second=speed, fault=fault)
         if run.step < steps and (stop or due):
             _save(run)
             saved = time.monotonic()
@@ -246,12 +259,13 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
         _save(run)
     speed = (run.step - first) * cell.batch / max(1e-9, time.monotonic() - began)
     loss = distributed.average(run.tail) / _tail_steps(run)
-    return {"train_loss": loss, "images_per_second": speed, **(figures or _look(run))}
+    values = {"train_loss": loss, **(figures or _online_metrics(run))}
+    return _Trained(values=values, images_per_second=speed)
 
 
 def _one_step(run: _Run) -> None:
     """Draw, loss, gradient step: a function of the state and the step's number alone."""
-    loss = run.take(run.step, _inputs(run, next(run.batches), run.step))
+    loss = run.gradient_step(run.step, _inputs(run, next(run.batches), run.step))
     run.step += 1
     run.loss, run.summed = run.loss + loss, run.summed + 1
     if run.step > run.cell.steps - _tail_steps(run):
@@ -259,31 +273,31 @@ def _one_step(run: _Run) -> None:
 
 
 def _inputs(run: _Run, batch: Batch, step: int) -> Inputs:
-    """The own rows of a step's batch, augmented and masked."""
+    """The rows of a step's batch that this process trains on, augmented and masked."""
     cell = run.cell
-    return run.objective.draw(batch, Rows(generator(cell.seed, "views", step), run.here, cell.batch))
+    return run.objective.draw(batch, Rows(generator(cell.seed, "views", step), run.local_rows, cell.batch))
 
 
 def _first_inputs(run: _Run) -> Inputs:
-    batch = next(batches(run.images, run.cell, device=run.take.device, share=run.here))
+    batch = next(batches(run.images, run.cell, device=run.gradient_step.device, share=run.local_rows))
     return _inputs(run, batch, 0)
 
 
 def _tail_steps(run: _Run) -> int:
-    cooldown = float(run.take.schedule.constants["cooldown"]) or TAIL
+    cooldown = float(run.gradient_step.schedule.constants["cooldown"]) or TAIL
     return max(1, round(min(TAIL, cooldown) * run.cell.steps))
 
 
-def read_out_steps(steps: int) -> set[int]:
-    """Steps after which the model is read out: about eight, evenly in log, the last included."""
+def evaluation_steps(steps: int) -> set[int]:
+    """Steps after which the model is evaluated: about eight, evenly in log, the last included."""
     return {round(step) for step in np.geomspace(max(1, steps / 128), steps, READ_OUTS)}
 
 
-def _look(run: _Run) -> dict[str, float]:
+def _online_metrics(run: _Run) -> dict[str, float]:
     cell = run.cell
     size = min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, GALLERY_MOST)))
     spread_out = np.linspace(0, len(run.images) - 1, size).astype(np.int64)  # sources lie one after the other
-    gallery = run.images.rows(spread_out).to(run.take.device)
+    gallery = run.images.rows(spread_out).to(run.gradient_step.device)
     with distributed.alone():
         return online_metrics(run.objective, run.held_out, gallery, cell.patch, cell.precision)
 
@@ -301,7 +315,7 @@ def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> Non
         "step": run.step,
         "samples_seen": run.step * cell.batch,
         "loss": loss,
-        "lr": run.take.schedule.rate(run.step - 1),
+        "lr": run.gradient_step.schedule.rate(run.step - 1),
         "images_per_second": speed,
         "eta_seconds": (cell.steps - run.step) * cell.batch / speed,
         "time": time.time(),
@@ -322,8 +336,8 @@ def _save_trunk(run: _Run) -> None:
 
 
 def _save_state(run: _Run, folder: Path, facts: dict[str, Any], keep: int | None = KEPT) -> None:
-    tensors = training_state(run.objective.module, run.take.optimiser)
-    tail, scaler = distributed.average(run.tail), run.take.scaler.state_dict()
+    tensors = training_state(run.objective.module, run.gradient_step.optimiser)
+    tail, scaler = distributed.average(run.tail), run.gradient_step.scaler.state_dict()
     facts = {**facts, "step": run.step, "tail": tail, "scaler": scaler}
     save_checkpoint(folder, tensors, facts, keep=keep, scratch=run.folder / "checkpoint")
 

@@ -197,7 +197,7 @@ def _stand_in(path: Path, *, classes: int, train: int) -> SourceSubset:
 
 def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured]:
     from orch_core import learn
-    from orch_core.learn.pretraining import read_out_steps
+    from orch_core.learn.pretraining import evaluation_steps
 
     found = []
     for steps in (1, *STEPS):  # the first one warms up
@@ -207,7 +207,7 @@ def _runs(cell: Cell, folder: Path, clock: Callable[[], float]) -> list[Measured
             began = clock()
             learn.pretrain(run, Path(place))
             seconds = clock() - began
-        looks = len(read_out_steps(steps))
+        looks = len(evaluation_steps(steps))
         found.append(Measured(cell=run, cost=cost, looks=looks, seconds=seconds))
     return found[1:]
 
