@@ -153,14 +153,14 @@ def cell_from_json(document: Mapping[str, Any]) -> Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A linear probe of one task on frozen features.
+    """A probe of one task by a protocol (`orch_core.protocols`).
 
     task:        label; `path`: where the npz is now; neither enters the identity
     fingerprint: content hash of the task's npz
     kind:        multi-class, binary-class, multi-label or ordinal-regression (MedMNIST's words)
     classes:     number of classes (labels for multi-label)
     train_limit: at most this many training images, stratified by class and hash rank; 0 for all
-    protocol:    name and version of the probing recipe, `linear@1`
+    protocol:    name and version of how it is scored, `linear@1`
     """
 
     task: str

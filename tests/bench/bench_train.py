@@ -37,8 +37,9 @@ from orch_core.learn import MemoryPlan, pretraining
 from orch_core.learn.augment import MEAN, STD, View, draw_view
 from orch_core.learn.data import Batch
 from orch_core.learn.ledger import measured_flops
-from orch_core.learn.logistic import STRENGTHS, fit_path, problem
+from orch_core.learn.logistic import fit_path, problem
 from orch_core.learn.randomness import generator
+from orch_core.protocols.linear import strengths
 from orch_core.recipes import constants
 
 
@@ -187,13 +188,12 @@ def probing() -> None:
     features = rng.standard_normal((2000, 128)) @ np.diag(np.geomspace(0.01, 1, 128)) * 5
     labels = (features @ rng.standard_normal((128, 8)) * 0.3 + rng.gumbel(size=(2000, 8))).argmax(1)
     features = (features - features.mean(0)) / features.std(0)
-    strengths = STRENGTHS[:10]
+    path = strengths()[:10]
     task = problem(torch.from_numpy(features), torch.from_numpy(np.eye(8)[labels]), softmax=True)
-    ours = seconds(lambda: fit_path(task, strengths), 3)
+    ours = seconds(lambda: fit_path(task, path), 3)
     theirs = seconds(
         lambda: [
-            LogisticRegression(C=1 / (s * 2000), tol=1e-6, max_iter=2000).fit(features, labels)
-            for s in strengths
+            LogisticRegression(C=1 / (s * 2000), tol=1e-6, max_iter=2000).fit(features, labels) for s in path
         ],
         1,
     )

@@ -1,4 +1,9 @@
+import importlib
 import io
+import math
+import re
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +14,19 @@ from learn_cells import make_cell, make_probe, write_images
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from orch_core.errors import OrchError
 from orch_core.images.npz import read_split
-from orch_core.learn import pretrain, probe
-from orch_core.learn import probing as probing_module
-from orch_core.learn.logistic import STRENGTHS, fit_path, problem
+from orch_core.learn import Stopped, pretrain, probe
+from orch_core.learn.logistic import fit_path, problem
 from orch_core.learn.metrics import auc, bootstrap, correct, delong_se, indicator
+from orch_core.learn.probes import knn, projection
+from orch_core.learn.probes.subject import Subject
+from orch_core.learn.probes.task import limited
+from orch_core.protocols import PROTOCOLS, protocol_named
+from orch_core.protocols.linear import strengths
+from orch_core.recipes import pixels
 
 
 def separable_by_chance(n=300, d=20, classes=4, seed=0):
@@ -30,9 +41,9 @@ def test_every_strength_reaches_scikit_learns_optimum(classes):
     x, y = separable_by_chance(classes=classes)
     targets = np.eye(classes)[y] if classes > 2 else y[:, None].astype(float)
     task = problem(torch.from_numpy(x), torch.from_numpy(targets), softmax=classes > 2)
-    fitted = fit_path(task, STRENGTHS[:10], tolerance=1e-7)
+    fitted = fit_path(task, strengths()[:10], tolerance=1e-7)
     logits = fitted.scores(torch.from_numpy(x))
-    for index, strength in enumerate(STRENGTHS[:10]):
+    for index, strength in enumerate(strengths()[:10]):
         model = LogisticRegression(C=1 / (strength * len(x)), tol=1e-10, max_iter=10_000).fit(x, y)
         if classes > 2:
             ours = torch.from_numpy(logits[index]).softmax(1).numpy()
@@ -150,21 +161,123 @@ def test_components_span_scikit_learns():
         split: rng.integers(0, 256, (n, 6, 6, 1)).astype(np.uint8)
         for split, n in (("train", 50), ("test", 9))
     }
-    got = probing_module.principal_components(images, 10)
+    got = projection.principal_components(images, 10)
     flat = {split: array.reshape(len(array), -1) / 255 for split, array in images.items()}
     expected = PCA(10, svd_solver="full").fit(flat["train"]).transform(flat["test"])
     np.testing.assert_allclose(np.abs(got["test"]), np.abs(expected), atol=1e-9)
 
 
+@pytest.mark.parametrize("by", ["images", "pixels", "iteration"])
+def test_components_are_those_of_a_singular_value_decomposition(monkeypatch, by):
+    """Images of rank 12 and noise: [n, pixels] is wide, tall, or larger than what is decomposed exactly."""
+    rng = np.random.default_rng(0)
+    n, side = (60, 10) if by == "images" else (150, 10)
+    low = rng.random((n, 12)) @ rng.random((12, side * side)) * np.linspace(30, 1, 12).sum() / 60
+    train = (low / low.max() * 240 + rng.integers(0, 4, low.shape)).astype(np.uint8)
+    images = {"train": train.reshape(n, side, side, 1), "test": train[::7].reshape(-1, side, side, 1)}
+    monkeypatch.setattr(projection, "BATCH_BYTES", 8 * side * side * 16)
+    monkeypatch.setattr(projection, "EXACT", 40 if by == "iteration" else 1000)
+    got = projection.principal_components(images, 6)
+    centred = train / 255 - (train / 255).mean(0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(got["train"]), np.abs(left[:, :6] * values[:6]), atol=1e-9)
+    np.testing.assert_allclose(got["test"], got["train"][::7], atol=1e-9)
+
+
+def test_components_of_large_images_take_little_memory_and_stop_when_asked():
+    """220 images of 224 x 224 in colour: their pixels' covariance would be 181 GB."""
+    rng = np.random.default_rng(0)
+    images = {
+        split: rng.integers(0, 256, (n, 224, 224, 3), dtype=np.uint8)
+        for split, n in (("train", 120), ("val", 40), ("test", 60))
+    }
+    tracemalloc.start()
+    got = projection.principal_components(images, 100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert got["test"].shape == (60, 100)
+    held = sum(array.nbytes for array in images.values())
+    assert held + peak < pixels.projection_bytes(120, 220, 224 * 224 * 3, 100) < 1e9
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) > 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        projection.principal_components(images, 100, stop)
+
+
+def test_nearest_neighbours_vote_as_scikit_learns_classifier():
+    rng = np.random.default_rng(1)
+    train, asked = rng.standard_normal((200, 12)), rng.standard_normal((31, 12))
+    labels = rng.integers(0, 3, 200)
+    temperature = 0.07  # DINO's eval_knn.py; 20 neighbours
+    model = KNeighborsClassifier(
+        20, metric="cosine", algorithm="brute", weights=lambda far: np.exp((1 - far) / temperature)
+    )
+    expected = model.fit(train, labels).predict_proba(asked)
+    got = knn.vote(knn.unit(asked) @ knn.unit(train).T, np.eye(3, dtype=np.int64)[labels])
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_protocols_share_a_tasks_features_and_give_scores_of_their_own(tmp_path, monkeypatch):
+    path = write_images(tmp_path / "bars.npz", classes=4)
+    cell, runs = make_cell(None, "random@1"), []
+    pretrain(cell, tmp_path / "run")
+    original = Subject.encoded
+    monkeypatch.setattr(Subject, "encoded", lambda *given: runs.append(1) or original(*given))
+    probes = [make_probe(path, "multi-class", protocol=name) for name in ("linear@1", "knn@1")]
+    results = {one.protocol: result.values for one, result in probe(cell, tmp_path / "run", probes)}
+    assert len(runs) == 3  # train, val, test, once for both
+    assert probes[0].id != probes[1].id
+    assert 0.5 < results["knn@1"]["auc_lo"] + 0.1 < results["linear@1"]["auc"]
+    assert "C" not in results["knn@1"]
+    assert results["knn@1"]["auc"] != results["linear@1"]["auc"]
+
+
+def test_every_protocol_has_its_code_and_its_constants_their_sources():
+    for protocol in PROTOCOLS.values():
+        module = importlib.import_module(f"orch_core.learn.probes.{protocol.name}")
+        assert callable(module.evaluate)
+        assert all(constant.source for constant in protocol.constants.values())
+    with pytest.raises(OrchError, match="did you mean 'linear@1'"):
+        protocol_named("linaer@1")
+    text = Path(__file__).parents[2].joinpath("docs", "pretraining.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z-]+@\d+)` \|", text.split("## Probes")[1], re.MULTILINE)) == set(
+        PROTOCOLS
+    )
+
+
+def test_a_probe_stops_between_two_batches(tmp_path):
+    cell, one = make_cell(None, "random@1"), make_probe(write_images(tmp_path / "bars.npz"))
+    pretrain(cell, tmp_path)
+    with pytest.raises(Stopped):
+        list(probe(cell, tmp_path, [one], should_stop=lambda: True))
+
+
+def test_a_score_that_is_not_defined_is_none(tmp_path):
+    path = write_images(tmp_path / "bars.npz", classes=2)
+    arrays = dict(np.load(path))
+    arrays["test_labels"] = (np.arange(60) == 7)[:, None].astype(
+        np.uint8
+    )  # one positive: DeLong's variance needs two
+    np.savez(path, **arrays)
+    values = run(make_cell(None, "random@1"), tmp_path / "run", [make_probe(path)])["binary-class"].values
+    assert values["auc_se_delong"] is None
+    assert all(math.isfinite(value) for value in values.values() if isinstance(value, float))
+
+
 def test_a_limited_train_split_is_stratified_and_nested(tmp_path):
     path = write_images(tmp_path / "bars.npz", train=200, classes=4)
     images, labels = read_split(path, "train")
-    small, large = (probing_module.limited(images, labels, n) for n in (40, 100))
+    small, large = (limited(images, labels, n) for n in (40, 100))
     assert set(small) < set(large)
     assert np.bincount(labels[small, 0]).tolist() == [10] * 4
     assert len(large) == 100
     order = np.random.default_rng(0).permutation(200)
-    assert set(order[probing_module.limited(images[order], labels[order], 40)]) == set(small)
+    assert set(order[limited(images[order], labels[order], 40)]) == set(small)
 
 
 def run(cell, folder, probes):

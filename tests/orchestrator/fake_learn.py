@@ -149,7 +149,7 @@ def misbehave(cell, folder, first):
         (folder / "checkpoint" / "big").write_bytes(bytes(64 << 20))
 
 
-def probe(cell, folder, probes):
+def probe(cell, folder, probes, *, should_stop):
     for one in probes:
         if one.task == "broken":
             raise ValueError("a bug in a probe")

@@ -18,12 +18,13 @@ import polars as pl
 from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 from orch_core.monitoring import HEALTH_IMAGES, HELD_OUT, READ_OUTS, ROWS
-from orch_core.recipes import RECIPES
+from orch_core.protocols.linear import SOLVER_FLOPS
+from orch_core.recipes.pixels import COMPONENTS
 from orch_core.user_settings import folder
 
 SCHEMA_VERSION = 1
 # the control without an encoder fits as many components of its pixels as two halves of this width would have
-PIXEL_WIDTH = int(str(RECIPES["pixels@1"].constants["components"].value)) // 2
+PIXEL_WIDTH = COMPONENTS // 2
 
 Number = TypeVar("Number", float, pl.Expr)
 
@@ -32,14 +33,18 @@ Number = TypeVar("Number", float, pl.Expr)
 class ProbeLoad:
     """The work of the probes of one cell.
 
-    tasks:  number of tasks; images: through the encoder; fit: training images x classes, summed; test: test
-            images x classes
+    tasks:  number of probes; images: through the encoder; test: test images x classes, summed
+    solver_flops:     FLOPs of fitting and scoring, per unit of the encoder's width
+    projection_flops: FLOPs of the control without an encoder, which projects pixels instead
+    projection_bytes: peak memory of that
     """
 
     tasks: int = 0
     images: int = 0
-    fit: int = 0
     test: int = 0
+    solver_flops: float = 0.0
+    projection_flops: float = 0.0
+    projection_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Rate:
 class ProbeRate:
     """Seconds of probes: `fixed` per task, per `image`, per encoder's `flop`, per `test` image and class.
 
-    `fit` is per training image, class and unit of the encoder's width.
+    `fit` is per training image, class and unit of the encoder's width, of the protocol `linear@1`.
     """
 
     fixed: float = 0.0
@@ -127,7 +132,7 @@ class Calibration:
         rate, width = self.probe, pl.col("width").fill_null(PIXEL_WIDTH)
         encoder = rate.flop * load.images * pl.col("flops_forward")
         fixed = rate.fixed * load.tasks + rate.image * load.images + rate.test * load.test
-        return fixed + encoder + rate.fit * load.fit * width
+        return fixed + encoder + rate.fit / SOLVER_FLOPS * load.solver_flops * width
 
 
 def _path(device: str, precision: str) -> Path:

@@ -20,6 +20,7 @@ from orch_core.identity import digest
 from orch_core.images.npz import NpzFacts
 from orch_core.images.source import ALL, check_task, inspect_source
 from orch_core.models import known_models, named_model
+from orch_core.protocols import PROTOCOLS
 from orch_core.recipes import RECIPES, constants
 from orch_core.yaml import Document, Loc, did_you_mean, load_yaml, nearest
 
@@ -160,7 +161,10 @@ def _references(document: Document) -> list[Problem]:
     sources = _names(data.get("sources"))
     mixes = _names(data.get("mixes", {WHOLE_MIX: sources}))
     tasks = _names(data.get("tasks"))
-    checks: list[tuple[Loc, list[str], str]] = [(("probes", "tasks"), [*tasks, *sources], "task")]
+    checks: list[tuple[Loc, list[str], str]] = [
+        (("probes", "tasks"), [*tasks, *sources], "task"),
+        (("probes", "protocol"), list(PROTOCOLS), "protocol"),
+    ]
     axes_at: list[Loc] = [("axes",)]
     axes_at += [(name, at) for name in ("include", "isoflop") for at in range(len(_list(data.get(name))))]
     known_mixes = mixes + [f"leave_one_out({mix})" for mix in mixes]

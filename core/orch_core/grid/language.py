@@ -222,12 +222,13 @@ class Training(Section):
 
 
 class Probes(Section):
-    """Linear probes on frozen features: names of `tasks` (or of sources, whose labels they are)."""
+    """Probes of every encoder: names of `tasks` (or of sources, whose labels they are), and how they are scored."""
 
     tasks: list[str] | None = Field(
         default=None, min_length=1, description="default: every task, and every source whose labels make one"
     )
     train_limit: int = Field(default=0, ge=0, description="training images per task, stratified; 0 for all")
+    protocol: Names = Field(default=["linear@1"], description="one protocol, or a list of them")
 
 
 class Include(Section):

@@ -22,9 +22,6 @@ from orch_core.yaml import did_you_mean
 USABLE = (
     0.9  # of a device's memory: the rest goes to its context, the allocator's slack and the data in flight
 )
-# FLOPs of fitting a probe, per training image, class and unit of width: .3 us of a core, measured by `orch
-# calibrate`
-SOLVER_FLOPS = 1e4
 HOURS = ("hours_low", "hours_mid", "hours_high")
 # the memory of a cell depends on all identifying fields except its data, its length and its seeds
 PRICED = tuple(
@@ -59,19 +56,25 @@ def with_hours(
     With a calibration, hours are the measured seconds, 25% less and 25% more. Without one they are FLOPs,
     with those of fitting the probes, at an assumed fraction of the device's peak. The `devices` of a cell
     share its training without loss; one of them runs the probes while the others are paid for too. Cells side
-    by side on a device take as long as one after another.
+    by side on a device take as long as one after another. `memory_bytes` of the control without an encoder
+    becomes what projecting the pixels of its largest task takes.
     """
     if measured is not None:
         probing, training = measured.probing(load) / 3600, measured.training_seconds() / 3600
         spread = (0.8, 1.0, 1.25)
     else:
         rates = hours(1.0, device, precision)
-        solver = SOLVER_FLOPS * load.fit * pl.col("width").fill_null(PIXEL_WIDTH)
+        solver = load.solver_flops * pl.col("width").fill_null(PIXEL_WIDTH)
         probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
         training, spread = FLOPS_PAID * rates[1], (rates[0] / rates[1], 1.0, rates[2] / rates[1])
-    probing = pl.col("devices").clip(lower_bound=1) * probing
+    pixels = pl.col("width").is_null()
+    projection = load.projection_flops * hours(1.0, DEVICES["CPU"], "fp32")[1]  # by numpy, also beside a GPU
+    probing = pl.col("devices").clip(lower_bound=1) * (
+        probing + pl.when(pixels).then(projection).otherwise(0.0)
+    )
+    memory = pl.when(pixels).then(load.projection_bytes).otherwise(pl.col("memory_bytes"))
     columns = {name: (training + probing) * by for name, by in zip(HOURS, spread, strict=True)}
-    return frame.with_columns(**columns, hours_probes=probing)
+    return frame.with_columns(**columns, hours_probes=probing, memory_bytes=memory)
 
 
 def with_micro_batches(frame: pl.DataFrame, device: Device) -> pl.DataFrame:

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-STRENGTHS = tuple(10.0 ** (-k / 2) for k in range(-2, 11))
-"""lambda from 10 to 1e-5 in half decades, the strongest first."""
 TINY = 1e-300
 HALVINGS = 25
 

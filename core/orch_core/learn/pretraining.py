@@ -25,7 +25,7 @@ from orch_core.learn.ledger import Meter, compiled, is_out_of_memory, measured_f
 from orch_core.learn.objectives import Inputs, Objective, build_objective
 from orch_core.learn.randomness import Rows, generator
 from orch_core.learn.readout import online_metrics, spread
-from orch_core.learn.result import Result
+from orch_core.learn.result import Result, Stopped, never
 from orch_core.learn.schedule import schedule_of
 from orch_core.learn.step import MemoryPlan, Step, build_step, rows_here
 from orch_core.monitoring import GALLERY, GALLERY_MOST, HEALTH_IMAGES, READ_OUTS, ROWS
@@ -39,15 +39,6 @@ TAIL = 0.05
 """Share of the run, at its end, over which `train_loss` is the mean; never more than the cool-down."""
 
 WHOLE = MemoryPlan()
-
-
-class Stopped(Exception):  # noqa: N818
-    """The run was asked to stop, and its state is saved."""
-
-
-def never() -> bool:
-    """Do not stop."""
-    return False
 
 
 @dataclass(slots=True, kw_only=True)

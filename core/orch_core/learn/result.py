@@ -8,6 +8,15 @@ from dataclasses import dataclass, field
 from orch_core.study.record import Reason, Status
 
 
+class Stopped(Exception):  # noqa: N818
+    """The work was asked to stop; what there was to save is saved."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """values: numbers that depend on the cell alone; cost: what they took here; reason: why there is no result.

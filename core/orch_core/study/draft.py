@@ -15,6 +15,9 @@ from orch_core.grid.check import CheckedGrid, read_grid
 from orch_core.grid.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch_core.grid.resources import Cluster
 from orch_core.images.npz import NpzFacts
+from orch_core.protocols import protocol_named
+from orch_core.protocols.base import TaskSize
+from orch_core.recipes import pixels
 from orch_core.study.folder import Study, create_study
 from orch_core.study.holdings import with_state
 from orch_core.study.plan import Plan, write_plan
@@ -71,34 +74,52 @@ def save(plan: Plan, study: Study, checked: CheckedGrid) -> PlanSummary:
 
 
 def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
+    """Every task by every protocol, task after task."""
     probes = []
     for name in checked.probed:
         facts = _facts(checked, name)
         declared = checked.grid.tasks[name].kind if name in checked.grid.tasks else None
         kind = "multi-label" if facts.labels > 1 else "binary-class" if facts.classes == 2 else "multi-class"
-        probes.append(
+        probes += [
             Probe(
                 task=name,
                 fingerprint=facts.fingerprint,
                 kind=declared or kind,
                 classes=facts.classes,
                 train_limit=checked.grid.probes.train_limit,
+                protocol=protocol,
                 path=str(checked.file(name)),
             )
-        )
+            for protocol in dict.fromkeys(checked.grid.probes.protocol)
+        ]
     return tuple(probes)
 
 
 def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
     """The work of the probes of one cell."""
-    limit, images, fit, test = checked.grid.probes.train_limit, 0, 0, 0
-    for probe in probes:
-        counts = _facts(checked, probe.task).counts
-        train = min(limit or counts["train"], counts["train"])
-        images += train + counts.get("val", 0) + counts.get("test", 0)
-        fit += train * probe.classes
-        test += counts.get("test", 0) * probe.classes
-    return ProbeLoad(tasks=len(probes), images=images, fit=fit, test=test)
+    limit, images, test, solver, projection, memory = checked.grid.probes.train_limit, 0, 0, 0.0, 0.0, 0.0
+    for place, probe in enumerate(probes):
+        facts = _facts(checked, probe.task)
+        train, val = facts.counts["train"], facts.counts.get("val", 0)
+        size = TaskSize(
+            train=min(limit or train, train), val=val, test=facts.counts.get("test", 0), classes=probe.classes
+        )
+        cost = protocol_named(probe.protocol).cost(size)
+        solver, images = solver + cost.solver_flops, images + cost.encoder_images
+        test += size.test * size.classes
+        if place == 0 or probes[place - 1].task != probe.task:  # protocols share the features of a task
+            values = (size.train, size.images, facts.height * facts.width * facts.channels, pixels.COMPONENTS)
+            images += size.images
+            projection += pixels.projection_flops(*values)
+            memory = max(memory, pixels.projection_bytes(*values))
+    return ProbeLoad(
+        tasks=len(probes),
+        images=images,
+        test=test,
+        solver_flops=solver,
+        projection_flops=projection,
+        projection_bytes=memory,
+    )
 
 
 def _facts(checked: CheckedGrid, task: str) -> NpzFacts:

@@ -160,11 +160,12 @@ def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> En
 def _probe_in_turn(
     context: WorkerContext, entry: ManifestEntry, attempt: Attempt, missing: list[Probe]
 ) -> None:
-    """Publish the missing probes, taking each off the list; raises learn.Stopped between two of them."""
+    """Publish the missing probes, taking each off the list; raises learn.Stopped soon after it is wanted."""
     from orch_core import learn
 
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
-    for probe, result in learn.probe(cell, folder, tuple(missing)):
+    watch = _watch(context, entry, attempt)
+    for probe, result in learn.probe(cell, folder, tuple(missing), should_stop=watch):
         record = Record(
             cell=entry.id,
             name=cell.name,
