@@ -14,6 +14,7 @@ from orch_core.errors import OrchError
 from orch_core.grid.pricing import repriced
 from orch_core.grid.resources import Cluster, ResourceClass, SizeClass
 from orch_core.study.draft import draft
+from orch_core.study.plan import _cluster
 from orch_core.study.summary import summary
 
 GRID = """\
@@ -110,3 +111,28 @@ def test_an_exclusive_job_without_a_number_of_gpus_is_noted():
         for note in plan_of("{device: V100, sbatch: {exclusive: true}}").notes
     )
     assert not any("exclusive" in note for note in plan_of("{sbatch: {exclusive: true}}").notes)
+
+
+def test_a_rule_that_excludes_nothing_is_noted():
+    text = GRID.replace("cluster: CLUSTER", "exclude:\n  - model == 'B'\n  - model == 'b'\n")
+    Path("grid.yaml").write_text(text)
+    notes = draft(Path("grid.yaml"))[0].notes
+    assert [note for note in notes if "exclude" in note] == ["exclude: \"model == 'B'\" matches no cell"]
+
+
+def test_a_plan_of_an_older_orch_keeps_its_resources():
+    plan = plan_of(
+        "{device: V100, partition: a, classes: [{name: large, when: model == 'b', gpus_per_node: 2}]}"
+    )
+    shared = {
+        "parallel": 7, "partition": "a", "account": None, "qos": None, "gpus_per_node": None, "nodes": 1, "time": None,
+        "cells_per_job": None, "device": "V100", "usd_per_gpu_hour": None, "max_attempts": 3,
+        "sbatch": {"mem": "8G", "array": "0-3"},
+    }  # fmt: skip
+    old = {"classes": {"default": shared, "large": {**shared, "gpus_per_node": 2}}}
+    found = _cluster(old)
+    assert (found.parallel, found.max_attempts, found.device) == (7, 3, "V100")
+    wanted = {
+        name: asked.options() | {"mem": "8G"} for name, asked in plan.cluster.resource_classes().items()
+    }
+    assert {name: asked.options() for name, asked in found.resource_classes().items()} == wanted

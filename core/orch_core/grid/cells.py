@@ -37,7 +37,13 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     GridError, at its place, if the grid asks for more data than there is, for a budget that no size can meet,
     or for a length that is too short for warm-up and cool-down, or if no cell is left.
     """
-    frame = pl.concat([_block(checked, block) for block in blocks(checked)], how="vertical")
+    return cells_and_idle_rules(checked)[0]
+
+
+def cells_and_idle_rules(checked: CheckedGrid) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The frame of `enumerate_cells`, and the rules of `exclude` that exclude no cell which earlier rules leave."""
+    used: set[str] = set()
+    frame = pl.concat([_block(checked, block, used) for block in blocks(checked)], how="vertical")
     if frame.is_empty():
         rules = "; ".join(checked.grid.exclude)
         message = f"no cell is left after `exclude` ({rules}): drop a rule, or widen the axes"
@@ -45,7 +51,7 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
     keys = np.sort(frame["id"].hash().to_numpy())
     if (keys[1:] == keys[:-1]).any():  # else all ids differ; this is faster than asking for unique ones
         frame = frame.unique(subset="id", keep="first", maintain_order=True)
-    return with_trunks(frame)
+    return with_trunks(frame), tuple(rule for rule in checked.grid.exclude if rule not in used)
 
 
 def rule_mask(rule: str) -> pl.Expr:
@@ -55,15 +61,20 @@ def rule_mask(rule: str) -> pl.Expr:
     return pl.lit(found).fill_null(value=False) if isinstance(found, bool) else found.fill_null(value=False)
 
 
-def _block(checked: CheckedGrid, block: Block) -> pl.DataFrame:
-    """One product of axes; the product of a control leaves out the axes that it does not depend on."""
+def _block(checked: CheckedGrid, block: Block, used: set[str]) -> pl.DataFrame:
+    """One product of axes; the product of a control leaves out the axes that it does not depend on.
+
+    The rules of `exclude` that exclude a cell are added to `used`.
+    """
     choices = [] if block.isoflop else data_choices(checked, block)
     frame = pl.concat(
         [_recipe_block(checked, block, name, choices) for name in dict.fromkeys(block.axes["algorithm"])],
         how="vertical",
     )
     for rule in checked.grid.exclude if block.ruled else ():
-        frame = frame.filter(~rule_mask(rule))
+        left = frame.filter(~rule_mask(rule))
+        used |= {rule} if left.height < frame.height else set()
+        frame = left
     _refuse_lacking(checked, block, frame, choices)
     return frame
 

@@ -10,7 +10,7 @@ from orch_core.cell import Probe
 from orch_core.device import Device
 from orch_core.grid import calibration
 from orch_core.grid.calibration import ProbeLoad
-from orch_core.grid.cells import enumerate_cells
+from orch_core.grid.cells import cells_and_idle_rules
 from orch_core.grid.check import CheckedGrid, read_grid
 from orch_core.grid.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch_core.grid.resources import Cluster
@@ -34,7 +34,7 @@ def draft(
     Raises GridError for a wrong grid; OrchError for a study that is another's or cannot be written.
     """
     checked = read_grid(grid)
-    frame, probes = enumerate_cells(checked), _probes(checked)
+    (frame, idle), probes = cells_and_idle_rules(checked), _probes(checked)
     cluster = checked.grid.cluster.with_defaults(user_cluster())
     precision = checked.grid.training.precision
     device = device_named(cluster.device, precision)
@@ -61,7 +61,12 @@ def draft(
         budget=checked.grid.budget.model_dump() | {k: v for k, v in given.items() if v is not None},
         test_images={probe.task: _facts(checked, probe.task).counts.get("test", 0) for probe in probes},
         absent=tuple(sorted(checked.absent)),
-        notes=(*_notes(checked), *_fit_notes(frame, device), *_exclusive_notes(cluster, device)),
+        notes=(
+            *(f"exclude: {rule!r} matches no cell" for rule in idle),
+            *_notes(checked),
+            *_fit_notes(frame, device),
+            *_exclusive_notes(cluster, device),
+        ),
     )
     return plan, opened, checked
 

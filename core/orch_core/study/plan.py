@@ -21,7 +21,7 @@ from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 from orch_core.grid.columns import cell_of
 from orch_core.grid.names import cell_names
-from orch_core.grid.resources import DEFAULT, Cluster, ResourceClass
+from orch_core.grid.resources import DEFAULT, SET_BY_ORCH, Cluster, ResourceClass
 from orch_core.grid.section import name_fault
 from orch_core.identity import digest, split_ids
 from orch_core.study.folder import Study, open_study
@@ -160,7 +160,7 @@ def _cluster(document: Mapping[str, Any]) -> Cluster:
     """The cluster of a plan; plans of orch before 0.2 list every class with all that it asks for."""
     if "cluster" in document:
         return Cluster.model_validate(document["cluster"])
-    classes = {name: dict(given) for name, given in document["classes"].items()}
+    classes = {name: _allowed(given) for name, given in document["classes"].items()}
     shared = classes.pop(DEFAULT)
     fields = ResourceClass.model_fields
     own = [
@@ -168,6 +168,14 @@ def _cluster(document: Mapping[str, Any]) -> Cluster:
         for name, given in classes.items()
     ]
     return Cluster.model_validate({**shared, "classes": own})
+
+
+def _allowed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an old plan asks of Slurm, without the options that orch sets itself and that grids may not give any more."""
+    options = {
+        name: value for name, value in given["sbatch"].items() if name.replace("_", "-") not in SET_BY_ORCH
+    }
+    return {**given, "sbatch": options}
 
 
 def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapping[str, Any]) -> None:
