@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from orch.cli import main
-from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.laws import LAWS
 from orch_analysis.laws.law import load
 from orch_core.grid.cells import enumerate_cells
@@ -57,8 +57,7 @@ def test_the_law_of_ones_own_fits(tmp_path: Path):
     found = fit(
         load(tmp_path / "my_law.py"),
         pl.DataFrame({"params": params, "loss": 1.7 + 400 * params**-0.34}),
-        value="loss",
-        bootstrap=0,
+        FitOptions(value="loss", bootstrap=0),
     )
     for name, value in (("E", 1.7), ("A", 400.0), ("k", 0.34)):
         np.testing.assert_allclose(found.estimates[name], value, rtol=1e-4)

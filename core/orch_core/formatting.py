@@ -90,3 +90,15 @@ def duration(hours: float) -> str:
     if hours < 1:
         return f"{hours * 60:.1f} min"
     return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Align rows as text: the first `left` columns to the left, the others to the right."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

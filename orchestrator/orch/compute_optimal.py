@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 
 from orch.console import Exit
-from orch.fit_laws import VALUES, Fitted, is_table
+from orch.fit_laws import Fitted, is_table
 from orch.studies import find_study
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.fitting.usable import require
+from orch_analysis.fitting.variables import VALUES, require
 from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, of_table, optimum
 from orch_analysis.tables.points_file import read_points
 from orch_analysis.tables.study_tables import read_curves, read_results

@@ -103,15 +103,3 @@ def report_error(error: OrchError, *, as_json: bool) -> None:
         say(f"{error.message}\n\n{count} mistake{'s' if count > 1 else ''} in {error.problems[0].file}")
     else:
         say(f"error: {error}")
-
-
-def columns(rows: list[list[str]], *, left: int) -> str:
-    """Align rows as text: the first `left` columns to the left, the others to the right."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -11,51 +11,38 @@ from typing import Any
 import polars as pl
 
 from orch.answer import Answer
-from orch.console import Exit, columns, command_line
+from orch.console import Exit, command_line
 from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.fitting.usable import ROW, listed, require
-from orch_analysis.forecast.auto import Choice
-from orch_analysis.laws import get
+from orch_analysis.fitting.points import Points
+from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json, registered
-from orch_analysis.tables.points_file import Points, read_points
+from orch_analysis.tables.points_file import read_points
 from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
-from orch_core.formatting import percent
-from orch_core.yaml import did_you_mean
+from orch_core.formatting import columns, percent
 
-VALUES = (
-    "auc",
-    "loss",
-    "heldout_loss",
-    "accuracy",
-    "error",
-)  # columns that are a value by their name, first first
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 MANY = 8  # rows named for each reason, and lines of each kind of remark
+BANDS = {"mean": "of the curve", "new": "of a new run"}
 TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """Options of `orch fit-laws`; empty ones take the defaults said in its help."""
+class FitRequest:
+    """What `orch fit-laws` is asked to fit, and where to write it; `FitOptions` say how.
+
+    law: a name, a file, or auto; empty for power on a table, and for the laws of the report on a study. group_by: columns
+    of the groups; empty for those called `GROUPS`. factors: columns to correlate slopes with. out: folder of the report. tracking_uri, experiment: MLflow's, instead
+    of a study or a table.
+    """
 
     law: str = ""
-    mapping: Mapping[str, str] | None = None
     group_by: tuple[str, ...] = ()
-    loss: str = "auto"
-    huber_delta: float | None = None
-    weights: str | None = None
-    stderr: str | None = None
-    cluster: str | None = None
-    bootstrap: int = 1000
-    interval: str = "auto"
-    level: float = 0.95
-    ceiling: float | None = None
     factors: tuple[str, ...] = ()
-    seed: int = 0
     out: Path | None = None
     tracking_uri: str | None = None
     experiment: str | None = None
@@ -74,22 +61,24 @@ class Fitted(Answer):
         return self.document
 
 
-def fit_laws(target: Path | None, wishes: Wishes) -> Fitted:
-    """Fit a study (without `law`: every law of its report) or a table of points; raises OrchError for bad input."""
-    if wishes.tracking_uri:
+def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> Fitted:
+    """Fit a study (without a law: every law of its report) or a table of points; raises OrchError for bad input."""
+    if request.tracking_uri:
         from orch.tracking.track import read_points as from_mlflow
 
-        name = wishes.experiment or find_study(target).name
-        return _fit_points(from_mlflow(wishes.tracking_uri, name), name, wishes, Path(f"{name}-laws"))
+        name = request.experiment or find_study(target).name
+        points = read_points(from_mlflow(request.tracking_uri, name), mapping={}, name=name)
+        return _fit_points(points, request, options, Path(f"{name}-laws"))
     if target is not None and is_table(target):
-        return _fit_points(target, target.stem, wishes, Path(f"{target.stem}-laws"))
+        return _fit_points(read_points(target, mapping={}), request, options, Path(f"{target.stem}-laws"))
     study = find_study(target)
-    if wishes.law:
+    if request.law:
         frame = read_results(study).pretraining
         named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
-        return _fit_points(frame, study.name, wishes, study.root / "laws")
-    page = report_study(study.root, wishes.out, factors=wishes.factors, seed=wishes.seed)
+        points = read_points(frame, mapping={}, name=study.name)
+        return _fit_points(points, request, options, study.root / "laws")
+    page = report_study(study.root, request.out, factors=request.factors, seed=options.seed)
     scores = registered.scores(study)
     text = f"report: {page}\n{_scored(scores)}next: open it in a browser, or `orch ui` for the runs"
     document = {"report": str(page), "laws": str(page.with_name("laws.json"))}
@@ -115,138 +104,68 @@ def is_table(target: Path) -> bool:
     return target.suffix.lower() in TABLES
 
 
-def _fit_points(source: Path | pl.DataFrame, name: str, wishes: Wishes, default_out: Path) -> Fitted:
-    law = wishes.law or "power"
-    points = read_points(source, mapping={}, name=name)
-    value, x, groups = _reading(points.frame, law, wishes)
-    found = laws_json.fit_points(
-        points,
-        law=law if law == "auto" else get(law),
-        value=value,
-        x=x,
-        group_by=groups,
-        loss=wishes.loss,  # type: ignore[arg-type]  # click checked it
-        delta=wishes.huber_delta or "auto",
-        weights=wishes.weights,
-        stderr=wishes.stderr,
-        bootstrap=wishes.bootstrap,
-        cluster=wishes.cluster,
-        interval=wishes.interval,  # type: ignore[arg-type]  # click checked it
-        level=wishes.level,
-        seed=wishes.seed,
-        ceiling=wishes.ceiling,
-    )
-    out = wishes.out or default_out
-    command = shlex.join(command_line())
-    path = _write(points, found, out, command, wishes)
-    document = {"law": law, "value": value, "x": x, "group_by": list(groups), "laws": str(path)}
-    fitted = any(_fit_of(one).estimates for one in found)
-    remarks = "".join(f"\n{line}" for line in _remarks(found))
-    text = f"{_table(found)}{remarks}\n\n{value} by {', '.join(groups) or 'no group'}; laws: {path}"
-    if not fitted:
-        return Fitted(document=document | _fits(found), text=text, exit_code=Exit.NO_FIT)
-    return Fitted(document=document | _fits(found), text=f"{text}\nreport: {path.with_name('report.html')}")
+def _fit_points(points: Points, request: FitRequest, options: FitOptions, default_out: Path) -> Fitted:
+    law = request.law or "power"
+    groups = tuple(dict.fromkeys(request.group_by)) or _groups(points.frame, options)
+    fits = fit_groups(law, points, options, by=groups)
+    out, command = request.out or default_out, shlex.join(command_line())
+    path = _write(points, fits, out, command, request.factors)
+    asked = fits[0].options
+    document: dict[str, Any] = {
+        "law": law,
+        "value": asked.value,
+        "x": dict(asked.x),
+        "group_by": list(groups),
+    }
+    document |= {"laws": str(path), "fits": [_fit_document(fit) for fit in fits]}
+    remarks = "".join(f"\n{line}" for line in _remarks(fits))
+    by = f" by {', '.join(groups)}" if groups else ""
+    text = f"{_table(fits)}{remarks}\n\n{fits[0].value}{by}; laws: {path}"
+    if not any(fit.estimates for fit in fits):
+        return Fitted(document=document, text=text, exit_code=Exit.NO_FIT)
+    return Fitted(document=document, text=f"{text}\nreport: {path.with_name('report.html')}")
 
 
-def _write(points: Points, found: Sequence[Fit | Choice], out: Path, command: str, wishes: Wishes) -> Path:
+def _groups(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
+    """The columns that are groups by their name, take several values, and are not variables."""
+    names = [name for name in GROUPS if name in frame.columns and name not in options.x.values()]
+    return tuple(name for name in names if frame[name].n_unique() > 1)
+
+
+def _write(points: Points, fits: Sequence[Fit], out: Path, command: str, factors: Sequence[str]) -> Path:
     """The report with its laws.json; laws.json alone, with its outcomes, where nothing could be fitted."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(_fit_of(one).estimates for one in found):
-            page = report_points(
-                points, found, out, command=command, factors=wishes.factors, seed=wishes.seed
-            )
+        if any(fit.estimates for fit in fits):
+            seed = fits[0].options.seed
+            page = report_points(points, fits, out, command=command, factors=factors, seed=seed)
             return page.with_name("laws.json")
-        (out / "report.html").unlink(missing_ok=True)  # an earlier table's would stand beside these outcomes
-        return laws_json.write(
-            found, out, {"source": points.source, "sha256": points.sha256, "command": command}
-        )
+        (out / "report.html").unlink(missing_ok=True)  # an earlier table's would contradict these outcomes
+        provenance = {"source": points.source, "sha256": points.sha256, "command": command}
+        return laws_json.write(fits, out, provenance)
     except OSError as error:
         message = f"cannot write into {out}: {error.strerror or error}"
         raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
 
 
-def _reading(
-    frame: pl.DataFrame, law: str, wishes: Wishes
-) -> tuple[str, dict[str, str | float], tuple[str, ...]]:
-    """Which columns are the value, the law's variables and the groups: as mapped, else by their names."""
-    mapping = dict(wishes.mapping or {})
-    value = mapping.pop("value", "")
-    x: dict[str, str | float] = {name: _column(frame, column) for name, column in mapping.items()}
-    needed = ("params", "samples") if law == "auto" else get(law).x
-    if not x or set(x) & set(needed):  # a law read along a variable of the user's own has no other
-        x |= {name: name for name in needed if name not in x and name in frame.columns}
-        unknown = [name for name in x if name not in {*needed, "params", "samples", "compute"}]
-        if unknown:
-            message = f"{law} reads {', '.join(needed)}, not {unknown[0]}{did_you_mean(unknown[0], needed)}"
-            raise OrchError(message, hint="map a variable of the law, or leave it out")
-    value = value or next((name for name in VALUES if name in frame.columns and name not in x.values()), "")
-    if not value:
-        message = f"which column holds the value? There is none of {', '.join(VALUES)}"
-        names = [name for name in frame.columns if name != ROW]
-        raise OrchError(message, hint=f"say --map value=COLUMN; columns: {listed(names)}")
-    if value in x.values():
-        message = f"column {value!r} cannot be both the value and what the law explains it by"
-        raise OrchError(message, hint="map them apart: --map value=COLUMN")
-    groups = tuple(dict.fromkeys(wishes.group_by)) or tuple(
-        name
-        for name in GROUPS
-        if name in frame.columns and name not in x.values() and frame[name].n_unique() > 1
-    )
-    return value, x, groups
+def _fit_document(fit: Fit) -> dict[str, Any]:
+    saved = fit.to_json(draws=False)
+    names = ("law", "group", "estimates", "intervals", "n", "outcome", "message", "dropped", "warnings")
+    return {name: saved[name] for name in names}
 
 
-def _column(frame: pl.DataFrame, word: str) -> str | float:
-    """A column of the table, or a number that holds for all its rows."""
-    if word not in frame.columns and word[:1].isdigit():
-        try:
-            return float(word)
-        except ValueError:
-            pass
-    require(frame, word)
-    return word
-
-
-def _fit_of(one: Fit | Choice) -> Fit:
-    return one if isinstance(one, Fit) else one.fit
-
-
-def _fits(found: Sequence[Fit | Choice]) -> dict[str, Any]:
-    rows = [
-        {
-            "law": fit.law.name,
-            "group": dict(fit.group),
-            "estimates": dict(fit.estimates),
-            "intervals": {name: list(ends) for name, ends in fit.intervals.items()},
-            "n": fit.n,
-            "outcome": str(fit.outcome),
-            "message": fit.message,
-            "dropped": [asdict(row) for row in fit.dropped],
-            "warnings": [*fit.warnings, *_said(one)],
-        }
-        for one, fit in ((one, _fit_of(one)) for one in found)
-    ]
-    return {"fits": rows}
-
-
-def _said(one: Fit | Choice) -> tuple[str, ...]:
-    return () if isinstance(one, Fit) else one.warnings
-
-
-def _remarks(found: Sequence[Fit | Choice]) -> list[str]:
+def _remarks(fits: Sequence[Fit]) -> list[str]:
     """Rows left out, by reason, and what the fits warn of; at most `MANY` lines of each."""
     rows: dict[str, list[int]] = {}
-    for reason, row in sorted({(item.reason, item.row) for one in found for item in _fit_of(one).dropped}):
+    for reason, row in sorted({(item.reason, item.row) for fit in fits for item in fit.dropped}):
         rows.setdefault(reason, []).append(row)
     left_out = [f"left out: {_rows(at)}: {reason}" for reason, at in rows.items()]
     warned = [
-        f"warning{f', {name}' if name else ''}: {text}"
-        for one in found
-        for fit in [_fit_of(one)]
-        for name in [" ".join(fit.group.values())]
-        for text in (*_doubtful(fit), *fit.warnings, *_said(one))
+        f"warning{f', {fit.label}' if fit.group else ''}: {text}"
+        for fit in fits
+        for text in (*_doubtful(fit), *fit.warnings)
     ]
-    more = [f"... and {len(warned) - MANY} warnings more in laws.json"] if len(warned) > MANY else []
+    more = [f"... and {len(warned) - MANY} more warnings in laws.json"] if len(warned) > MANY else []
     return [*left_out[:MANY], *warned[:MANY], *more]
 
 
@@ -262,14 +181,14 @@ def _rows(numbers: Sequence[int]) -> str:
     return f"rows {named}" if len(numbers) <= MANY else f"{len(numbers)} rows, {named} ..."
 
 
-def _table(found: Sequence[Fit | Choice]) -> str:
+def _table(fits: Sequence[Fit]) -> str:
     """A line per fit: its group, n, estimates with intervals, or without any the outcome that says what is missing."""
-    fits = [_fit_of(one) for one in found]
-    rows = [["group", "n", "law", f"estimates [{percent(fits[0].level)} interval]" if fits else "estimates"]]
+    rows = [["group", "n", "law", f"estimates [{percent(fits[0].level)} interval]"]]
     for fit in fits:
         numbers = "  ".join(f"{name} {_estimate(fit, name)}" for name in fit.estimates)
-        said = numbers or f"{fit.outcome}: {fit.message}"
-        rows.append([" ".join(fit.group.values()) or "all", str(fit.n), fit.law.name, said])
+        rows.append(
+            [fit.label or "all", str(fit.n), fit.law.name, numbers or f"{fit.outcome}: {fit.message}"]
+        )
     return columns(rows, left=4)
 
 
@@ -285,22 +204,24 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
     trust: execute the Python file of a user's law; register: also keep the forecast in the study that the folder is in.
     Raises OrchError for another folder.
     """
-    rows, table = [], [["group", "law", "value", "band", "beyond the data"]]
-    for one in laws_json.read(folder, trust=trust):
-        fit = _fit_of(one)
-        table[0][3] = f"{percent(fit.level)} band"
-        group = " ".join(fit.group.values()) or "all"
+    rows: list[dict[str, Any]] = []
+    table = [["group", "quantity", "by", "value", "band", "beyond the data"]]
+    for fit in laws_json.read(folder, trust=trust):
+        table[0][4] = f"{percent(fit.level)} band"
+        about = {"group": dict(fit.group), "law": fit.law.name}
         if not fit.estimates:
-            table.append([group, fit.law.name, "-", str(fit.outcome), "-"])
-            rows.append({"group": dict(fit.group), "law": fit.law.name, "outcome": str(fit.outcome)})
+            table.append([fit.label or "all", fit.value, fit.law.name, "-", str(fit.outcome), "-"])
+            rows.append({**about, "outcome": str(fit.outcome)})
             continue
-        needed = fit.law.x if isinstance(one, Fit) else tuple(one.x)
-        point = {name: number for name, number in at.items() if name in needed}
-        got = one.predict(**point)  # type: ignore[arg-type]  # a law has no variable called band
-        band = "-" if got.lo is None or got.hi is None else f"{got.lo:.4g} to {got.hi:.4g}"
-        table.append([group, fit.law.name, f"{got.value:.5g}", band, f"{got.extrapolation:.3g}x"])
-        rows.append({"group": dict(fit.group), "law": fit.law.name, **asdict(got)})
-    document, text = {"at": dict(at), "predictions": rows}, columns(table, left=2)
+        row = fit.predict(pl.DataFrame({name: [number] for name, number in at.items()})).row(0, named=True)
+        band = "-" if row["lo"] is None else f"{row['lo']:.4g} to {row['hi']:.4g} ({BANDS[row['band']]})"
+        beyond = f"{row['extrapolation']:.3g}x"
+        table.append(
+            [fit.label or "all", row["quantity"], row["predictor"], f"{row['value']:.5g}", band, beyond]
+        )
+        rows.append({**about, **row})
+    document: dict[str, Any] = {"at": dict(at), "predictions": rows}
+    text = columns(table, left=3)
     if register:
         path = registered.register(find_study(folder.resolve().parent), folder, at, trust=trust)
         document["registered"] = str(path)

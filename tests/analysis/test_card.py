@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.fitting.fit import Fit
-from orch_analysis.forecast import auto
+from orch_analysis.fitting.fit import FitOptions
+from orch_analysis.forecast.auto import AutoFit
+from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.saved import card, laws_json
 from orch_analysis.tables.points_file import Points, read_points
 from orch_core.errors import OrchError
@@ -41,34 +42,35 @@ def points(tmp_path: Path) -> Points:
 @pytest.mark.parametrize(
     ("law", "x", "more"),
     [
-        ("chinchilla", {"params": "N", "samples": "D"}, {"delta": 1e-3}),
+        ("chinchilla", {"params": "N", "samples": "D"}, {"huber_delta": 1e-3}),
         ("chinchilla", {"params": "N", "samples": "D"}, {"cluster": "run"}),
-        ("power_offset", {"params": "N"}, {"group_by": ["set"], "loss": "l2"}),
+        ("power_offset", {"params": "N"}, {"loss": "l2"}),
         ("power", {"compute": "D"}, {}),
+        ("power", {"params": "N"}, {"ceiling": 9.0}),
     ],
 )
 def test_refitting_from_the_written_card_gives_the_same_bits(
     points: Points, tmp_path: Path, law: str, x: dict[str, str], more: dict[str, object]
 ) -> None:
-    found = laws_json.fit_points(points, law=law, value="loss", x=x, bootstrap=40, seed=3, **more)  # type: ignore[arg-type]
+    by = ["set"] if law == "power_offset" else []
+    found = fit_groups(law, points, FitOptions(value="loss", x=x, bootstrap=40, seed=3, **more), by=by)  # type: ignore[arg-type]
     laws_json.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
     for number, item in enumerate(found):
-        assert isinstance(item, Fit)
         written = json.loads((tmp_path / "out" / "cards" / f"card-{number}.json").read_text(encoding="utf-8"))
         again = card.refit(written, points)
-        assert again.estimates == item.estimates
-        assert again.intervals == item.intervals
+        assert again == item
         assert np.array_equal(again.draws, item.draws)
 
 
 def test_a_form_that_auto_chose_below_a_ceiling_is_refitted_from_its_card(points: Points) -> None:
     table = points.frame.drop("_row").with_columns(score=1 - pl.col("loss") / 10, loss=None)
     points = read_points(table, mapping={})
-    (found,) = laws_json.fit_points(points, law="auto", value="score", x={"params": "N"}, bootstrap=40)
-    assert isinstance(found, auto.Choice)
-    again = card.refit(card.make(found.fit, {"sha256": points.sha256}), points)
-    assert again.estimates == found.fit.estimates
-    assert np.array_equal(again.draws, found.fit.draws)
+    (found,) = fit_groups("auto", points, FitOptions(value="score", x={"params": "N"}, bootstrap=40))
+    assert isinstance(found, AutoFit)
+    assert found.value == "1 - score"
+    again = card.refit(card.make(found, {"sha256": points.sha256}), points)
+    assert again.estimates == found.estimates
+    assert np.array_equal(again.draws, found.draws)
 
 
 def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) -> None:
@@ -79,8 +81,8 @@ def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) 
     pl.DataFrame({"N": N, "D": D, "loss": loss}).write_csv(tmp_path / "points.csv")
     points = read_points(tmp_path / "points.csv", mapping={})
     (tmp_path / "again.py").write_text(AGAIN, encoding="utf-8")
-    found = laws_json.fit_points(
-        points, law="chinchilla", value="loss", x={"params": "N", "samples": "D"}, bootstrap=300
+    found = fit_groups(
+        "chinchilla", points, FitOptions(value="loss", x={"params": "N", "samples": "D"}, bootstrap=300)
     )
     laws_json.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
     said = []
@@ -98,8 +100,7 @@ def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) 
 
 
 def test_another_table_is_refused(points: Points, tmp_path: Path) -> None:
-    found = laws_json.fit_points(points, law="power", value="loss", x={"params": "N"})[0]
-    assert isinstance(found, Fit)
+    found = fit_groups("power", points, FitOptions(value="loss", x={"params": "N"}))[0]
     made = card.make(found, {"sha256": points.sha256})
     other = read_points(points.frame.drop("_row")[:-1], mapping={})
     with pytest.raises(OrchError, match="not the table of the card"):
@@ -108,10 +109,9 @@ def test_another_table_is_refused(points: Points, tmp_path: Path) -> None:
 
 def test_the_card_answers_the_checklist(points: Points) -> None:
     """Form, setup, data and fitting of (Mis)Fitting (arXiv:2502.18969); what nobody told is said to be not stated."""
-    found = laws_json.fit_points(
-        points, law="chinchilla", value="loss", x={"params": "N", "samples": "D"}, bootstrap=40
+    found = fit_groups(
+        "chinchilla", points, FitOptions(value="loss", x={"params": "N", "samples": "D"}, bootstrap=40)
     )[0]
-    assert isinstance(found, Fit)
     told = {
         "counting": {"params": "encoder only, no embedding"},
         "filters": "loss < 5",
@@ -123,7 +123,7 @@ def test_the_card_answers_the_checklist(points: Points) -> None:
     assert made["data"]["filters"] == "loss < 5"
     assert made["setup"] == "not stated"
     fitting = made["fitting"]
-    assert (fitting["starts"], fitting["agreement"], fitting["seed"]) == (16, 1.0, 0)
+    assert (fitting["starts"], fitting["start_agreement"], fitting["options"]["seed"]) == (16, 1.0, 0)
     assert fitting["delta"] == found.delta
     assert set(made["versions"]) >= {"numpy", "scipy"}
     assert "params = 1e+10" in fitting["predicts_beyond"]

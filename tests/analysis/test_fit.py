@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
 from orch_analysis.fitting.estimates import Fit
-from orch_analysis.fitting.fit import Outcome, fit
+from orch_analysis.fitting.fit import FitOptions, Outcome, fit
 from orch_analysis.laws import LAWS
 from orch_core.errors import OrchError
 
@@ -34,7 +34,7 @@ def sizes(n: int = 12, sd: float = 0.01, seed: int = 0) -> pl.DataFrame:
 
 def test_a_line_has_the_t_intervals_of_scipy() -> None:
     table = sizes(8, sd=0.05)
-    found = fit("power", table, value="y", level=0.9)
+    found = fit("power", table, FitOptions(value="y", level=0.9))
     x, y = np.log(table["params"].to_numpy()), np.log(table["y"].to_numpy())
     line = stats.linregress(x, y)
     half = stats.t.ppf(0.95, 6) * line.stderr
@@ -52,20 +52,22 @@ def test_the_bands_of_a_line_are_those_of_statsmodels() -> None:
     import statsmodels.api as sm
 
     table = sizes(9, sd=0.05)
-    found = fit("power", table, value="y")
+    found = fit("power", table, FitOptions(value="y"))
     x, y = np.log(table["params"].to_numpy()), np.log(table["y"].to_numpy())
     frame = sm.OLS(y, sm.add_constant(x)).fit().get_prediction([[1.0, np.log(3e9)]]).summary_frame(alpha=0.05)
-    mean, new = found.predict(params=3e9), found.predict(params=3e9, band="new")
-    assert mean.value == pytest.approx(np.exp(frame["mean"][0]))
-    assert (mean.lo, mean.hi) == pytest.approx(np.exp((frame["mean_ci_lower"][0], frame["mean_ci_upper"][0])))
-    assert (new.lo, new.hi) == pytest.approx(np.exp((frame["obs_ci_lower"][0], frame["obs_ci_upper"][0])))
-    assert mean.extrapolation == pytest.approx(10.0)
+    mean, new = (found.predict(params=3e9, band=band).row(0, named=True) for band in ("mean", "new"))
+    assert mean["value"] == pytest.approx(np.exp(frame["mean"][0]))
+    ends = np.exp((frame["mean_ci_lower"][0], frame["mean_ci_upper"][0]))
+    assert (mean["lo"], mean["hi"]) == pytest.approx(ends)
+    ends = np.exp((frame["obs_ci_lower"][0], frame["obs_ci_upper"][0]))
+    assert (new["lo"], new["hi"]) == pytest.approx(ends)
+    assert mean["extrapolation"] == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 0.01, 0.1])
 def test_no_scipy_start_gets_below_the_objective(delta: float) -> None:
     table = joint()
-    found = fit("chinchilla", table, value="loss", delta=delta, bootstrap=0)
+    found = fit("chinchilla", table, FitOptions(value="loss", huber_delta=delta, bootstrap=0))
     N, D, y = (np.log(table[name].to_numpy()) for name in ("params", "samples", "loss"))
 
     def objective(p: np.ndarray) -> float:
@@ -85,7 +87,7 @@ def test_no_scipy_start_gets_below_the_objective(delta: float) -> None:
 @pytest.mark.parametrize("loss", ["l2", "mse"])
 def test_least_squares_are_those_of_scipy(loss: str) -> None:
     table = sizes(20)
-    found = fit("power_offset", table, value="y", loss=loss, bootstrap=0)
+    found = fit("power_offset", table, FitOptions(value="y", loss=loss, bootstrap=0))
     x, y = table["params"].to_numpy(), table["y"].to_numpy()
 
     def residuals(p: np.ndarray) -> np.ndarray:
@@ -103,8 +105,8 @@ def test_units_do_not_matter(unit: float, scale: float) -> None:
     """Counting sizes in other units and values on another scale moves A and E, never the exponent."""
     table = sizes(15)
     moved = table.with_columns(pl.col("params") * unit, pl.col("y") * scale)
-    here = fit("power_offset", table, value="y", bootstrap=0).estimates
-    there = fit("power_offset", moved, value="y", bootstrap=0).estimates
+    here = fit("power_offset", table, FitOptions(value="y", bootstrap=0)).estimates
+    there = fit("power_offset", moved, FitOptions(value="y", bootstrap=0)).estimates
     assert there["alpha"] == pytest.approx(here["alpha"], rel=1e-4)
     assert there["E"] == pytest.approx(here["E"] * scale, rel=1e-4)
     assert there["A"] == pytest.approx(here["A"] * scale * unit ** here["alpha"], rel=1e-2)
@@ -113,8 +115,8 @@ def test_units_do_not_matter(unit: float, scale: float) -> None:
 def test_weights_are_repetitions() -> None:
     table = sizes(12).with_columns(w=pl.Series([1, 2, 3] * 4))
     twice = pl.concat([table.with_columns(copy=pl.lit(i)).filter(pl.col("w") > i) for i in range(3)])
-    weighted = fit("power_offset", table, value="y", loss="l2", weights="w", bootstrap=0)
-    repeated = fit("power_offset", twice, value="y", loss="l2", bootstrap=0)
+    weighted = fit("power_offset", table, FitOptions(value="y", loss="l2", weights="w", bootstrap=0))
+    repeated = fit("power_offset", twice, FitOptions(value="y", loss="l2", bootstrap=0))
     assert weighted.objective == pytest.approx(repeated.objective, rel=1e-9)
     assert weighted.estimates["alpha"] == pytest.approx(repeated.estimates["alpha"], rel=1e-6)
 
@@ -124,15 +126,15 @@ def test_huber_ignores_what_least_squares_follows() -> None:
     spoilt = table.with_columns(
         loss=pl.when(pl.int_range(pl.len()) == 3).then(2 * pl.col("loss")).otherwise("loss")
     )
-    robust = fit("chinchilla", spoilt, value="loss", bootstrap=0).estimates["alpha"]
-    plain = fit("chinchilla", spoilt, value="loss", loss="l2", bootstrap=0).estimates["alpha"]
+    robust = fit("chinchilla", spoilt, FitOptions(value="loss", bootstrap=0)).estimates["alpha"]
+    plain = fit("chinchilla", spoilt, FitOptions(value="loss", loss="l2", bootstrap=0)).estimates["alpha"]
     assert abs(robust - 0.35) < 0.02 < abs(plain - 0.35)
 
 
 def test_automatic_delta_follows_the_noise() -> None:
     """Huber's delta is 1.345 sd of the noise, here within the sampling error of a median of 240 residuals."""
     for sd in (0.003, 0.03):
-        found = fit("chinchilla", joint(20, 12, sd=sd), value="loss", bootstrap=0)
+        found = fit("chinchilla", joint(20, 12, sd=sd), FitOptions(value="loss", bootstrap=0))
         assert found.delta == pytest.approx(1.345 * sd, rel=0.25)
 
 
@@ -144,7 +146,7 @@ def test_compute_is_counted_when_a_law_needs_it() -> None:
         f=lambda x, p: p["A"] * x["compute"] ** -p["b"], linear=("A",), bounds={"b": (0.0, 2.0)},
     )  # fmt: skip
     table = joint().with_columns(y=3 * (6 * pl.col("params") * pl.col("samples")) ** -0.1)
-    found = fit(law, table, value="y", x={"params": "params", "samples": "samples"}, bootstrap=0)
+    found = fit(law, table, FitOptions(value="y", x={"params": "params", "samples": "samples"}, bootstrap=0))
     assert found.estimates["b"] == pytest.approx(0.1, rel=1e-6)
     assert found.x == {"compute": "6 * params * samples"}
 
@@ -156,15 +158,13 @@ def test_a_number_may_stand_for_a_column() -> None:
     found = fit(
         "accuracy",
         pl.DataFrame({"N": x, "acc": score}),
-        value="acc",
-        x={"params": "N", "classes": 8},
-        bootstrap=0,
+        FitOptions(value="acc", x={"params": "N", "classes": 8}, bootstrap=0),
     )
     assert found.estimates == pytest.approx(truth, rel=1e-4)
 
 
 def bad(rows: pl.DataFrame, law: str = "power_offset") -> Fit:
-    found = fit(law, rows, value="y", bootstrap=20)
+    found = fit(law, rows, FitOptions(value="y", bootstrap=20))
     assert found.message
     return found
 
@@ -195,7 +195,7 @@ def test_one_scale_only() -> None:
     assert found.outcome == Outcome.ONE_SCALE
     assert "params = 1e+06" in found.message
     table = joint().filter(pl.col("samples") == joint()["samples"][0])
-    assert fit("chinchilla", table, value="loss").outcome == Outcome.ONE_SCALE
+    assert fit("chinchilla", table, FitOptions(value="loss")).outcome == Outcome.ONE_SCALE
 
 
 def test_values_that_are_not_monotone_are_fitted_and_flagged() -> None:
@@ -231,7 +231,7 @@ def test_bad_rows_are_left_out_by_name(column: str, value: float | None, reason:
     assert [item.row for item in found.dropped] == [5]
     assert reason in found.dropped[0].reason
     assert found.n == 11
-    clean = fit("power_offset", rows.filter(pl.int_range(pl.len()) != 4), value="y", bootstrap=20)
+    clean = fit("power_offset", rows.filter(pl.int_range(pl.len()) != 4), FitOptions(value="y", bootstrap=20))
     assert found.estimates == clean.estimates
 
 
@@ -273,24 +273,26 @@ def test_no_rows() -> None:
 
 def test_unknown_columns_are_answered_with_the_nearest() -> None:
     with pytest.raises(OrchError, match="did you mean 'params'"):
-        fit("power", sizes(), value="y", x={"params": "param"})
+        fit("power", sizes(), FitOptions(value="y", x={"params": "param"}))
     with pytest.raises(OrchError, match="no column 'loss'"):
-        fit("power", sizes(), value="loss")
-    with pytest.raises(OrchError, match="no column is given for samples"):
-        fit("chinchilla", joint(), value="loss", x={"params": "params", "n": "samples"})
+        fit("power", sizes(), FitOptions(value="loss"))
+    with pytest.raises(OrchError, match="does not use n"):
+        fit("chinchilla", joint(), FitOptions(value="loss", x={"params": "params", "n": "samples"}))
 
 
-@pytest.mark.parametrize("setting", [{"delta": 0.0}, {"level": 1.0}, {"bootstrap": -1}])
+@pytest.mark.parametrize("setting", [{"huber_delta": 0.0}, {"level": 1.0}, {"bootstrap": -1}])
 def test_impossible_settings(setting: dict[str, float]) -> None:
     with pytest.raises(OrchError):
-        fit("power_offset", sizes(), value="y", **setting)
+        fit("power_offset", sizes(), FitOptions(value="y", **setting))
 
 
 def test_a_pure_power_law_has_no_offset_to_find() -> None:
     x = np.geomspace(1e6, 1e9, 20)
     noise = np.exp(0.01 * np.random.default_rng(3).standard_normal(20))
     found = fit(
-        "power_offset", pl.DataFrame({"params": x, "y": 5 * x**-0.3 * noise}), value="y", bootstrap=100
+        "power_offset",
+        pl.DataFrame({"params": x, "y": 5 * x**-0.3 * noise}),
+        FitOptions(value="y", bootstrap=100),
     )
     assert found.outcome in {Outcome.AT_BOUND, Outcome.NOT_IDENTIFIED}
     assert "E" in found.message
@@ -301,24 +303,25 @@ def test_estimates_that_their_draws_do_not_come_back_to_are_flagged() -> None:
         part.ravel() for part in np.meshgrid(np.geomspace(1e7, 1e9, 8), np.geomspace(2e8, 4e11, 16))
     )
     table = pl.DataFrame({"samples": samples, "loss": 1.69 + 406.4 / sizes**0.34 + 410.7 / samples**0.28})
-    found = fit("m4", table, value="loss", bootstrap=50)  # of the wrong form: size differs, and it knows none
+    found = fit(
+        "m4", table, FitOptions(value="loss", bootstrap=50)
+    )  # of the wrong form: size differs, and it knows none
     low, high = found.intervals["beta"]
     assert not low <= found.estimates["beta"] <= high
     assert any("beta outside the interval" in text for text in found.warnings)
     assert not any(
-        "outside" in text for text in fit("chinchilla", joint(), value="loss", bootstrap=50).warnings
+        "outside" in text
+        for text in fit("chinchilla", joint(), FitOptions(value="loss", bootstrap=50)).warnings
     )
 
 
 def test_predictions_ask_for_what_they_need() -> None:
-    found = fit("chinchilla", joint(), value="loss", bootstrap=50)
+    found = fit("chinchilla", joint(), FitOptions(value="loss", bootstrap=50))
     inside = found.predict(params=1e9, samples=1e10)
-    assert inside.extrapolation == 1.0
-    beyond = found.predict(params=1e11, samples=3e12, band="new")
-    assert beyond.extrapolation == pytest.approx(10.0)
-    assert beyond.lo is not None
-    assert beyond.hi is not None
-    assert beyond.lo < beyond.value < beyond.hi
+    assert inside["extrapolation"][0] == 1.0
+    beyond = found.predict(params=1e11, samples=3e12, band="new").row(0, named=True)
+    assert beyond["extrapolation"] == pytest.approx(10.0)
+    assert beyond["lo"] < beyond["value"] < beyond["hi"]
     for wrong in (
         {"params": 1e9},
         {"params": 1e9, "samples": -1.0},
@@ -330,15 +333,20 @@ def test_predictions_ask_for_what_they_need() -> None:
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
-    first, second = (fit("chinchilla", joint(), value="loss", bootstrap=50, seed=3) for _ in range(2))
+    first, second = (
+        fit("chinchilla", joint(), FitOptions(value="loss", bootstrap=50, seed=3)) for _ in range(2)
+    )
     assert first == second
     assert np.array_equal(first.draws, second.draws)
-    assert fit("chinchilla", joint(), value="loss", bootstrap=50, seed=4).intervals != first.intervals
+    assert (
+        fit("chinchilla", joint(), FitOptions(value="loss", bootstrap=50, seed=4)).intervals
+        != first.intervals
+    )
 
 
 @pytest.mark.filterwarnings("error")
 def test_weights_over_twelve_decades_fit_without_overflow():
     table = joint(8, 6).with_columns(w=pl.Series(np.geomspace(1e-12, 1, 48)))
-    found = fit("chinchilla", table, value="loss", loss="l2", weights="w", bootstrap=50)
+    found = fit("chinchilla", table, FitOptions(value="loss", loss="l2", weights="w", bootstrap=50))
     assert found.estimates
     assert np.isfinite(found.draws).all()

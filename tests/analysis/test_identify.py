@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import optimize
 
-from orch_analysis.fitting.fit import Outcome, fit
+from orch_analysis.fitting.fit import FitOptions, Outcome, fit
 from orch_analysis.laws import LAWS
 
 
@@ -19,7 +19,7 @@ def curve(n: int = 20, low: float = 1e6, high: float = 1e9) -> pl.DataFrame:
 
 def test_the_range_is_that_of_a_brute_force_profile() -> None:
     table = curve()
-    found = fit("power_offset", table, value="y", loss="l2", bootstrap=20)
+    found = fit("power_offset", table, FitOptions(value="y", loss="l2", bootstrap=20))
     x, y = np.log(table["params"].to_numpy()), np.log(table["y"].to_numpy())
 
     def best(alpha: float) -> float:
@@ -34,7 +34,7 @@ def test_the_range_is_that_of_a_brute_force_profile() -> None:
 
 
 def test_what_the_design_determines_is_said_to_be_determined() -> None:
-    found = fit("power_offset", curve(), value="y", bootstrap=20)
+    found = fit("power_offset", curve(), FitOptions(value="y", bootstrap=20))
     assert found.outcome == Outcome.OK
     assert all(item.identified for item in found.identifiability.values())
     assert "within 0.2% of the optimum in [" in found.identifiability["alpha"].words
@@ -47,14 +47,14 @@ def test_a_fixed_ratio_of_samples_to_params_determines_no_chinchilla_law() -> No
     loss = LAWS["chinchilla"].value({"params": N, "samples": 20 * N}, truth)
     noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(24))
     table = pl.DataFrame({"params": N, "samples": 20 * N, "loss": loss * noise})
-    found = fit("chinchilla", table, value="loss", bootstrap=20)
+    found = fit("chinchilla", table, FitOptions(value="loss", bootstrap=20))
     assert found.outcome in {Outcome.NOT_IDENTIFIED, Outcome.AT_BOUND}
     assert any(not found.identifiability[name].identified for name in ("A", "B", "alpha", "beta"))
     assert "fewer parameters" in found.message or "without it" in found.message
 
 
 def test_too_narrow_a_range_leaves_the_offset_open() -> None:
-    found = fit("power_offset", curve(8, 1e6, 3e6), value="y", bootstrap=20)
+    found = fit("power_offset", curve(8, 1e6, 3e6), FitOptions(value="y", bootstrap=20))
     assert found.outcome in {Outcome.NOT_IDENTIFIED, Outcome.AT_BOUND}
     item = found.identifiability["E"]
     assert not item.identified

@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-import orch_analysis
-from orch_analysis.fitting.fit import Fit, Outcome
+from orch_analysis.fitting.fit import FitOptions, Outcome, fit
+from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.laws import LAWS
 from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import Points, read_points
 from orch_core.errors import OrchError
 
-SCHEMA = json.loads((Path(orch_analysis.__file__).parent / "laws.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(laws_json.__file__).with_name("laws.schema.json")).read_text(encoding="utf-8"))
 KINDS = {
     "string": str, "number": (int, float), "integer": int, "boolean": bool, "object": dict, "array": list,
     "null": type(None),
@@ -60,68 +60,77 @@ def points(tmp_path: Path) -> Points:
 
 
 def test_one_fit_per_group_in_order(points: Points) -> None:
-    found = laws_json.fit_points(
-        points, law="power_offset", value="err", x={"params": "N"}, group_by=["data"], bootstrap=50
+    found = fit_groups(
+        "power_offset", points, FitOptions(value="err", x={"params": "N"}, bootstrap=50), by=["data"]
     )
-    assert [item.group for item in found if isinstance(item, Fit)] == [{"data": "a"}, {"data": "b"}]
+    assert [item.group for item in found] == [{"data": "a"}, {"data": "b"}]
     for item, floor in zip(found, (0.05, 0.2), strict=True):
-        assert isinstance(item, Fit)
         assert item.estimates["E"] == pytest.approx(floor, rel=0.15)
         assert item.n == 12
         assert [row.row for row in item.dropped] == [26]
     with pytest.raises(OrchError, match="did you mean 'data'"):
-        laws_json.fit_points(points, law="power", value="err", x={"params": "N"}, group_by=["dat"])
+        fit_groups("power", points, FitOptions(value="err", x={"params": "N"}), by=["dat"])
 
 
 @pytest.mark.parametrize("law", ["power", "power_offset", "auto"])
 def test_what_is_read_back_is_what_was_written(points: Points, law: str, tmp_path: Path) -> None:
-    found = laws_json.fit_points(
-        points, law=law, value="err", x={"params": "N"}, group_by=["data"], bootstrap=50
-    )
+    found = fit_groups(law, points, FitOptions(value="err", x={"params": "N"}, bootstrap=50), by=["data"])
     path = laws_json.write(found, tmp_path / "out", {"source": points.source, "sha256": points.sha256})
     content = json.loads(path.read_text(encoding="utf-8"))
     assert violations(content, SCHEMA) == []
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     again = laws_json.read(tmp_path / "out")
-    assert [item.predict(params=1e10) for item in again] == [item.predict(params=1e10) for item in found]
-    if law != "auto":
-        for before, after in zip(found, again, strict=True):
-            assert isinstance(before, Fit)
-            assert isinstance(after, Fit)
-            assert (after.estimates, after.intervals, after.dropped) == (
-                before.estimates,
-                before.intervals,
-                before.dropped,
-            )
-            assert np.array_equal(before.draws, after.draws)
+    assert again == found
+    for before, after in zip(found, again, strict=True):
+        assert type(after) is type(before)
+        assert np.array_equal(before.draws, after.draws)
+        assert after.predict(params=1e10).equals(before.predict(params=1e10))
+
+
+def test_files_of_the_first_version_predict_what_they_predicted_then() -> None:
+    """Written by the code of 547fd88, with the predictions that it made: its own numbers, band and all."""
+    folder = Path(__file__).parents[1] / "data" / "laws_version_1"
+    fits = laws_json.read(folder)
+    expected = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
+    assert [found.law.name for found in fits[4:6]] == ["bnsl1", "power_offset"]
+    for found, then in zip(fits, expected, strict=True):
+        if then is None:
+            assert not found.estimates
+            continue
+        variable, at, *numbers = then
+        row = found.predict(**{variable: at}).row(0, named=True)
+        assert [row["value"], row["lo"], row["hi"]] == pytest.approx(numbers, rel=1e-12)
+    assert fits[2].options.cluster == "run"
+    assert fits[5].options.ceiling == 1.0
 
 
 def test_a_fit_without_estimates_is_written_too(points: Points, tmp_path: Path) -> None:
-    found = laws_json.fit_points(
-        points, law="chinchilla", value="err", x={"params": "N", "samples": 1e9}, bootstrap=20
+    found = fit_groups(
+        "chinchilla", points, FitOptions(value="err", x={"params": "N", "samples": 1e9}, bootstrap=20)
     )
     path = laws_json.write(found, tmp_path, {})
     assert violations(json.loads(path.read_text(encoding="utf-8")), SCHEMA) == []
     again = laws_json.read(tmp_path)[0]
-    assert isinstance(again, Fit)
-    assert again.outcome == Outcome.ONE_SCALE
+    assert again.outcome is Outcome.ONE_SCALE
     assert again.estimates == {}
 
 
 def test_fixed_and_renamed_laws_come_back(points: Points, tmp_path: Path) -> None:
     law = LAWS["power_offset"].fix(alpha=0.3)
-    found = laws_json.fit_points(points, law=law, value="err", x={"compute": "N"}, bootstrap=20)
+    found = fit_groups(law, points, FitOptions(value="err", x={"compute": "N"}, bootstrap=20))
     laws_json.write(found, tmp_path, {})
     again = laws_json.read(tmp_path)[0]
-    assert isinstance(again, Fit)
     assert again.law.fixed == {"alpha": 0.3}
-    assert again.predict(compute=1e10) == found[0].predict(compute=1e10)
+    assert again.predict(compute=1e10).equals(found[0].predict(compute=1e10))
 
 
 def test_the_schema_describes_every_key() -> None:
     fit_schema = SCHEMA["properties"]["fits"]["items"]
     assert all(item["description"] for item in fit_schema["properties"].values())
     assert violations({"schema_version": 2, "fits": [{"law": 1}]}, SCHEMA)
+    written = {"card", *fit("power", pl.DataFrame({"params": [1.0], "loss": [2.0]})).to_json(draws=False)}
+    assert written == set(fit_schema["required"])
+    assert set(fit_schema["properties"]) - written == {"choice"}
 
 
 @pytest.mark.parametrize(

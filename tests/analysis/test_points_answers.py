@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import points_figures
 from orch_analysis.reports.factor_sentences import factor_answer, strength
 from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.page_tables import estimate
 from orch_analysis.reports.points_findings import points_findings
 from orch_analysis.reports.points_page import points_page
-from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import read_points
 from orch_core.errors import OrchError
 
 FILES = dict.fromkeys(("fits", "slopes", "correlations"), ())
-POWER = {"law": "power", "value": "error", "x": {"params": "params"}}
+POWER = FitOptions(value="error", x={"params": "params"})
 
 
 def scores(key: str = "task", tasks: int = 6, seed: int = 0) -> pl.DataFrame:
@@ -34,10 +37,10 @@ def scores(key: str = "task", tasks: int = 6, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def findings(frame: pl.DataFrame, wanted: tuple[str, ...] = (), **fitting):
+def findings(frame: pl.DataFrame, wanted: tuple[str, ...] = (), **options):
     points = read_points(frame, mapping={})
     groups = tuple(name for name in ("dataset", "task") if name in frame.columns)
-    fits = laws_json.fit_points(points, group_by=groups, **(POWER | fitting))
+    fits = fit_groups("power", points, replace(POWER, **options), by=groups)
     return points_findings(points, fits, wanted, 0)
 
 
@@ -95,9 +98,7 @@ def test_dataset_and_task_together_name_a_task():
 def test_every_law_with_estimates_counts_as_fitted():
     frame = pl.DataFrame({"params": [1e6, 3e6, 1e7, 3e7, 1e8, 3e8], "loss": [3.0, 2.6, 2.3, 2.1, 2.0, 1.94]})
     points = read_points(frame, mapping={})
-    fits = laws_json.fit_points(
-        points, law="power_offset", value="loss", x={"params": "params"}, bootstrap=20
-    )
+    fits = fit_groups("power_offset", points, FitOptions(bootstrap=20))
     assert fits[0].estimates
     facts = {name: value for value, name in page(points_findings(points, fits, (), 0)).facts}
     assert facts["laws fitted"] == "1 of 1"
@@ -110,8 +111,7 @@ def joint():
     n, d = (np.repeat(10 ** np.linspace(6, 8, 5), 5), np.tile(10 ** np.linspace(7, 9, 5), 5))
     loss = (30 / n**0.3 + 60 / d**0.25) * np.exp(0.005 * rng.standard_normal(25))
     points = read_points(pl.DataFrame({"params": n, "samples": d, "loss": loss}), mapping={})
-    x = {"params": "params", "samples": "samples"}
-    return points, laws_json.fit_points(points, law="chinchilla", value="loss", x=x, bootstrap=50)
+    return points, fit_groups("chinchilla", points, FitOptions(bootstrap=50))
 
 
 def test_joint_laws_have_a_figure_with_a_curve_per_value(joint, tmp_path):
@@ -125,7 +125,7 @@ def test_joint_laws_have_a_figure_with_a_curve_per_value(joint, tmp_path):
     fit = fits[0]
     x, y = curves[0].get_data()
     at = {"params": float(x[3]), "samples": 1e7}
-    assert y[3] == pytest.approx(fit.predict(**at).value)
+    assert y[3] == pytest.approx(fit.predict(**at)["value"][0])
 
 
 def test_an_estimate_at_its_bound_says_so(joint):

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.fitting.fit import Outcome, fit
+from orch_analysis.fitting.fit import FitOptions, Outcome, fit
 from orch_analysis.fitting.newton import AGREEMENT, solve
 from orch_analysis.fitting.problem import build
 from orch_analysis.fitting.resampling import resampled_weights
@@ -28,13 +28,10 @@ def chinchilla() -> pl.DataFrame:
 
 
 def test_chinchilla_reaches_the_optimum_and_epochs_intervals(chinchilla: pl.DataFrame) -> None:
-    found = fit(
-        "chinchilla", chinchilla, value="loss", x={"params": "N", "samples": "D"},
-        delta=1e-3, bootstrap=4000, seed=42,
-    )  # fmt: skip
+    found = fit("chinchilla", chinchilla, FitOptions(value="loss", x={"params": "N", "samples": "D"}, huber_delta=1e-3, bootstrap=4000, seed=42))  # fmt: skip
     assert found.n == 240
     assert found.outcome == Outcome.OK
-    assert found.certificate == 1.0
+    assert found.start_agreement == 1.0
     # Besiroglu et al. print 0.0010182740346 from 4,500 starts; the optimum is a little lower.
     assert found.objective is not None
     assert found.objective <= 0.0010182740179
@@ -55,7 +52,7 @@ def test_four_independent_starts_agree_on_every_bootstrap_fit(chinchilla: pl.Dat
     problem = build(LAWS["chinchilla"], x, chinchilla["loss"].to_numpy(), "log")
     weights = np.vstack([np.ones((1, 240)), resampled_weights(240, 1000, seed=0)])
     found = solve(problem, problem.target, weights, 1e-3, starts=4)
-    assert (found.agreement == 1.0).mean() >= 0.999
+    assert (found.start_agreement == 1.0).mean() >= 0.999
     assert AGREEMENT == 1e-8
     lone = solve(problem, problem.target, weights, 1e-3, starts=1)
     assert np.all(lone.objective <= found.objective * (1 + 1e-8))
@@ -69,13 +66,13 @@ def test_gadre_predicts_their_held_out_models() -> None:
     over = (pl.col("cc_mult") == 16) & (pl.col("model_name") == sizes[0])
     one_b = runs.filter((pl.col("cc_mult") == 1) & (pl.col("model_name") == "open_lm_1b"))
     small = runs.filter(once | over)
-    loss = fit("gadre", small, value="loss_c4_val", x={"params": "N", "samples": "D"}, bootstrap=0)
+    loss = fit(
+        "gadre", small, FitOptions(value="loss_c4_val", x={"params": "N", "samples": "D"}, bootstrap=0)
+    )
     error = fit(
         "gadre_error",
         pl.concat([small, one_b]),
-        value="err_avg_subset",
-        x={"loss": "loss_c4_val"},
-        bootstrap=0,
+        FitOptions(value="err_avg_subset", x={"loss": "loss_c4_val"}, bootstrap=0),
     )
     assert loss.estimates == pytest.approx(
         {"E": 1.836648, "a": 166.211, "b": 366.687, "eta": 0.272851}, rel=1e-5
@@ -88,9 +85,9 @@ def test_gadre_predicts_their_held_out_models() -> None:
         held = runs.filter((pl.col("cc_mult") == multiple) & (pl.col("model_name") == model)).row(
             0, named=True
         )
-        predicted = loss.predict(params=held["N"], samples=held["D"]).value
+        predicted = loss.predict(params=held["N"], samples=held["D"])["value"][0]
         assert 100 * abs(predicted / held["loss_c4_val"] - 1) == pytest.approx(in_loss, abs=5e-5)
-        final = error.predict(loss=predicted).value
+        final = error.predict(loss=predicted)["value"][0]
         assert 100 * abs(final / held["err_avg_subset"] - 1) == pytest.approx(in_error, abs=5e-5)
 
 
@@ -98,7 +95,7 @@ def test_data_constrained_law_is_not_identified() -> None:
     """The printed R_D* = 15.39, R_N* = 5.31 (objective 0.015825937) are one of several minima of that objective."""
     runs = pl.read_csv(DATA / "datablations_182runs.csv")
     x = {"params": "params", "samples": "tokens", "unique_samples": "unique_tokens"}
-    found = fit("data_constrained", runs, value="loss", x=x, delta=1e-3, bootstrap=200)
+    found = fit("data_constrained", runs, FitOptions(value="loss", x=x, huber_delta=1e-3, bootstrap=200))
     assert found.objective is not None
     assert found.objective <= 0.015806
     assert found.outcome == Outcome.NOT_IDENTIFIED
@@ -118,7 +115,7 @@ def slopes(value: str, sizes: dict[float, float] | None = None) -> pl.DataFrame:
     rows = []
     for row in pl.read_csv(DATA / "biovfm_slopes.csv").iter_rows(named=True):
         own = (pl.col("dataset") == row["dataset"]) & (pl.col("algorithm") == row["algorithm"])
-        found = fit("power", figures.filter(own), value=value, x={"params": "params_m"})
+        found = fit("power", figures.filter(own), FitOptions(value=value, x={"params": "params_m"}))
         lo, hi = found.intervals["slope"]
         rows.append((row["slope_published"], found.estimates["slope"], lo > 0 or hi < 0))
     return pl.DataFrame(rows, schema=["published", "slope", "significant"], orient="row")

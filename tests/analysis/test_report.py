@@ -11,6 +11,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orch_analysis.fitting.options import FitOptions
+from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import points_file
@@ -219,8 +221,8 @@ def test_a_folder_that_cannot_be_written(make_study, tmp_path):
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     points = points_file.read_points(POINTS, mapping={"params": "params", "value": "auc"})
-    fits = laws_json.fit_points(
-        points, law="power", value="auc", x={"params": "params"}, group_by=("algorithm", "task")
+    fits = fit_groups(
+        "power", points, FitOptions(value="auc", x={"params": "params"}), by=("algorithm", "task")
     )
     return report_points(
         points, fits, tmp_path_factory.mktemp("published"), command="orch fit-laws biovfm.csv"
@@ -270,15 +272,13 @@ def test_report_of_points_is_self_contained_too(published):
     reader = read(published)
     assert reader.fetched == []
     assert all((published.parent / link).is_file() for link in reader.links if not link.startswith("#"))
-    assert json.loads((published.parent / "laws.json").read_text())["schema_version"] == 1
+    assert json.loads((published.parent / "laws.json").read_text())["schema_version"] == 2
 
 
 def test_points_without_tasks_or_with_another_law(tmp_path):
     frame = pl.DataFrame({"params": [1e6, 3e6, 1e7, 3e7, 1e8, 3e8], "loss": [3.0, 2.6, 2.3, 2.1, 2.0, 1.94]})
     points = points_file.read_points(frame, mapping={})
-    fits = laws_json.fit_points(
-        points, law="power_offset", value="loss", x={"params": "params"}, bootstrap=50
-    )
+    fits = fit_groups("power_offset", points, FitOptions(value="loss", x={"params": "params"}, bootstrap=50))
     text = words(report_points(points, fits, tmp_path, command="orch fit-laws"))
     assert "value = E + A / params^alpha" in text
 

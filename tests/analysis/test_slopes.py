@@ -74,8 +74,8 @@ def test_runs_that_share_nothing_have_the_joint_regression_s_interval():
     assert fit.intervals["slope"] == pytest.approx(tuple(theirs.conf_int()[1]))
     at = np.array([[1.0, np.log(1e6), np.log(images).mean()]])
     band = theirs.get_prediction(at).conf_int()[0]
-    predicted = fit.predict(params_encoder=1e6)
-    assert (predicted.lo, predicted.hi) == pytest.approx(tuple(np.exp(band)))
+    predicted = fit.predict(params_encoder=1e6).row(0, named=True)
+    assert (predicted["lo"], predicted["hi"]) == pytest.approx(tuple(np.exp(band)))
 
 
 def test_intervals_cover_the_truth_in_unbalanced_designs():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.tables.points_file import read_points
 from orch_core.errors import OrchError
 
@@ -67,7 +67,7 @@ def test_lists_are_no_values() -> None:
         {"value": "loss", "x": {"params": "all"}},
     ):
         with pytest.raises(OrchError, match=r"'all' holds List"):
-            fit("power", frame, **wrong)
+            fit("power", frame, FitOptions(**wrong))
 
 
 def test_a_wide_table_names_a_few_of_its_columns() -> None:
@@ -103,7 +103,7 @@ def test_parquet_and_frames_are_the_same_points(tmp_path: Path) -> None:
 def test_a_fit_names_the_line_of_the_file(tmp_path: Path) -> None:
     lines = ["N,loss", *(f"{10**k},{3 * (10**k) ** -0.1}" for k in range(3, 10)), "-5,1", "x,2", "1e12,nan"]
     points = read_points(write(tmp_path / "p.csv", "\n".join(lines)), mapping={"params": "N"})
-    found = fit("power", points.frame, value="loss", x={"params": "N"})
+    found = fit("power", points.frame, FitOptions(value="loss", x={"params": "N"}))
     assert found.estimates["slope"] == pytest.approx(-0.1)
     assert {item.row: item.reason for item in found.dropped} == {
         9: "params is not positive",
@@ -141,6 +141,6 @@ def test_sizes_are_read_as_people_write_them(tmp_path: Path) -> None:
         "1 G,x",
     ]
     points = read_points(write(tmp_path / "p.csv", "\n".join(lines)), mapping={})
-    found = fit("power", points.frame, value="loss", x={"params": "N"})
+    found = fit("power", points.frame, FitOptions(value="loss", x={"params": "N"}))
     assert found.estimates["slope"] == pytest.approx(math.log10(0.8))
     assert [(item.row, item.reason) for item in found.dropped] == [(8, "loss is not a number")]

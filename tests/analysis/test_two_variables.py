@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.forecast.two_variables import forecast
 from orch_core.errors import OrchError
@@ -28,7 +28,7 @@ def held_back(points: pl.DataFrame, cut: float) -> tuple[float, float, float]:
     table, ahead = points.filter(small), points.filter(~small)
     at, truth = list(zip(ahead["N"], ahead["D"], strict=True)), ahead["loss"].to_numpy()
     found = forecast(table, value="loss", x=X, at=at)
-    usual = fit("chinchilla", table, value="loss", x=X, delta=1e-3, bootstrap=0)
+    usual = fit("chinchilla", table, FitOptions(value="loss", x=X, huber_delta=1e-3, bootstrap=0))
     fixed = usual.law.value(
         {"params": ahead["N"].to_numpy(), "samples": ahead["D"].to_numpy()}, usual.estimates
     )
@@ -69,8 +69,10 @@ def test_a_law_that_does_not_hold_is_forecast_better_than_by_the_usual_fit():
         ahead = [(4e9, 8e10), (8e9, 1.6e11)]
         truth = np.log([bent(*pair) for pair in ahead])
         found = forecast(table, value="loss", x=X, at=ahead)
-        usual = fit("chinchilla", table, value="loss", x=X, delta=1e-3, bootstrap=0)
-        fixed = np.log([usual.predict(params=a, samples=b).value for a, b in ahead])
+        usual = fit("chinchilla", table, FitOptions(value="loss", x=X, huber_delta=1e-3, bootstrap=0))
+        fixed = np.log(
+            usual.predict(pl.DataFrame(ahead, schema=["params", "samples"], orient="row"))["value"]
+        )
         ratios.append(np.linalg.norm(np.log(found.value) - truth) / np.linalg.norm(fixed - truth))
         assert ((np.log(found.lo) < truth) & (truth < np.log(found.hi))).all()
     assert max(ratios) < 1

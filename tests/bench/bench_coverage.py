@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.fitting.problem import build, theta_of
 from orch_analysis.fitting.resampling import jacobian
 from orch_analysis.laws import LAWS
@@ -79,16 +79,15 @@ def coverage(law: str, n: int, kind: str, sets: int) -> dict[str, float]:
         found = fit(
             law,
             table,
-            value="y",
-            bootstrap=DRAWS[n],
-            seed=seed,
-            cluster="run" if kind == "clustered" else None,
+            FitOptions(
+                value="y", bootstrap=DRAWS[n], seed=seed, cluster="run" if kind == "clustered" else None
+            ),
         )
         for name, value in truth.items():
             lo, hi = found.intervals[name]
             hits[name] += lo <= value <= hi
-        band = found.predict(**beyond)
-        hits["10x"] += band.lo <= goal <= band.hi
+        band = found.predict(**beyond).row(0, named=True)
+        hits["10x"] += band["lo"] <= goal <= band["hi"]
     return {name: count / sets for name, count in hits.items()}
 
 

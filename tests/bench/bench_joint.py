@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.forecast.two_variables import forecast
 
 DATA = Path(__file__).parents[1] / "data" / "laws"
@@ -57,7 +57,7 @@ def judged(table: pl.DataFrame, cut: int) -> tuple[float, float, float] | None:
     if small.height < 12 or large.height < 2:
         return None
     truth = np.log(large["loss"].to_numpy())
-    usual = fit("chinchilla", small, value="loss", x=COLUMNS, delta=1e-3, bootstrap=0)
+    usual = fit("chinchilla", small, FitOptions(value="loss", x=COLUMNS, huber_delta=1e-3, bootstrap=0))
     x = {name: large[column].to_numpy() for name, column in COLUMNS.items()}
     found = forecast(small, value="loss", x=COLUMNS, at=list(zip(x["params"], x["samples"], strict=True)))
     errors = [np.log(usual.law.value(x, usual.estimates)) - truth, np.log(found.value) - truth]

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.laws import LAWS
 
 DATA = Path(__file__).parents[1] / "data" / "laws" / "epoch_chinchilla_svg_extracted_data.csv"
@@ -49,10 +49,7 @@ def ours(bootstrap: int, copies: int) -> None:
     """The child process: one fit, its CPU seconds (imports included) on stdout."""
     table = points()
     more = [table.with_columns(pl.col("loss") * (1 + 1e-6 * i)) for i in range(copies)]
-    found = fit(
-        "chinchilla", pl.concat(more), value="loss", x={"params": "N", "samples": "D"},
-        delta=1e-3, bootstrap=bootstrap, seed=42,
-    )  # fmt: skip
+    found = fit("chinchilla", pl.concat(more), FitOptions(value="loss", x={"params": "N", "samples": "D"}, huber_delta=1e-3, bootstrap=bootstrap, seed=42))  # fmt: skip
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "objective": found.objective}))
 
@@ -94,7 +91,7 @@ def curves() -> float:
         table = pl.DataFrame({"samples": x, "y": y})
         for name in ("power", "power_offset", "m2", "m4", "bnsl1", "bnsl2"):
             law = LAWS[name] if LAWS[name].x == ("samples",) else LAWS[name].along("samples")
-            fit(law, table, value="y", bootstrap=200)
+            fit(law, table, FitOptions(value="y", bootstrap=200))
     return (time.process_time() - begin) / count
 
 

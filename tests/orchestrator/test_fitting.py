@@ -144,7 +144,7 @@ def test_level_and_interval_reach_the_fit_and_its_predictions(tmp_path: Path):
         assert f"{float(level.rstrip('%')) / (100 if '%' in level else 1):.0%} band" in shown.output
     assert widths[0] < widths[1]
     (written,) = json.loads((tmp_path / "laws" / "laws.json").read_text())["fits"]
-    assert (written["level"], written["interval"]) == (0.9, "bca")
+    assert (written["options"]["level"], written["interval"]) == (0.9, "bca")
 
 
 def test_a_metric_that_grows_is_forecast_below_its_ceiling(tmp_path: Path):
@@ -155,6 +155,7 @@ def test_a_metric_that_grows_is_forecast_below_its_ceiling(tmp_path: Path):
     assert document["fits"][0]["estimates"]["slope"] == pytest.approx(-0.2, abs=1e-4)
     shown = CliRunner().invoke(main, ["predict", str(tmp_path / "laws"), "--params", "1e10", "--json"])
     (told,) = json.loads(shown.stdout)["predictions"]
+    assert (told["quantity"], told["predictor"]) == ("loss", "average of forecasts")
     assert told["value"] == pytest.approx(100 - 60 * (1e10 / N[0]) ** -0.2, abs=0.1)
     assert told["lo"] < told["value"] < told["hi"] < 100
 
@@ -163,11 +164,11 @@ def test_a_metric_that_grows_is_forecast_below_its_ceiling(tmp_path: Path):
     ("words", "said"),
     [
         (("--law", "auto", "--huber-delta", "1e-3"), "delta cannot be set here"),
-        (("--ceiling", "1"), "ceiling cannot be set here"),
+        (("--law", "auc", "--ceiling", "1"), "takes no ceiling"),
         (("--level", "1"), "level must be between 0 and 1"),
         (("--weights", "wieghts"), "no column 'wieghts'"),
         (("--cluster", "los"), "did you mean 'loss'"),
-        (("--map", "parms=D"), "reads params, not parms - did you mean 'params'?"),
+        (("--map", "parms=D"), "does not use parms"),
         (("--law", "auto", "--ceiling", "nan"), "must be a finite number"),
     ],
 )

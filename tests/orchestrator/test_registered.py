@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from test_suggest import GRID, answer, planned  # noqa: F401 - planned is a fixture
 
 from orch.cli import main
-from orch.fit_laws import Wishes, fit_laws
+from orch.fit_laws import FitRequest, fit_laws
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.saved.registered import FOLDER, scores
 from orch_core.errors import OrchError
 
@@ -30,7 +31,7 @@ def test_a_forecast_is_kept_and_scored_by_runs_that_finish_later(planned):  # no
     frame = plan.frame.filter((pl.col("images") > 0) & (pl.col("recipe") == "mae@1"))
     first = frame.filter((pl.col("images") < 1e6) | (pl.col("model") == "f-w64-d6"))
     answer(study, first, axis="samples_seen")
-    fit_laws(study.root, Wishes(law="chinchilla", bootstrap=50))
+    fit_laws(study.root, FitRequest(law="chinchilla"), FitOptions(bootstrap=50))
     largest = frame.filter(~pl.col("id").is_in(first["id"].to_list())).sort("hours_mid").row(-1, named=True)
     path, known = registered(study, largest), registered(study, first.row(0, named=True))
     document = json.loads(path.read_text())
@@ -56,7 +57,7 @@ def test_a_forecast_is_kept_and_scored_by_runs_that_finish_later(planned):  # no
 def test_a_forecast_needs_a_study_and_a_law_that_predicts_there(tmp_path: Path):
     table = tmp_path / "points.csv"
     table.write_text("params,loss\n" + "".join(f"{n:g},{3 * n**-0.1}\n" for n in np.geomspace(1e6, 1e9, 8)))
-    fit_laws(table, Wishes(law="power", bootstrap=50, out=tmp_path / "laws"))
+    fit_laws(table, FitRequest(law="power", out=tmp_path / "laws"), FitOptions(bootstrap=50))
     told = CliRunner().invoke(main, ["predict", str(tmp_path / "laws"), "--params", "1e10", "--register"])
     assert told.exit_code == 2
     assert "study" in told.output

@@ -9,6 +9,7 @@ from orch_analysis.design.expected import AssumedLaw
 from orch_analysis.design.precision import Group, data_axis
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.laws import LAWS
 from orch_analysis.tables.study_tables import read_results
@@ -30,7 +31,7 @@ def points_of(study: Study) -> dict[Group, pl.DataFrame]:
 def fit_loss(points: pl.DataFrame, axis: str) -> Fit:
     """Held-out loss E + A N^-alpha + B D^-beta in encoder parameters N and data D, the column `axis`."""
     x: dict[str, str | float] = {"params": "params_encoder", "samples": axis}
-    return fit(LAW, points, value="heldout_loss", x=x, bootstrap=0)
+    return fit(LAW, points, FitOptions(value="heldout_loss", x=x, bootstrap=0))
 
 
 def assumed_law_of(points: pl.DataFrame, axis: str) -> AssumedLaw | None:

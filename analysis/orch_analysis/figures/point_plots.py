@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from orch_analysis.figures import style
 from orch_analysis.figures.task_plots import label, panels, size_ticks
-from orch_analysis.fitting.fit import Fit
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.tasks.slopes import group_labels
 from orch_core.formatting import count
 from orch_core.recipes import recipe_of_algorithm
@@ -134,12 +134,10 @@ def _curve(ax: Axes, fit: Fit, colour: str) -> None:
     if variable not in fit.ranges:
         return
     x = np.geomspace(*fit.ranges[variable], 40)
-    found = [fit.predict(band="mean", **{variable: float(at)}) for at in x]
-    ax.plot(x, [one.value for one in found], color=colour, linewidth=1.5, zorder=2)
-    ends = [(one.lo, one.hi) for one in found if one.lo is not None and one.hi is not None]
-    if len(ends) == len(x):
-        low, high = np.array(ends).T
-        ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    predicted = Fit.predict(fit, **{variable: x.tolist()})  # the law's own curve, of an `AutoFit` too
+    ax.plot(x, predicted["value"], color=colour, linewidth=1.5, zorder=2)
+    if not predicted["lo"].null_count():
+        ax.fill_between(x, predicted["lo"], predicted["hi"], color=colour, alpha=0.12, linewidth=0)
 
 
 def _task(fit: Fit) -> str:

@@ -90,12 +90,10 @@ def law(ax: Axes, row: Slope, colour: str, *, band: bool = True, linestyle: str 
     if not fit.estimates or row.axis not in fit.ranges:
         return
     x = np.geomspace(*fit.ranges[row.axis], 40)
-    predictions = [fit.predict(band="mean", **{row.axis: float(at)}) for at in x]
-    ax.plot(x, [one.value for one in predictions], color=colour, linewidth=1.6, linestyle=linestyle, zorder=2)
-    ends = [(one.lo, one.hi) for one in predictions if one.lo is not None and one.hi is not None]
-    if band and len(ends) == len(x):
-        low, high = np.array(ends).T
-        ax.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+    predicted = fit.predict(**{row.axis: x.tolist()})
+    ax.plot(x, predicted["value"], color=colour, linewidth=1.6, linestyle=linestyle, zorder=2)
+    if band and not predicted["lo"].null_count():
+        ax.fill_between(x, predicted["lo"], predicted["hi"], color=colour, alpha=0.13, linewidth=0)
 
 
 def slope_text(row: Slope) -> str:

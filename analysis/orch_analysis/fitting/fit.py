@@ -1,11 +1,11 @@
-"""Fit a law to a table of points: `fit(law, table, value="loss") -> Fit`."""
+"""Fit a law to a table of points: `fit(law, table, FitOptions(value="loss")) -> Fit`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,19 +13,20 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from orch_analysis import laws
 from orch_analysis.fitting import profile, resampling, usable
-from orch_analysis.fitting.estimates import Band, Dropped, Fit, Identifiability, Line, Prediction
+from orch_analysis.fitting.estimates import Fit, Identifiability, Line
 from orch_analysis.fitting.newton import Solution, begin, finish, minimise, solve
+from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.fitting.points import Dropped, Points
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
 from orch_analysis.fitting.usable import Usable
+from orch_analysis.fitting.variables import resolved, with_derived
 from orch_analysis.fitting.verdict import outside_own_interval, verdict
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 
-__all__ = ["Band", "Dropped", "Fit", "Identifiability", "Outcome", "Prediction", "fit"]
+__all__ = ["Fit", "FitOptions", "Outcome", "fit"]
 
-Loss = Literal["auto", "huber", "l2", "mse"]
-Interval = Literal["auto", "percentile", "bca", "t"]
 EFFICIENT = (
     1.345  # Huber's delta in units of the noise sd: 95% efficiency at the normal (Huber & Ronchetti 2009)
 )
@@ -33,78 +34,59 @@ LEAST = 1e-5  # smallest automatic delta: exact data have no noise to scale it t
 JACKKNIFE = (
     200  # parts left out in turn for the acceleration of BCa: one by one would cost n fits of n points
 )
-STARTS = 16  # independent global searches behind the certificate of the point fit
+STARTS = 16  # independent global searches behind `Fit.start_agreement`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The arguments of `fit`, checked; what a card needs to repeat it."""
+    """What is fitted, and how: the law along its variables, and options that name every column.
+
+    loss, link: those that are used; group: which rows these are; unreadable: rows that could not even be read.
+    """
 
     law: Law
-    value: str
-    x: Mapping[str, str | float]
+    options: FitOptions
     loss: Literal["huber", "l2", "mse"]
     link: Link
-    delta: float | None
-    weights: str | None
-    stderr: str | None
-    bootstrap: int
-    cluster: str | None
-    interval: Interval
-    level: float
-    seed: int
     group: Mapping[str, str]
+    unreadable: tuple[Dropped, ...]
 
     @property
     def closed_form(self) -> bool:
         """True when the fit is an ordinary regression line, with exact t intervals."""
-        own = self.law.exactly_loglinear and self.loss == "l2" and self.interval in {"auto", "t"}
-        return own and not self.cluster and not self.stderr
+        own = self.law.exactly_loglinear and self.loss == "l2" and self.options.interval in {"auto", "t"}
+        return own and not self.options.cluster and not self.options.stderr
 
 
 def fit(
     law: Law | str,
-    table: pl.DataFrame,
+    table: pl.DataFrame | Points,
+    options: FitOptions = DEFAULTS,
     *,
-    value: str,
-    x: Mapping[str, str | float] | None = None,
-    loss: Loss = "auto",
-    delta: float | Literal["auto"] = "auto",
-    weights: str | None = None,
-    stderr: str | None = None,
-    bootstrap: int = 1000,
-    cluster: str | None = None,
-    interval: Interval = "auto",
-    level: float = 0.95,
-    seed: int = 0,
     group: Mapping[str, str] | None = None,
 ) -> Fit:
-    """Estimate the parameters of `law` from the rows of `table`.
+    """Estimate the parameters of `law` from the rows of `table`; `group` names what they have in common.
 
-    `x` maps each variable of the law to a column, or to a number that holds for all rows; by default columns carry
-    the variables' names. loss "huber" and "l2" act on residuals in the law's link (relative errors for "log"),
-    "mse" on the value itself; "auto" is least squares for a single power law, where t intervals are exact, else what
-    the law was published with, Huber as a rule; a given delta asks for Huber. delta "auto" is 1.345 times the noise's robust standard deviation. `weights` and `stderr` name
-    columns: weights multiply the loss of a row, standard errors (of the value) replace resampling by draws from
-    known noise. `cluster` names the column of units resampled as a whole (a run, a seed).
-
-    Never raises for bad data: see `Fit.outcome` and `Fit.dropped`. Raises OrchError for a column or law that does
-    not exist.
+    law: a `Law`, the name of a published one, or the path of a Python file that sets LAW. Never raises for bad data:
+    see `Fit.outcome` and `Fit.dropped`. Raises OrchError for a column or law that does not exist, and for a variable
+    that is mapped and not used.
     """
-    request = _request(
-        law=laws.get(law) if isinstance(law, str) else law,
-        value=value, x=x, loss=loss, delta=delta, weights=weights, stderr=stderr, bootstrap=bootstrap,
-        cluster=cluster, interval=interval, level=level, seed=seed, group=group or {},
-    )  # fmt: skip
-    extra = tuple(name for name in (weights, stderr) if name)
-    if request.x.get("compute") == usable.COMPUTE:
-        table = usable.with_compute(table, dict(x or {"params": "params", "samples": "samples"}))
+    points = table if isinstance(table, Points) else Points(frame=table)
+    named = laws.get(law) if isinstance(law, str) else law
+    request = _request(named, points, options, group or {})
+    asked = request.options
     rows = usable.usable(
-        request.law, table, value=value, x=request.x, link=request.link, extra=extra, cluster=cluster
+        request.law,
+        with_derived(points.frame, asked),
+        value=asked.quantity,
+        x={name: asked.x[name] for name in request.law.x},
+        link=request.link,
+        extra=tuple(name for name in (asked.weights, asked.stderr) if name),
+        cluster=asked.cluster,
     )
-    blocked = usable.blocking_outcome(request.law, rows, value)
+    blocked = usable.blocking_outcome(request.law, rows, asked.quantity)
     if blocked:
-        return _without_estimates(request, rows, *blocked)
+        return _result(request, rows, *blocked)
     with _blas().limit(limits=1), np.errstate(all="ignore"):  # starts far away overflow, and lose
         return _line(request, rows) if request.closed_form else _curve(request, rows)
 
@@ -115,67 +97,45 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def _request(
-    *,
-    law: Law,
-    value: str,
-    x: Mapping[str, str | float] | None,
-    loss: Loss,
-    delta: float | Literal["auto"],
-    level: float,
-    bootstrap: int,
-    **rest: object,
-) -> Request:
-    if x is not None and len(x) == 1 == len(law.x):
-        law = law.along(next(iter(x)))
-    mapping: dict[str, str | float] = dict(x) if x is not None else {name: name for name in law.x}
-    if "compute" in law.x and "compute" not in mapping and {"params", "samples"} <= set(mapping):
-        mapping["compute"] = usable.COMPUTE
-    missing = [name for name in law.x if name not in mapping]
-    if missing:
-        msg = f"law {law.name} needs {', '.join(law.x)}; no column is given for {', '.join(missing)}"
-        raise OrchError(msg, hint=f"map it: --map {missing[0]}=COLUMN")
-    if delta != "auto" and not delta > 0:
-        msg = f"Huber's delta must be positive, got {delta}"
-        raise OrchError(msg, hint='use "auto" to scale it to the noise')
-    if not 0 < level < 1 or bootstrap < 0:
-        msg = f"level must be between 0 and 1 and bootstrap not negative, got {level} and {bootstrap}"
-        raise OrchError(msg, hint="level=0.95, bootstrap=1000")
-    if rest["stderr"] and rest["cluster"]:
-        msg = "stderr and cluster cannot be given together: known errors take the place of resampling"
-        raise OrchError(msg, hint="leave out stderr to let clusters show the noise")
+def _request(law: Law, points: Points, options: FitOptions, group: Mapping[str, str]) -> Request:
+    law, options = resolved(law, points.frame, options)
+    if options.ceiling is not None and law.link != "log":
+        msg = f"law {law.name} describes the metric itself, so it takes no ceiling"
+        raise OrchError(msg, hint="leave the ceiling out, or choose a law of errors")
+    loss = options.loss
     if loss == "auto":
         own = "l2" if law.exactly_loglinear else law.loss
-        loss = own if delta == "auto" else "huber"
+        loss = own if options.huber_delta is None else "huber"
     return Request(
-        law=law, value=value, x={name: mapping[name] for name in law.x}, loss=loss,
-        link="linear" if loss == "mse" else law.link, delta=None if delta == "auto" else float(delta),
-        bootstrap=bootstrap, level=level, **rest,  # type: ignore[arg-type]
-    )  # fmt: skip
+        law=law,
+        options=options,
+        loss=loss,
+        link="linear" if loss == "mse" else law.link,
+        group=group,
+        unreadable=points.dropped,
+    )
 
 
-def _without_estimates(request: Request, rows: Usable, outcome: Outcome, message: str) -> Fit:
-    return _fit(request, rows, outcome=outcome, message=message)
-
-
-def _fit(request: Request, rows: Usable, *, outcome: Outcome, message: str, **found: object) -> Fit:
-    free = len(request.law.free)
-    blank: dict[str, object] = {
-        "estimates": {}, "intervals": {}, "interval": "none", "objective": None, "residuals": (), "sd": None,
-        "certificate": None, "identifiability": {}, "draws": np.zeros((0, free)), "delta": request.delta,
-        "warnings": usable.data_warnings(request.law, rows, request.value),
-    }  # fmt: skip
+def _result(request: Request, rows: Usable, outcome: Outcome, message: str) -> Fit:
+    """What is known before there are estimates."""
+    dropped = (*rows.dropped, *request.unreadable)
     return Fit(
-        law=request.law, group=dict(request.group), value=request.value, x=dict(request.x), loss=request.loss,
-        link=request.link, level=request.level, n=rows.y.size, dropped=rows.dropped, outcome=outcome,
-        message=message, bootstrap=request.bootstrap, seed=request.seed,
+        law=request.law,
+        options=request.options,
+        group=dict(request.group),
+        loss=request.loss,
+        link=request.link,
+        delta=request.options.huber_delta,
+        n=rows.y.size,
+        x_data={name: tuple(values.tolist()) for name, values in rows.x.items()},
+        y_data=tuple(rows.y.tolist()),
         ranges={k: (float(v.min()), float(v.max())) for k, v in rows.x.items()} if rows.y.size else {},
-        settings={
-            "weights": request.weights, "stderr": request.stderr, "cluster": request.cluster,
-            "delta": "auto" if request.delta is None else request.delta, "interval": request.interval,
-        },
-        **(blank | found),  # type: ignore[arg-type]
-    )  # fmt: skip
+        dropped=tuple(sorted(dropped, key=lambda item: item.row)),
+        outcome=outcome,
+        message=message,
+        warnings=usable.data_warnings(request.law, rows, request.options.quantity),
+        draws=np.zeros((0, len(request.law.free))),
+    )
 
 
 def _line(request: Request, rows: Usable) -> Fit:
@@ -183,7 +143,7 @@ def _line(request: Request, rows: Usable) -> Fit:
     from scipy.special import stdtrit
 
     law = request.law
-    weight = rows.extra[request.weights] if request.weights else np.ones_like(rows.y)
+    weight = _weights(request, rows)
     logs, target = np.log(rows.x[law.x[0]]), np.log(rows.y)
     total = float(weight.sum())
     center = float(weight @ logs / total)
@@ -193,13 +153,14 @@ def _line(request: Request, rows: Usable) -> Fit:
     residuals = level + slope * (logs - center) - target
     dof = rows.y.size - 2
     sd = float(np.sqrt(weight @ residuals**2 / dof))
-    quantile = float(stdtrit(dof, 0.5 + request.level / 2))
+    quantile = float(stdtrit(dof, 0.5 + request.options.level / 2))
     intercept = level - slope * center
     half_slope = quantile * sd / np.sqrt(spread)
     half_level = quantile * sd * np.sqrt(1.0 / total + center**2 / spread)
     coefficient, exponent = law.params
-    return _fit(
-        request, rows, outcome=Outcome.OK, message=f"{rows.y.size} points, least squares in logs, t intervals",
+    message = f"{rows.y.size} points, least squares in logs, t intervals"
+    return replace(
+        _result(request, rows, Outcome.OK, message),
         estimates={coefficient: float(np.exp(intercept)), exponent: slope},
         intervals={
             coefficient: (float(np.exp(intercept - half_level)), float(np.exp(intercept + half_level))),
@@ -210,48 +171,47 @@ def _line(request: Request, rows: Usable) -> Fit:
     )  # fmt: skip
 
 
+def _weights(request: Request, rows: Usable) -> Array:
+    return rows.extra[request.options.weights] if request.options.weights else np.ones_like(rows.y)
+
+
 def _curve(request: Request, rows: Usable) -> Fit:
-    law = request.law
+    law, options = request.law, request.options
     problem = build(law, rows.x, rows.y, request.link)
-    weight = rows.extra[request.weights] if request.weights else np.ones_like(rows.y)
+    weight = _weights(request, rows)
     best, delta = _point(problem, weight, request)
     theta, objective = best.theta[0], float(best.objective[0])
     if not np.isfinite(objective):
-        remedy = "check the units of the columns, or use another law"
-        return _fit(
-            request,
-            rows,
-            outcome=Outcome.NOT_CONVERGED,
-            message=f"no start of {law.name} converged; {remedy}",
-        )
+        message = f"no start of {law.name} converged; check the units of the columns, or use another law"
+        return _result(request, rows, Outcome.NOT_CONVERGED, message)
     residuals = predict(problem, best.theta)[0] - problem.target
     kind = _kind(request, rows)
-    draws = np.zeros((0, len(law.free)))
-    intervals: dict[str, tuple[float, float]] = {}
+    drawn: dict[str, Any] = {}
     known: dict[str, Identifiability] = {}
-    if request.bootstrap:
+    if options.bootstrap:
         draws, intervals = _intervals(request, rows, problem, best, weight, delta, kind)
+        drawn = {"draws": draws, "intervals": intervals, "interval": kind}
         around = profile.Profile(
             problem=problem, theta=theta, objective=objective, minima=best.minima, weights=weight, delta=delta
         )
         known = profile.identifiability(around)
-    sd = _noise(residuals, len(law.free))
     outcome, message = verdict(problem, theta, known)
     estimates = {name: float(value[0]) for name, value in params_of(problem, best.theta).items()}
-    return _fit(
-        request, rows, outcome=outcome, message=message, estimates=estimates,
-        intervals=intervals, interval=kind if request.bootstrap else "none", objective=objective,
-        residuals=tuple(map(float, residuals)), sd=sd, delta=delta if request.loss == "huber" else None,
-        certificate=float(best.agreement[0]), draws=draws, identifiability=known,
-        warnings=usable.data_warnings(law, rows, request.value) + _doubts(request, rows, problem, residuals, best)
-        + outside_own_interval(problem, theta, estimates, intervals),
+    doubts = _doubts(request, rows, problem, residuals, best)
+    beyond = outside_own_interval(problem, theta, estimates, drawn.get("intervals", {}))
+    result = _result(request, rows, outcome, message)
+    return replace(
+        result, estimates=estimates, objective=objective, residuals=tuple(map(float, residuals)),
+        sd=_noise(residuals, len(law.free)), delta=delta if request.loss == "huber" else None,
+        start_agreement=float(best.start_agreement[0]), identifiability=known,
+        warnings=(*result.warnings, *doubts, *beyond), **drawn,
     )  # fmt: skip
 
 
 def _kind(request: Request, rows: Usable) -> resampling.Kind:
-    if request.interval != "auto":
-        return request.interval
-    if request.stderr:
+    if request.options.interval != "auto":
+        return request.options.interval
+    if request.options.stderr:
         return "parametric"
     units = rows.y.size if rows.clusters is None else np.unique(rows.clusters).size
     return "percentile" if units - len(request.law.free) >= resampling.MANY else "t"
@@ -267,14 +227,14 @@ def _intervals(
     kind: resampling.Kind,
 ) -> tuple[Array, dict[str, tuple[float, float]]]:
     """Refit every replicate, each from its own global search; draws of the free parameters and their intervals."""
-    stderr = rows.extra[request.stderr] if request.stderr else None
+    stderr = rows.extra[request.options.stderr] if request.options.stderr else None
     data = resampling.replicates(
         problem,
         best.theta[0],
         weight,
         kind,
-        request.bootstrap,
-        request.seed,
+        request.options.bootstrap,
+        request.options.seed,
         clusters=rows.clusters,
         stderr=stderr,
     )
@@ -282,18 +242,20 @@ def _intervals(
 
     def refit(target: Array, weights: Array) -> Array:
         found = solve(
-            problem, target, weights, delta, starts=starts, seed=request.seed, precise=False, basins=best.minima
+            problem, target, weights, delta, starts=starts, seed=request.options.seed, precise=False, basins=best.minima
         )  # fmt: skip
         return _values(problem, found.theta)
 
     draws = refit(data.target, data.weights)
     if kind != "bca":
         named = enumerate(problem.law.free)
-        return draws, {name: resampling.percentile(draws[:, i], request.level, kind) for i, name in named}
+        return draws, {
+            name: resampling.percentile(draws[:, i], request.options.level, kind) for i, name in named
+        }
     jackknife = refit(problem.target, _parts_left_out(rows) * weight)
     estimate = _values(problem, best.theta)[0]
     return draws, {
-        name: resampling.bca(draws[:, i], float(estimate[i]), jackknife[:, i], request.level)
+        name: resampling.bca(draws[:, i], float(estimate[i]), jackknife[:, i], request.options.level)
         for i, name in enumerate(problem.law.free)
     }
 
@@ -320,9 +282,10 @@ def _noise(residuals: Array, p: int) -> float:
 def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution, float]:
     """The point fit and the delta it ended with; an automatic delta is refined three times from the residuals."""
     rows, target = weight[None, :], problem.target[None, :]
-    delta = float("inf") if request.loss != "huber" or request.delta is None else request.delta
-    theta, objective = begin(problem, target, rows, starts=STARTS, seed=request.seed)
-    if request.loss == "huber" and request.delta is None:
+    given = request.options.huber_delta
+    delta = float("inf") if request.loss != "huber" or given is None else given
+    theta, objective = begin(problem, target, rows, starts=STARTS, seed=request.options.seed)
+    if request.loss == "huber" and given is None:
         best = theta[[objective.argmin()]]
         for _ in range(3):
             best, _ = minimise(problem, best, target, rows, delta, tolerance=1e-5, exact=False)
@@ -337,28 +300,28 @@ def _doubts(
     out = []
     if len(best.minima) > 1:
         count = len(best.minima) - 1
-        share = f"{best.agreement[0]:.0%} of {STARTS} independent starts reached the optimum"
+        share = f"{best.start_agreement[0]:.0%} of {STARTS} independent starts reached the optimum"
         out.append(
             f"the objective has {count} or more other minima within 5% of the best ({share}), see identifiability"
         )
-    elif best.agreement[0] < 0.5:
-        share = f"only {best.agreement[0]:.0%} of {STARTS} independent starts"
+    elif best.start_agreement[0] < 0.5:
+        share = f"only {best.start_agreement[0]:.0%} of {STARTS} independent starts"
         out.append(f"{share} reached the optimum to 1e-8: it lies in a flat valley, see identifiability")
-    fewest = 2.0 / (1.0 - request.level)
-    if 0 < request.bootstrap < round(fewest):
+    fewest = 2.0 / (1.0 - request.options.level)
+    if 0 < request.options.bootstrap < round(fewest):
         out.append(
-            f"{request.bootstrap} bootstraps do not show the ends of a {100 * request.level:.10g}% interval: "
+            f"{request.options.bootstrap} bootstraps do not show the ends of a {100 * request.options.level:.10g}% interval: "
             f"draw at least {fewest:.0f}"
         )
     if rows.clusters is not None and np.unique(rows.clusters).size == 1:
-        out.append(f"all rows are one unit of {request.cluster}: intervals take them as independent")
-    if request.stderr:
-        known = rows.extra[request.stderr] / np.abs(problem.scale)
+        out.append(f"all rows are one unit of {request.options.cluster}: intervals take them as independent")
+    if request.options.stderr:
+        known = rows.extra[request.options.stderr] / np.abs(problem.scale)
         excess = float(
             np.sqrt(np.mean((residuals / known) ** 2) * rows.y.size / (rows.y.size - len(request.law.free)))
         )
         if excess > 1.5:
-            cause = f"residuals are {excess:.1f} times the standard errors given in {request.stderr}"
+            cause = f"residuals are {excess:.1f} times the standard errors given in {request.options.stderr}"
             out.append(
                 f"{cause}: they hold noise that those do not (seeds, lack of fit), so intervals are too narrow"
             )

@@ -49,7 +49,7 @@ class Solution:
 
     theta: Array
     objective: Array
-    agreement: Array
+    start_agreement: Array
     minima: Array
 
 
@@ -67,7 +67,7 @@ def solve(
     """Minimise sum_i weights_i huber_delta(law_i - target_i) for every row of `weights` (fits, n).
 
     `target` is (n,) or one row per fit. `starts` independent global searches, each over its own random share of the
-    grid, are run for every fit; the best wins and `agreement` says how many of them found it. Without `precise`, laws
+    grid, are run for every fit; the best wins and `start_agreement` is the share of them that found it. Without `precise`, laws
     that are not sums of power-law terms take `brief` steps, after which each start goes on from the best of the
     `basins` (m, p) if steps from there have led lower than those from its own search.
     """
@@ -121,7 +121,9 @@ def finish(
     first, heights = theta[:starts], by_fit[0]
     relative = np.round(heights / max(lowest[0], 1e-300), 4)
     distinct = [at for at in np.unique(relative, return_index=True)[1] if relative[at] <= NEAR][:8]
-    return Solution(theta=chosen, objective=lowest, agreement=agree.mean(axis=1), minima=first[distinct])
+    return Solution(
+        theta=chosen, objective=lowest, start_agreement=agree.mean(axis=1), minima=first[distinct]
+    )
 
 
 def _from_basins(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orch_analysis.fitting.estimates import Dropped
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.fitting.points import ROW, Dropped
 from orch_analysis.fitting.problem import to_link
+from orch_analysis.fitting.variables import as_numbers, require
 from orch_analysis.laws.law import Array, Law, Link
-from orch_core.errors import OrchError
-
-COMPUTE = "6 * params * samples"  # stands for a column when a law needs compute and none is mapped
-SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-SHOWN = 20  # columns that a message names
-ROW = "_row"  # column with the row's number in its file, written by table.read_points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +55,8 @@ def usable(
         _mark(
             reasons, ~(np.isfinite(extras[name]) & (extras[name] > 0)), f"{name} is missing or not positive"
         )
-    if height:
-        shown = table.drop(ROW) if ROW in table.columns else table
-        first = shown.with_row_index("_i").unique(subset=shown.columns, keep="first")["_i"].to_numpy()
+    if height and ROW not in table.columns:  # a table that was read has no duplicates any more
+        first = table.with_row_index("_i").unique(subset=table.columns, keep="first")["_i"].to_numpy()
         _mark(reasons, ~np.isin(np.arange(height), first), "duplicate of an earlier row")
     keep = np.array([reason is None for reason in reasons], dtype=bool)
     numbers = table[ROW].to_list() if ROW in table.columns else range(1, height + 1)
@@ -76,22 +70,6 @@ def usable(
         clusters=_clusters(table, cluster)[keep] if cluster else None,
         dropped=dropped,
     )
-
-
-def with_compute(table: pl.DataFrame, x: Mapping[str, str | float]) -> pl.DataFrame:
-    """Add the training compute 6 N D in FLOPs (Kaplan et al. 2020, arXiv:2001.08361, eq. 2.2) as a column."""
-    flops = 6.0 * as_numbers(table, x["params"]) * as_numbers(table, x["samples"])
-    return table.with_columns(pl.Series(COMPUTE, flops))
-
-
-def error_column(value: str, ceiling: float) -> str:
-    """The name of the column of `with_error_column`."""
-    return f"{ceiling:g} - {value}"
-
-
-def with_error_column(table: pl.DataFrame, value: str, ceiling: float) -> pl.DataFrame:
-    """Add what a metric lacks to its ceiling, the error that laws describe, as a column."""
-    return table.with_columns(pl.Series(error_column(value, ceiling), ceiling - as_numbers(table, value)))
 
 
 def _mark(reasons: list[str | None], bad: NDArray[np.bool_], reason: str) -> None:
@@ -118,56 +96,11 @@ def _outside(link: Link) -> str:
     return "is at or above the ceiling of 1 (a percentage?), so its error has no logarithm"
 
 
-def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
-    """A column as numbers, NaN where there is none; a number stands for itself in every row.
-
-    Text is read as people write sizes: `1,300,000`, `1.3M`, `70B`, with k, M, B or G, and T for powers of a thousand.
-    Raises OrchError when there is no such column.
-    """
-    if isinstance(column, int | float):
-        return np.full(table.height, float(column))
-    require(table, column)
-    series = table[column]
-    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Null):
-        series = _sizes(series.cast(pl.String).str.strip_chars())
-    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
-
-
-def _sizes(text: pl.Series) -> pl.Series:
-    whole = text.str.contains(r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?\s*[kKMBGT]?$")
-    text = text.str.replace_all(",", "", literal=True).zip_with(whole.fill_null(value=False), text)
-    scale = text.str.extract(r"^[^a-zA-Z]+([kKMBGT])$", 1).replace_strict(SUFFIXES, return_dtype=pl.Float64)
-    plain = text.str.replace(r"\s*[kKMBGT]$", "").zip_with(scale.is_not_null(), text)
-    return plain.cast(pl.Float64, strict=False) * scale.fill_null(1.0)
-
-
 def _clusters(table: pl.DataFrame, column: str) -> Array:
     require(table, column)
     return np.unique(table[column].cast(pl.String).fill_null("").to_numpy(), return_inverse=True)[1].astype(
         float
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message; of many the first few."""
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def require(table: pl.DataFrame, column: str) -> None:
-    """Raise OrchError when the table has no such column, with the nearest name as a hint, or one of lists."""
-    if column not in table.columns:
-        from difflib import get_close_matches
-
-        names = [name for name in table.columns if name != ROW]
-        close = get_close_matches(column, names, n=1, cutoff=0.5)
-        msg = f"no column {column!r} in the table; it has: {listed(names)}"
-        raise OrchError(
-            msg, hint=f"did you mean {close[0]!r}?" if close else "map variables with --map variable=column"
-        )
-    if table[column].dtype.is_nested():
-        msg = f"column {column!r} holds {table[column].dtype}, not one value per row"
-        raise OrchError(msg, hint="write it out, or name another column")
 
 
 def blocking_outcome(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] | None:

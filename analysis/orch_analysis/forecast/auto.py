@@ -1,18 +1,18 @@
-"""`--law auto`: which form describes the points, and a forecast that does not hang on that choice.
+"""`--law auto`: which form describes the points, and a forecast that does not depend on that choice.
 
 Picking a form by AICc or by its backtest predicts worse than an equal-weight average on runs left out
 (`tests/bench/bench_extrapolation.py`), so the two jobs are kept apart. The *prediction* is that of
-`one_variable.forecast`, or of `two_variables.forecast` for params and samples. The *form* that is named, with
-its estimates and intervals, is the simplest one within 10% of the best rolling-origin error: every form is
-fitted to the small scales and scored on the larger ones. A constant competes too; when it wins there is no trend
-to extrapolate. Only the table given is looked at: points kept aside for a test must not be in it.
+`one_variable.forecast`, an average, or for params and samples that of `two_variables.forecast`. The *form* that is named, with its
+estimates and intervals, is the simplest one within 10% of the best rolling-origin error: every form is fitted to the
+small scales and scored on the larger ones. A constant competes too. It is named where it wins, and where the log of
+the value is not shown to depend on the logs of the variables (an F test at 5%); there is no trend to extrapolate
+then. Only the table given is looked at: points that are kept for a test must not be in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import polars as pl
@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from orch_analysis import laws
 from orch_analysis.fitting import usable
-from orch_analysis.fitting.estimates import Band, Prediction
-from orch_analysis.fitting.fit import Fit, Interval, fit
+from orch_analysis.fitting.estimates import Band, Fit
+from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.variables import SIZES, mapped, with_derived, with_value
 from orch_analysis.forecast import one_variable, two_variables
 from orch_analysis.forecast.one_variable import Forecast
 from orch_analysis.forecast.shapes import Floats
@@ -30,14 +33,13 @@ from orch_analysis.laws.law import Law
 from orch_analysis.laws.null import constant
 from orch_core.errors import OrchError
 
-FORMS = {
-    count: tuple(law.name for law in laws.LAWS.values() if law.auto and len(law.x) == count)
-    for count in (1, 2)
-}
 CLOSE = 1.1  # forms within 10% of the best error count as equal, and the one with fewer parameters is named
 CUTS = (2.0, 4.0, 8.0)  # a form is fitted up to x_last / cut (or C_last / cut) and scored beyond
 LEAST = 5  # points that a form is fitted to, at least, when its turn is scored
 LEVEL = 0.9
+CHANCE = 0.05  # largest p value of an F test that shows a trend
+GROWS = 0.5  # correlation of log value and log scale above which a metric grows
+PREDICTORS = {1: "average of forecasts", 2: "law and discrepancy"}  # by number of variables
 
 Mask = NDArray[np.bool_]
 
@@ -57,154 +59,144 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What `auto` found: the fit of the named form, every form's score, and the means to predict.
+    """Why a form was named, and how well the average of forecasts did on scales that were held back.
 
     origins: turns of the rolling origin; coverage: share of held-back points inside the 90% band of the average;
-    widening: factor on the band's half width that makes it cover 90% of them, never below 1; x and y: the points,
-    in the order of the table, by variable of the law; ceiling: as for `extrapolate.forecast`.
+    widening: factor on the band's half width that makes it cover 90% of them, never below 1; message: the choice in a
+    sentence.
     """
 
-    fit: Fit
     scores: tuple[Score, ...]
     origins: int
     coverage: float
     widening: float
-    x: Mapping[str, tuple[float, ...]]
-    y: tuple[float, ...]
-    ceiling: float | None
-    warnings: tuple[str, ...]
     message: str
 
-    @property
-    def law(self) -> str:
-        """The name of the form chosen; "constant" when nothing beats no trend."""
-        return self.fit.law.name
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AutoFit(Fit):
+    """The fit of the form that `auto` named, with the reasons for it; it predicts by a forecast of its own."""
+
+    choice: Choice
 
     def forecast(self, at: Mapping[str, Floats], *, level: float = LEVEL) -> Forecast:
-        """The average's forecast at `at` (arrays by variable), its band widened as the held-back scales ask."""
-        return _widened(_average(self.x, self.y, at, level, self.ceiling), self.widening, self.ceiling)
+        """The average's forecast at `at` (arrays by variable), its band widened as the held-back scales ask.
 
-    def predict(self, *, band: Band = "new", level: float | None = None, **x: float) -> Prediction:
-        """One forecast, as `Fit.predict` gives it; `extrapolation` is the factor beyond the largest scale.
+        It is in the unit of the metric, whatever its ceiling.
+        """
+        ceiling = self.options.ceiling
+        y = self.y_data if ceiling is None else tuple(ceiling - error for error in self.y_data)
+        average = _average(self.x_data, y, at, level, ceiling)
+        return _widened(average, self.choice.widening, ceiling)
+
+    def predict(
+        self,
+        at: pl.DataFrame | None = None,
+        *,
+        band: Band = "new",
+        level: float | None = None,
+        **x: float | Sequence[float],
+    ) -> pl.DataFrame:
+        """The average's forecast with the columns of `Fit.predict`; `quantity` is the metric itself.
 
         The band, at the level of the fit by default, is that of one more measured point, for on such it is
         calibrated. Raises OrchError for band="mean", a missing variable, or points that allow no forecast.
         """
         if band != "new":
             message = (
-                f"the forecast's band is calibrated on single points held back; it has none for {band!r}"
+                f"the forecast's band is calibrated on single points held back; there is none for {band!r}"
             )
             raise OrchError(message, hint='ask for band="new", or predict with the fit of a named law')
-        missing = [name for name in self.x if name not in x]
-        if missing:
-            message = f"the forecast needs {', '.join(self.x)}; {', '.join(missing)} is missing"
-            raise OrchError(message, hint=f"give {missing[0]}=...")
-        at = {name: np.array([x[name]]) for name in self.x}
-        found = self.forecast(at, level=self.fit.level if level is None else level)
+        points = self._points(at, x)
+        found = self.forecast(points, level=self.level if level is None else level)
         if found.outcome is not Outcome.OK:
-            raise OrchError(f"no forecast: {found.message}", hint="add points at other scales")  # noqa: EM102
-        return Prediction(value=found.value[0], lo=found.lo[0], hi=found.hi[0], extrapolation=found.horizon)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` needs beside the fit, as JSON values (NaN as None)."""
-        return {
-            "scores": [
-                {
-                    "form": s.form,
-                    "error": _number(s.error),
-                    "aicc": _number(s.aicc),
-                    "parameters": s.parameters,
-                }
-                for s in self.scores
-            ],
-            "origins": self.origins,
-            "coverage": _number(self.coverage),
-            "widening": self.widening,
-            "x": {name: list(values) for name, values in self.x.items()},
-            "y": list(self.y),
-            "ceiling": self.ceiling,
-            "warnings": list(self.warnings),
-            "message": self.message,
-        }
-
-
-def from_dict(entry: Mapping[str, Any], found: Fit) -> Choice:
-    """The choice that `Choice.to_dict` wrote, around the fit of its named form."""
-    return Choice(
-        fit=found,
-        scores=tuple(
-            Score(
-                form=s["form"], error=_float(s["error"]), aicc=_float(s["aicc"]), parameters=s["parameters"]
-            )
-            for s in entry["scores"]
-        ),
-        origins=entry["origins"],
-        coverage=_float(entry["coverage"]),
-        widening=entry["widening"],
-        x={name: tuple(values) for name, values in entry["x"].items()},
-        y=tuple(entry["y"]),
-        ceiling=entry["ceiling"],
-        warnings=tuple(entry["warnings"]),
-        message=entry["message"],
-    )
+            message = f"no forecast: {found.message}"
+            raise OrchError(message, hint="add points at other scales")
+        ends = np.array([found.lo, found.hi])
+        return self._predicted(
+            points, self.options.value, PREDICTORS[len(points)], np.array(found.value), ends, band
+        )
 
 
 def auto(
-    table: pl.DataFrame,
-    *,
-    value: str,
-    x: Mapping[str, str],
-    group: Mapping[str, str] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    cluster: str | None = None,
-    interval: Interval = "auto",
-    level: float = 0.95,
-    ceiling: float | None = None,
-) -> Choice:
-    """Choose a form for `value` over `x` (variable to column; one variable, or params and samples) and forecast it.
+    table: pl.DataFrame | Points, options: FitOptions = DEFAULTS, *, group: Mapping[str, str] | None = None
+) -> AutoFit:
+    """Choose a form for a value over one variable, or over params and samples, and forecast it.
 
-    `bootstrap`, `seed`, `cluster`, `interval` and `level` are those of the named form's fit.
-
-    A metric that grows needs its `ceiling`: forms are then fitted to ceiling - value, and forecasts are in the metric's
+    A metric that grows needs a ceiling: forms are then fitted to ceiling - value, and forecasts are in the metric's
     own unit. Without one, values between 0 and 1 that grow are taken to have ceiling 1 (AUC, accuracy), which
-    `warnings` states. Never raises for bad rows: see `Choice.fit.outcome` and `.dropped`. Raises OrchError
-    for unknown columns and for other sets of variables.
+    `warnings` states. Never raises for bad rows: see `Fit.outcome` and `Fit.dropped`. Raises OrchError
+    for unknown columns, other sets of variables, and options that auto does not take.
     """
-    variables = tuple(x)
-    if len(variables) not in FORMS or (len(variables) == 2 and set(variables) != {"params", "samples"}):
-        message = f"auto chooses laws of one variable, or of params and samples; got {', '.join(variables)}"
+    points = table if isinstance(table, Points) else Points(frame=table)
+    options = auto_options(points.frame, options)
+    options, notes = with_ceiling([points.frame], options)
+    return chosen(points, options, group=group, notes=notes)
+
+
+def auto_options(table: pl.DataFrame, options: FitOptions) -> FitOptions:
+    """Options that name every column; raises OrchError as `auto` does."""
+    given = {"loss": options.loss != "auto", "huber_delta": options.huber_delta, "weights": options.weights}
+    refused = [name for name, value in {**given, "stderr": options.stderr}.items() if value]
+    if refused:
+        message = f"{' and '.join(refused)} cannot be set here: auto fits every form its own way"
+        raise OrchError(message, hint=f"leave out {' and '.join(refused)}, or use a law's name")
+    x = mapped(table, options.x)
+    if set(x) <= set(SIZES):
+        x |= {name: name for name in SIZES if name not in x and name in table.columns}
+    if len(x) != 1 and set(x) != set(SIZES):
+        message = f"auto chooses laws of one variable, or of params and samples; got {', '.join(x) or 'none'}"
         raise OrchError(message, hint="name a law with --law, or map other variables")
-    null = constant(variables)
-    raw = usable.usable(null, table, value=value, x=x, link="log", cluster=cluster)
-    growing = _growing(raw.x, raw.y)
-    warnings: tuple[str, ...] = ()
-    if growing and ceiling is None:
-        ceiling, warnings = _assumed(value, raw.y)
-    column = value if ceiling is None else usable.error_column(value, ceiling)
-    if ceiling is not None:
-        table = usable.with_error_column(table, value, ceiling)
-    rows = usable.usable(null, table, value=column, x=x, link="log", cluster=cluster)
-    xs = {name: rows.x[name] for name in variables}
-    forms: dict[str, Law] = {"constant": null} | {
-        name: _along(name, variables) for name in FORMS[len(variables)]
-    }
-    turns = _turns(_scale(xs)) if rows.y.size else []
-    scores = tuple(_score(law, xs, rows.y, turns, seed) for law in forms.values())
-    named = _named(scores)
-    found = fit(
-        forms[named], table, value=column, x=x, bootstrap=bootstrap, seed=seed, cluster=cluster,
-        interval=interval, level=level, group=group,
-    )  # fmt: skip
-    if ceiling is not None:
-        found = replace(found, settings={**found.settings, "ceiling": ceiling, "metric": value})
-    coverage, widening = _calibrated(xs, rows.y, turns)
-    return Choice(
-        fit=found, scores=scores, origins=len(turns), coverage=coverage, widening=widening,
-        x={name: tuple(values.tolist()) for name, values in xs.items()},
-        y=tuple((rows.y if ceiling is None else ceiling - rows.y).tolist()),
-        ceiling=ceiling, warnings=warnings, message=_message(named, scores, turns),
-    )  # fmt: skip
+    return with_value(table, replace(options, x={name: x[name] for name in (SIZES if len(x) > 1 else x)}))
+
+
+def with_ceiling(tables: Sequence[pl.DataFrame], options: FitOptions) -> tuple[FitOptions, tuple[str, ...]]:
+    """The ceiling of a metric that grows in most of the tables, and what to warn of: the same for all of them."""
+    if options.ceiling is not None:
+        return options, ()
+    rows = [_rows(table, options) for table in tables]
+    growth = [_growth(part.x, part.y) for part in rows]
+    known = [value for value in growth if not np.isnan(value)]
+    if not known or np.median(known) <= GROWS:
+        return options, ()
+    if max(part.y.max(initial=0.0) for part in rows) <= 1:
+        note = f"{options.value} grows with scale and lies between 0 and 1: its ceiling is taken to be 1"
+        return replace(options, ceiling=1.0), (note,)
+    note = f"{options.value} grows with scale: laws describe errors, so give its ceiling (100 for percent)"
+    return options, (note,)
+
+
+def chosen(
+    points: Points, options: FitOptions, *, group: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+) -> AutoFit:
+    """`auto` with options that name every column and the ceiling; `notes` are added to the fit's warnings."""
+    variables = tuple(options.x)
+    rows = _rows(points.frame, options)
+    xs, y, seed = dict(rows.x), rows.y, options.seed
+    names = [law.name for law in laws.LAWS.values() if law.auto and len(law.x) == len(variables)]
+    forms = {"constant": constant(variables)} | {name: _along(name, variables) for name in names}
+    turns = _turns(_scale(xs)) if y.size else []
+    scores = tuple(_score(law, xs, y, turns, seed) for law in forms.values())
+    named = _named(scores) if _has_trend(xs, y) else "constant"
+    found = fit(forms[named], points, options, group=group)
+    coverage, widening = _calibrated(xs, y, turns)
+    choice = Choice(
+        scores=scores,
+        origins=len(turns),
+        coverage=coverage,
+        widening=widening,
+        message=_message(named, scores, turns),
+    )
+    values = {item.name: getattr(found, item.name) for item in fields(Fit)}
+    return AutoFit(**values | {"warnings": (*found.warnings, *notes)}, choice=choice)
+
+
+def _rows(table: pl.DataFrame, options: FitOptions) -> usable.Usable:
+    derived = with_derived(table, options)
+    null = constant(tuple(options.x))
+    return usable.usable(
+        null, derived, value=options.quantity, x=options.x, link="log", cluster=options.cluster
+    )
 
 
 def _along(name: str, variables: tuple[str, ...]) -> Law:
@@ -230,7 +222,7 @@ def _turns(scale: Floats) -> list[Mask]:
 
 def _score(law: Law, xs: Mapping[str, Floats], y: Floats, turns: list[Mask], seed: int) -> Score:
     errors = [_held_out(law, xs, y, mask, seed) for mask in turns]
-    whole = fit(law, _frame(xs, y), value="_y", bootstrap=0, seed=seed) if y.size else None
+    whole = fit(law, _frame(xs, y), _unasked(seed)) if y.size else None
     return Score(
         form=law.name,
         error=float(np.sqrt(np.mean(np.square(errors)))) if errors else float("nan"),
@@ -239,9 +231,13 @@ def _score(law: Law, xs: Mapping[str, Floats], y: Floats, turns: list[Mask], see
     )
 
 
+def _unasked(seed: int) -> FitOptions:
+    return FitOptions(value="_y", bootstrap=0, seed=seed)
+
+
 def _held_out(law: Law, xs: Mapping[str, Floats], y: Floats, mask: Mask, seed: int) -> float:
     """RMS of ln predicted/measured beyond the rows of `mask`, NaN when the form cannot be fitted to those."""
-    small = fit(law, _frame({k: v[mask] for k, v in xs.items()}, y[mask]), value="_y", bootstrap=0, seed=seed)
+    small = fit(law, _frame({k: v[mask] for k, v in xs.items()}, y[mask]), _unasked(seed))
     if not small.estimates:
         return float("nan")
     ahead = law.value({name: v[~mask] for name, v in xs.items()}, small.estimates)
@@ -330,38 +326,36 @@ def _widened(found: Forecast, factor: float, ceiling: float | None) -> Forecast:
     )
 
 
-def _growing(xs: Mapping[str, Floats], y: Floats) -> bool:
-    """Whether ln value rises with ln scale (correlation above one half)."""
+def _growth(xs: Mapping[str, Floats], y: Floats) -> float:
+    """Correlation of ln value with ln scale; NaN where one of them does not vary."""
     if y.size < 3 or np.ptp(y) == 0 or np.ptp(_scale(xs)) == 0:
-        return False
-    return bool(np.corrcoef(np.log(_scale(xs)), np.log(y))[0, 1] > 0.5)
+        return float("nan")
+    return float(np.corrcoef(np.log(_scale(xs)), np.log(y))[0, 1])
 
 
-def _assumed(value: str, y: Floats) -> tuple[float | None, tuple[str, ...]]:
-    """The ceiling of a growing metric where its values show one, and what to tell."""
-    if y.max() < 1:
-        return 1.0, (f"{value} grows with scale and stays below 1: its ceiling is taken to be 1",)
-    return None, (f"{value} grows with scale: laws describe errors, so give its ceiling (100 for percent)",)
+def _has_trend(xs: Mapping[str, Floats], y: Floats) -> bool:
+    """Whether ln value depends on the ln variables: the F test of a regression, at `CHANCE`.
+
+    True where there are too few points for a test.
+    """
+    from scipy.special import fdtrc
+
+    freedom = y.size - 1 - len(xs)
+    if freedom < 1 or np.ptp(y) == 0:
+        return True
+    design = np.column_stack([np.ones(y.size), *(np.log(values) for values in xs.values())])
+    target = np.log(y)
+    residuals = target - design @ np.linalg.lstsq(design, target)[0]
+    left, total = float(residuals @ residuals), float(((target - target.mean()) ** 2).sum())
+    return bool(fdtrc(len(xs), freedom, (total - left) / len(xs) / max(left / freedom, 1e-300)) < CHANCE)
 
 
 def _message(named: str, scores: tuple[Score, ...], turns: list[Mask]) -> str:
     if not turns:
         return (
-            f"too few scales to hold any back: {named} is named unchecked; the forecast averages all members"
-            f" (a check needs {LEAST} scales at half the largest or less)"
+            f"too few scales to hold any back: {named} is named without this check; the forecast averages all members"
+            f" (the check needs {LEAST} scales at half the largest or less)"
         )
     listed = ", ".join(f"{s.form} {s.error:.3g}" for s in scores if np.isfinite(s.error))
-    verdict = (
-        "no form beats a constant: there is no trend to extrapolate"
-        if named == "constant"
-        else f"{named} named"
-    )
+    verdict = "the points show no trend: the value is constant" if named == "constant" else f"{named} named"
     return f"{verdict}; RMS ln errors on larger scales held back in {len(turns)} turns: {listed}"
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _float(value: float | None) -> float:
-    return float("nan") if value is None else value

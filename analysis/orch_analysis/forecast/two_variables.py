@@ -26,7 +26,7 @@ def forecast(
     table: pl.DataFrame,
     *,
     value: str,
-    x: Mapping[str, str],
+    x: Mapping[str, str | float],
     at: Sequence[tuple[float, float]],
     level: float = 0.9,
 ) -> Forecast:

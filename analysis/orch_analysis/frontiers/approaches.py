@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.fitting.usable import as_numbers, require
+from orch_analysis.fitting.variables import as_numbers, require
 from orch_analysis.frontiers.minimum import Floats, Minimum, loss_noise, minimum
 from orch_core.errors import OrchError
 
@@ -225,9 +226,8 @@ def of_law(rows: pl.DataFrame, *, factor: float = 6.0, bootstrap: int = 1000, se
             "samples follow from params in all runs, so nothing shows which of them to grow; vary them apart"
         )
         return _failed("parametric", factor, Outcome.ONE_DIRECTION, text, rows.height)
-    found = fit(
-        "chinchilla", rows, value="L", x={"params": "N", "samples": "D"}, bootstrap=bootstrap, seed=seed
-    )
+    options = FitOptions(value="L", x={"params": "N", "samples": "D"}, bootstrap=bootstrap, seed=seed)
+    found = fit("chinchilla", rows, options)
     if not found.estimates:
         return _failed("parametric", factor, found.outcome, found.message, found.n)
     draws = {name: found.draws[:, index] for index, name in enumerate(found.law.free)}

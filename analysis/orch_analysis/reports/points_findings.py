@@ -9,8 +9,9 @@ import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit as fit_law
-from orch_analysis.fitting.usable import ROW, as_numbers, with_error_column
-from orch_analysis.tables.points_file import Points
+from orch_analysis.fitting.options import FitOptions
+from orch_analysis.fitting.points import ROW, Points
+from orch_analysis.fitting.variables import as_numbers, with_derived
 from orch_analysis.tasks import correlation
 from orch_analysis.tasks.factors import chosen_factors, in_order, varying_factors
 from orch_analysis.tasks.slopes import TASK_KEYS, Slope, group_labels, slope_table
@@ -18,7 +19,6 @@ from orch_analysis.tasks.slopes import TASK_KEYS, Slope, group_labels, slope_tab
 SCORES = ("auc", "accuracy")  # values with a ceiling of 1
 OTHER = {"params": "params_encoder", "params_encoder": "params"}  # the axis that a slope is compared with
 HEADROOM = "headroom"
-COLUMNS = ("weights", "stderr", "cluster")  # options that name a column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +72,7 @@ def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], 
 def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
     """The rows that the fits used, numbers where they read numbers, with the columns that they made."""
     for fit in fits:
-        if "ceiling" in fit.settings:
-            frame = with_error_column(frame, str(fit.settings["metric"]), float(str(fit.settings["ceiling"])))
+        frame = with_derived(frame, fit.options)
     if ROW in frame.columns:
         left_out = sorted({item.row for fit in fits for item in fit.dropped})
         frame = frame.filter(~pl.col(ROW).is_in(left_out)).drop(ROW)
@@ -103,8 +102,8 @@ def _factors(
 def factor_columns(tasks: pl.DataFrame, fits: Sequence[Fit]) -> list[str]:
     """Numeric columns with one value per `task` that differ between tasks and that no fit reads."""
     read = {str(name) for fit in fits for name in (fit.value, *fit.x.values(), *fit.group)}
-    read |= {str(fit.settings[name]) for fit in fits for name in COLUMNS if fit.settings.get(name)}
-    read |= {str(fit.settings.get("metric", "")) for fit in fits}
+    asked = [fit.options for fit in fits]
+    read |= {name for one in asked for name in (one.value, one.weights, one.stderr, one.cluster) if name}
     numeric = [
         name for name, kind in tasks.schema.items() if kind.is_numeric() and name not in {*read, "task", ROW}
     ]
@@ -149,4 +148,4 @@ def _refit(frame: pl.DataFrame, row: Slope, axis: str) -> Fit:
     part = frame.filter(
         *(pl.col(key).cast(pl.String) == value for key, value in group.items() if key in frame.columns)
     )
-    return fit_law("power", part, value=row.value, x={axis: axis}, group=group)
+    return fit_law("power", part, FitOptions(value=row.value, x={axis: axis}), group=group)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orch_analysis.fitting.estimates import Dropped
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.fitting.points import Dropped
 from orch_analysis.reports import factor_sentences, page_tables
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
@@ -118,7 +118,7 @@ def _provenance(found: PointsFindings, command: str) -> Text:
     items = [
         f"Points: {Path(found.points.source).name}, sha256 {found.points.sha256}.",
         *(f"Law: {law.name}, {law.formula}. Source: {law.source}." for law in laws.values()),
-        f"Loss function {first.loss}, {percent(first.level)} intervals ({first.interval}), seed {first.seed}.",
+        f"Loss function {first.loss}, {percent(first.level)} intervals ({first.interval}), seed {first.options.seed}.",
         f"Command: {command}.",
         *_left_out(dropped[:NAMED]),
         *([f"{len(dropped) - NAMED} more rows were left out."] if len(dropped) > NAMED else []),

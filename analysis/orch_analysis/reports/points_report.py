@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.points import Points
 from orch_analysis.reports import page_tables, points_figures
 from orch_analysis.reports.page import render, writing
 from orch_analysis.reports.page_figures import draw_all
@@ -14,18 +14,14 @@ from orch_analysis.reports.points_findings import PointsFindings, points_finding
 from orch_analysis.reports.points_page import points_page
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
-from orch_analysis.tables.points_file import Points
 from orch_analysis.tasks.slopes import slope_table
 from orch_core.errors import OrchError
 from orch_core.files import write_atomic
 
-if TYPE_CHECKING:
-    from orch_analysis.forecast.auto import Choice
-
 
 def report_points(
     points: Points,
-    found: Sequence[Fit | Choice],
+    fits: Sequence[Fit],
     out: Path,
     *,
     command: str,
@@ -34,13 +30,11 @@ def report_points(
 ) -> Path:
     """Write the report of fits to a table of points into `out`; returns the page's path.
 
-    points, found: results of `read_points` and `fit_points`; of a `Choice` its fit is shown. factors: columns to
-    correlate the slopes with; without any, every numeric column with one value per `task` (or `dataset`). Power laws
+    points, fits: results of `read_points` and `fit_groups`. factors: columns to correlate the slopes with; without any, every numeric column with one value per `task` (or `dataset`). Power laws
     along `params` or `params_encoder` are repeated along the other of the two if the table has it: a law's x axis is a
     choice, and the page shows its effect. Writes report.html, figures, tables, laws.json and cards; the same points give
     the same bytes. Raises OrchError if there is no fit, for an unknown factor, and if the folder cannot be written.
     """
-    fits = [item if isinstance(item, Fit) else item.fit for item in found]
     if not fits:
         message = f"{points.source}: there is no fit to report"
         raise OrchError(message, hint="check the grouping and the rows left out")
@@ -48,7 +42,7 @@ def report_points(
     with writing(out):
         drawn = draw_all(points_figures.FIGURES, numbers, out / "figures")
         page = points_page(numbers, drawn, _save_tables(numbers, out / "tables"), command)
-        laws_json.write(found, out, {"source": points.source, "sha256": points.sha256, "command": command})
+        laws_json.write(fits, out, {"source": points.source, "sha256": points.sha256, "command": command})
         write_atomic(out / "report.html", render(page))
     return out / "report.html"
 

@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import polars as pl
-
 from orch_analysis import laws
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import STARTS, fit
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.fitting.usable import COMPUTE, with_error_column
-from orch_analysis.tables.points_file import Points
+from orch_analysis.fitting.plain import from_plain
+from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.variables import COMPUTE
+from orch_analysis.forecast.groups import groups
 from orch_core.errors import OrchError
 
-MISSING = "(missing)"
 PACKAGES = ("orch-scaling", "numpy", "scipy", "polars")
 OPTIMISER = {
     "t": "closed form",
@@ -40,50 +40,43 @@ INTERVALS = {
 def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a fit as JSON values.
 
-    `provenance` tells what the fit cannot know: `source` and `sha256` of the table, and if there are any `filters`
+    `provenance` adds what the fit cannot know: `source` and `sha256` of the table, and if there are any `filters`
     (how rows were chosen), `counting` (how a variable was counted, by name), `setup` (training recipe, seeds,
-    checkpoints) and `command`. What is not told is said to be not stated.
+    checkpoints) and `command`. What is left out is said to be not stated.
     """
     law, counting = fitted.law, dict(provenance.get("counting", {}))
+    saved = fitted.to_json(draws=False)
     return {
         "form": {
-            "law": law.name,
-            "formula": law.formula,
+            **{name: saved[name] for name in ("law", "formula", "fixed", "file")},
             "parameters": {name: law.units.get(name, "1") for name in law.free},
-            "fixed": dict(law.fixed),
             "source": law.source,
-            "file": law.file or None,
         },
         "setup": provenance.get("setup", "not stated"),
         "data": {
             "source": provenance.get("source", "not stated"),
             "sha256": provenance.get("sha256", "not stated"),
-            "group": dict(fitted.group),
-            "value": fitted.value,
+            "group": saved["group"],
+            "value": saved["value"],
             "variables": {
                 name: {
                     "column": column,
                     "counted": counting.get(name, _counted(column)),
-                    "range": list(fitted.ranges.get(name, ())),
+                    "range": saved["ranges"].get(name, []),
                 }
-                for name, column in fitted.x.items()
+                for name, column in saved["x"].items()
             },
             "filters": provenance.get("filters", "none"),
             "points": fitted.n,
             "left_out": dict(Counter(item.reason for item in fitted.dropped)),
         },
         "fitting": {
-            "loss": fitted.loss,
-            "residuals": fitted.link,
-            "delta": fitted.delta,
-            "requested": {"bootstrap": fitted.bootstrap, "level": fitted.level, **fitted.settings},
+            **{name: saved[name] for name in ("loss", "delta", "objective", "outcome", "start_agreement")},
+            "residuals": saved["link"],
+            "options": saved["options"],
             "optimiser": OPTIMISER["t" if fitted.line else "else"],
-            "starts": 0 if fitted.line or fitted.certificate is None else STARTS,
-            "agreement": fitted.certificate,
-            "seed": fitted.seed,
+            "starts": 0 if fitted.start_agreement is None else STARTS,
             "interval": INTERVALS[fitted.interval],
-            "objective": fitted.objective,
-            "outcome": str(fitted.outcome),
             "predicts_beyond": f"the band is that of this law; beyond {_largest(fitted)} it is an extrapolation",
         },
         "command": provenance.get("command", "not stated"),
@@ -97,38 +90,14 @@ def refit(card: Mapping[str, Any], points: Points, *, trust: bool = False) -> Fi
     Raises OrchError for another table than the card's, and for a law in a Python file unless `trust` allows to
     execute it.
     """
-    data, fitting = card["data"], card["fitting"]
+    data = card["data"]
     if points.sha256 != data["sha256"]:
         msg = f"{points.source} is not the table of the card: sha256 {points.sha256[:12]} instead of {data['sha256'][:12]}"
         raise OrchError(msg, hint="fit again from the original table")
-    requested = fitting["requested"]
-    table = select(points, data["group"])
-    if "ceiling" in requested:
-        table = with_error_column(table, requested["metric"], requested["ceiling"])
-    return fit(
-        laws.restored(card["form"], tuple(data["variables"]), trust=trust),
-        table,
-        value=data["value"],
-        x={name: item["column"] for name, item in data["variables"].items()},
-        loss=fitting["loss"],
-        delta=requested["delta"],
-        weights=requested["weights"],
-        stderr=requested["stderr"],
-        bootstrap=requested["bootstrap"],
-        cluster=requested["cluster"],
-        interval=requested["interval"],
-        level=requested["level"],
-        seed=fitting["seed"],
-        group=data["group"],
-    )
-
-
-def select(points: Points, group: Mapping[str, str]) -> pl.DataFrame:
-    """The rows of one group, in order; `(missing)` stands for an empty field."""
-    frame = points.frame
-    for name, value in group.items():
-        frame = frame.filter(pl.col(name).cast(pl.String).fill_null(MISSING) == value)
-    return frame
+    law = laws.restored(card["form"], tuple(data["variables"]), trust=trust)
+    options = from_plain(FitOptions, card["fitting"]["options"])
+    rows = {tuple(group.items()): part for group, part in groups(points, list(data["group"]))}
+    return fit(law, rows[tuple(data["group"].items())], options, group=data["group"])
 
 
 def markdown(card: Mapping[str, Any], fitted: Fit) -> str:

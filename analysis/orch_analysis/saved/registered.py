@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from orch_analysis.fitting.fit import Fit
-from orch_analysis.forecast.auto import Choice
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.saved import laws_json
 from orch_analysis.tables.study_tables import Results, read_results
 from orch_core.errors import OrchError
@@ -63,9 +62,9 @@ def register(study: Study, folder: Path, at: Mapping[str, float], *, trust: bool
     text = (
         (folder / laws_json.FILE).read_text(encoding="utf-8") if (folder / laws_json.FILE).is_file() else ""
     )
-    found = [one for one in laws_json.read(folder, trust=trust) if _fit(one).estimates]
+    found = [one for one in laws_json.read(folder, trust=trust) if one.estimates]
     results = read_results(study, planned_only=False)
-    predictions = [_predicted(one, at) for one in found if set(_variables(one)) <= set(at)]
+    predictions = [_predicted(one, at) for one in found if set(one.law.x) <= set(at)]
     if not predictions:
         message = f"no law of {folder} can be evaluated at {', '.join(at)}"
         raise OrchError(message, hint="give every variable of a law")
@@ -123,27 +122,19 @@ def _registered(study: Study) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, json.loads(content)
 
 
-def _fit(one: Fit | Choice) -> Fit:
-    return one if isinstance(one, Fit) else one.fit
-
-
-def _variables(one: Fit | Choice) -> tuple[str, ...]:
-    return one.law.x if isinstance(one, Fit) else tuple(one.x)
-
-
-def _predicted(one: Fit | Choice, at: Mapping[str, float]) -> dict[str, Any]:
-    fit = _fit(one)
-    got = one.predict(band="new", **{name: at[name] for name in _variables(one)})
+def _predicted(fit: Fit, at: Mapping[str, float]) -> dict[str, Any]:
+    point = pl.DataFrame({name: [at[name]] for name in fit.law.x})
+    row = fit.predict(point, band="new").row(0, named=True)
     return {
         "law": fit.law.name,
         "group": dict(fit.group),
-        "value": str(fit.settings.get("metric", fit.value)),
-        "x": {name: fit.x[name] for name in _variables(one)},
-        "predicted": got.value,
-        "lo": got.lo,
-        "hi": got.hi,
+        "value": row["quantity"],
+        "x": fit.x,
+        "predicted": row["value"],
+        "lo": row["lo"],
+        "hi": row["hi"],
         "level": fit.level,
-        "beyond": got.extrapolation,
+        "beyond": row["extrapolation"],
     }
 
 

@@ -6,30 +6,15 @@ import codecs
 import csv
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.fitting.estimates import Dropped
-from orch_analysis.fitting.usable import ROW, require
+from orch_analysis.fitting.points import ROW, Dropped, Points
+from orch_analysis.fitting.variables import require
 from orch_core.errors import OrchError
 
 SEPARATORS = (",", ";", "\t", "|")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Points:
-    """A table of points: `frame` has the rows that could be read, `dropped` those that could not.
-
-    Rows are numbered by their line in a CSV file (the header is line 1) and by position from 1 otherwise. `sha256` is
-    that of the file's bytes, or of the frame as CSV; `source` names where it came from.
-    """
-
-    frame: pl.DataFrame
-    dropped: tuple[Dropped, ...]
-    sha256: str
-    source: str
 
 
 def read_points(

@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from orch_analysis.fitting import fit as fitting
+from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.tables.study_tables import CONTROLS, Results
 
 AXES: Mapping[str, str] = {
@@ -52,7 +54,7 @@ class Slope:
     axis: str
     held: tuple[str, ...]
     units: int
-    fit: fitting.Fit
+    fit: Fit
 
     @property
     def slope(self) -> float | None:
@@ -88,7 +90,7 @@ def pretraining_slopes(results: Results) -> list[Slope]:
     return _slopes(runs, ("heldout_loss",), AXES, ("algorithm", "mix"))
 
 
-def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> list[fitting.Fit]:
+def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> list[Fit]:
     """The held-out loss as E + A/N^alpha + B/D^beta per algorithm and mix, where sizes and data both have 3 values.
 
     N is encoder parameters; D is samples seen where those vary, else the number of pretraining images.
@@ -103,9 +105,13 @@ def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> lis
         if not data or part["params_encoder"].n_unique() < LEVELS:
             continue
         found.append(
-            fitting.fit(
-                "chinchilla", part, value="heldout_loss", x={"params": "params_encoder", "samples": data[0]},
-                bootstrap=bootstrap, seed=seed,
+            fit(
+                "chinchilla",
+                part,
+                FitOptions(
+                    value="heldout_loss", x={"params": "params_encoder", "samples": data[0]},
+                    bootstrap=bootstrap, seed=seed,
+                ),
                 group={"algorithm": str(algorithm), "mix": str(mix or "")},
             )
         )  # fmt: skip
@@ -217,9 +223,9 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
     if usable[axis].n_unique() < LEVELS or same_axis(usable, axis):
         return []
     held = held_fixed(usable, axis, others)
-    fit = partial_fit(part, sound, value=value, axis=axis, held=held, group=group)
+    found = partial_fit(part, sound, value=value, axis=axis, held=held, group=group)
     labels = {key: group.get(key, "") for key in ("algorithm", "mix", "task")}
-    return [Slope(**labels, value=value, axis=axis, held=held, units=usable[axis].n_unique(), fit=fit)]
+    return [Slope(**labels, value=value, axis=axis, held=held, units=usable[axis].n_unique(), fit=found)]
 
 
 def tied(table: pl.DataFrame) -> bool:
@@ -266,7 +272,7 @@ def partial_fit(
     axis: str,
     held: Sequence[str],
     group: Mapping[str, str],
-) -> fitting.Fit:
+) -> Fit:
     """The power law along `axis` at the geometric mean of the `held` quantities.
 
     By the theorem of Frisch, Waugh and Lovell the line through values adjusted for the others, with the joint
@@ -282,8 +288,9 @@ def partial_fit(
     rows = table.filter(sound)
     logs = np.log(rows[axis].to_numpy())
     units, unit = np.unique(logs, return_inverse=True)
+    options = FitOptions(value=value, x={axis: axis})
     if not held and units.size == rows.height:
-        return fitting.fit("power", table, value=value, x={axis: axis}, group=group)
+        return fit("power", table, options, group=group)
     others = np.log(rows.select(held).to_numpy()) if held else np.zeros((rows.height, 0))
     others -= others.mean(axis=0)
     design = np.column_stack([np.ones(rows.height), logs - logs.mean(), others])
@@ -291,12 +298,12 @@ def partial_fit(
     coefficients = np.linalg.lstsq(design, values)[0]
     adjusted = np.exp(values - others @ coefficients[2:])
     frame = pl.concat([rows.with_columns(pl.Series(value, adjusted)), table.filter(~sound)])
-    fit = fitting.fit("power", frame, value=value, x={axis: axis}, group=group)
-    if fit.line is None:
-        return fit
+    found = fit("power", frame, options, group=group)
+    if found.line is None:
+        return found
     spread = 1 / float(np.linalg.inv(design.T @ design)[1, 1])
     noise, dof = _between(values - design @ coefficients, unit, others)
-    return _with_units(fit, spread, noise, dof, held, f"{units.size} values of {axis}")
+    return _with_units(found, spread, noise, dof, held, f"{units.size} values of {axis}")
 
 
 def _between(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tuple[float, int]:
@@ -311,30 +318,28 @@ def _between(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tup
     return float(np.sqrt((sums**2 / count).sum() / dof)), dof
 
 
-def _with_units(
-    fit: fitting.Fit, spread: float, noise: float, dof: int, held: Sequence[str], units: str
-) -> fitting.Fit:
+def _with_units(found: Fit, spread: float, noise: float, dof: int, held: Sequence[str], units: str) -> Fit:
     from scipy.special import stdtrit
 
-    line = fit.line
+    line = found.line
     assert line is not None
-    quantile = float(stdtrit(dof, 0.5 + fit.level / 2)) * noise
+    quantile = float(stdtrit(dof, 0.5 + found.level / 2)) * noise
     half = {
         "slope": quantile / np.sqrt(spread),
         "A": quantile * np.sqrt(1 / line.weight + line.center**2 / spread),
     }
-    slope, level = fit.estimates["slope"], fit.estimates["A"]
+    slope, level = found.estimates["slope"], found.estimates["A"]
     fixed = f" at fixed {' and '.join(held)}" if held else ""
     return replace(
-        fit,
+        found,
         intervals={
             "A": (level * float(np.exp(-half["A"])), level * float(np.exp(half["A"]))),
             "slope": (slope - float(half["slope"]), slope + float(half["slope"])),
         },
         sd=noise,
         line=replace(line, spread=spread, sd=noise, dof=dof),
-        settings={**fit.settings, "held": list(held)},
-        message=f"{fit.n} runs at {units}, least squares in logs{fixed}, t intervals between these values",
+        held=tuple(held),
+        message=f"{found.n} runs at {units}, least squares in logs{fixed}, t intervals between these values",
     )
 
 

@@ -34,8 +34,10 @@ CLUSTER = click.option(
 )
 
 
-def options_of(module: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Pass those options of a command that are fields of a frozen type as one object, named `options`.
+def options_of(
+    module: str, name: str, argument: str = "options"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Pass those options of a command that are fields of a frozen type as one object, the named argument.
 
     The type is `name` in `module`, which is imported when the command runs.
     """
@@ -45,7 +47,7 @@ def options_of(module: str, name: str) -> Callable[[Callable[..., None]], Callab
         def call(**given: Any) -> None:
             kind = getattr(import_module(module), name)
             known = {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
-            command(**given, options=kind(**known))
+            command(**given, **{argument: kind(**known)})
 
         return call
 

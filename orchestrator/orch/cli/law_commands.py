@@ -12,7 +12,8 @@ from orch.cli.arguments import AS_JSON, FOLDER, NATURAL, POSITIVE, options_of, s
 from orch.console import fraction
 
 if TYPE_CHECKING:
-    from orch.fit_laws import Wishes
+    from orch.fit_laws import FitRequest
+    from orch_analysis.fitting.options import FitOptions
 
 WORDS = click.argument("words", nargs=-1, metavar="[STUDY|TABLE] [NAME=COLUMN]...")
 MAPPING = click.option(
@@ -83,8 +84,16 @@ MAPPING = click.option(
 @click.option("--tracking-uri", help="Fit the runs of an MLflow experiment on this server instead.")
 @click.option("--experiment", help="Name the MLflow experiment; the default is the study's name.")
 @AS_JSON
-@options_of("orch.fit_laws", "Wishes")
-def fit_laws(words: tuple[str, ...], pairs: tuple[str, ...], *, options: Wishes, as_json: bool) -> None:
+@options_of("orch_analysis.fitting.options", "FitOptions")
+@options_of("orch.fit_laws", "FitRequest", "request")
+def fit_laws(
+    words: tuple[str, ...],
+    pairs: tuple[str, ...],
+    *,
+    options: FitOptions,
+    request: FitRequest,
+    as_json: bool,
+) -> None:
     """Fit laws with intervals to a study or a table of points.
 
     The report, the laws and their tables and figures are written into a folder.
@@ -95,7 +104,8 @@ def fit_laws(words: tuple[str, ...], pairs: tuple[str, ...], *, options: Wishes,
     from orch.fit_laws import target_and_mapping
 
     target, mapping = target_and_mapping(words, pairs)
-    show(fit(target, replace(options, mapping=mapping)), as_json=as_json)
+    value = mapping.pop("value", "")
+    show(fit(target, request, replace(options, value=value, x=mapping)), as_json=as_json)
 
 
 @click.command()

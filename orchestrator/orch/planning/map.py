@@ -10,9 +10,8 @@ from typing import Any
 import polars as pl
 
 from orch.answer import Answer
-from orch.console import columns
 from orch_core.errors import OrchError
-from orch_core.formatting import duration, quantity
+from orch_core.formatting import columns, duration, quantity
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, hours_left, read_plan
 from orch_core.study.summary import summary

@@ -8,10 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from orch.console import columns
 from orch.planning.diff import Diff, ProbeChange
 from orch_analysis.design.precision import BEYOND, Precision
-from orch_core.formatting import duration, quantity
+from orch_core.formatting import columns, duration, quantity
 from orch_core.grid.pricing import FLOPS_PAID
 from orch_core.study.plan import Plan, hours_left
 from orch_core.study.summary import PlanSummary

@@ -1,0 +1,53 @@
+"""One fit for each group of a table of points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from orch_analysis import laws
+from orch_analysis.fitting.estimates import Fit
+from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.options import DEFAULTS, FitOptions
+from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.variables import require
+from orch_analysis.forecast import auto
+from orch_analysis.laws.law import Law
+
+MISSING = "(missing)"
+
+
+def fit_groups(
+    law: Law | str, points: Points, options: FitOptions = DEFAULTS, *, by: Sequence[str] = ()
+) -> list[Fit]:
+    """One fit for each value of the columns `by`, in order of first appearance; law="auto" chooses a form for each.
+
+    Rows that could not be read belong to no group, so every fit lists them. A ceiling that "auto" assumes holds for all
+    groups. Raises OrchError for unknown columns, and for options that the law does not take.
+    """
+    parts = groups(points, by)
+    if law != "auto":
+        named = laws.get(law) if isinstance(law, str) else law
+        return [fit(named, part, options, group=group) for group, part in parts]
+    options = auto.auto_options(points.frame, options)
+    options, notes = auto.with_ceiling([part.frame for _, part in parts], options)
+    return [auto.chosen(part, options, group=group, notes=notes) for group, part in parts]
+
+
+def groups(points: Points, by: Sequence[str]) -> list[tuple[dict[str, str], Points]]:
+    """The rows of each value of the columns `by`, in order of first appearance; an empty field counts as a value."""
+    for name in by:
+        require(points.frame, name)
+    if not by:
+        return [({}, points)]
+    keys = [f"_group {number}" for number in range(len(by))]
+    words = [
+        pl.col(name).cast(pl.String).fill_null(MISSING).alias(key) for key, name in zip(keys, by, strict=True)
+    ]
+    parts = points.frame.with_columns(words).partition_by(
+        keys, as_dict=True, include_key=False, maintain_order=True
+    )
+    named = [(dict(zip(by, map(str, key), strict=True)), frame) for key, frame in parts.items()]
+    return [(group, replace(points, frame=frame)) for group, frame in named]
