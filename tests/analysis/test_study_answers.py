@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.study_findings import study_findings
 from orch_analysis.reports.study_page import study_page
 from orch_analysis.tasks.contrasts import contrasts
+from orch_analysis.tasks.slopes import loss_obstacle, pretraining_slopes
 from orch_core.cell import Model
 
 SIZES = tuple(Model(name=f"w{width}", width=width, depth=4, heads=4) for width in (32, 64, 128, 192))
@@ -159,3 +162,40 @@ def test_a_factor_can_be_selected(make_study):
     maker.whole()
     found = study_findings(maker.study, factors=("headroom",), bootstrap=20)
     assert found.correlations["auc"]["factor"].unique().to_list() == ["headroom"]
+
+
+def runs_of(recipe: str, batches=(100,), readout: bool = True) -> pl.DataFrame:
+    rows = [
+        {"algorithm": recipe.removesuffix("@1"), "mix": "all", "recipe": recipe, "batch": batch, "params_encoder": size,
+         "images": 1000.0, "samples_seen": seen, "flops_train": size * seen, "heldout_loss": seen**-0.1 * size**0.06,
+         **({"knn_accuracy": 1 - 0.5 * size**-0.08 * seen**-0.02} if readout else {})}
+        for size in (1e5, 1e6, 1e7) for seen in (1e4, 1e5, 1e6) for batch in batches
+    ]  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def loss_slopes(runs: pl.DataFrame) -> dict[str, tuple[str, float]]:
+    found = pretraining_slopes(SimpleNamespace(pretraining=runs))
+    return {row.axis: (row.value, round(row.slope, 6)) for row in found}
+
+
+def test_a_loss_whose_unit_changes_with_size_has_no_law_along_size():
+    """dinov2@1 has 64 x width prototypes: its loss grows with ln K, whatever the encoder learns."""
+    found = loss_slopes(runs_of("dinov2@1"))
+    assert found["params_encoder"] == ("readout_error", -0.08)
+    assert found["samples_seen"] == ("heldout_loss", -0.1)
+    assert "prototypes" in loss_obstacle(runs_of("dinov2@1"), "params_encoder")
+    assert "params_encoder" not in loss_slopes(runs_of("dinov2@1", readout=False))
+    assert loss_slopes(runs_of("mae@1"))["params_encoder"] == ("heldout_loss", 0.06)
+
+
+def test_contrastive_losses_of_different_batches_are_not_pooled():
+    assert {value for value, _ in loss_slopes(runs_of("moco-v3@1", (100, 200))).values()} == {"readout_error"}
+    assert loss_slopes(runs_of("moco-v3@1"))["params_encoder"][0] == "heldout_loss"
+
+
+def test_outdated_records_are_counted_apart_from_missing_results():
+    ledger = pl.DataFrame({"task": ["", "blood", "blood"], "cause": ["missing", "outdated", "outdated"]})
+    missing, outdated = study_sentences.missing_answer(ledger)
+    assert missing.claim == "1 result of the plan is missing: 1 missing."
+    assert outdated.claim == "2 records are outdated: 2 blood."

@@ -42,6 +42,7 @@ def slopes(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
 
 def loss_laws(rows: Sequence[Slope], files: tuple[str, ...]) -> Table:
     """The held-out loss's slopes, a row per algorithm and mix, a column per axis."""
+    rows = [row for row in rows if row.value == "heldout_loss"]
     groups = sorted({(row.algorithm, row.mix) for row in rows})
     axes = [axis for axis in AXES if any(row.axis == axis for row in rows)]
     body = [
@@ -282,7 +283,7 @@ def ledger(table: pl.DataFrame, files: tuple[str, ...]) -> Table:
         for row in table.sort("cause", "name", "task").head(SHOWN).iter_rows(named=True)
     ]
     return Table(
-        name="table-ledger", title="Missing results.", files=files, words=5,
+        name="table-ledger", title="Results left out.", files=files, words=5,
         note=f"{plural(table.height, 'result')}; none enters a fit or a figure.{_rest(table.height)}",
         head=("cause", "cell", "part", "message", "log"), rows=tuple(rows),
     )  # fmt: skip

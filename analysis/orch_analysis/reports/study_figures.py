@@ -20,7 +20,7 @@ ROWS = 6  # algorithm-mix rows of the loss figure
 
 
 def _loss(found: StudyFindings) -> Figure | None:
-    rows = [row for row in found.loss if row.fit.estimates]
+    rows = [row for row in found.loss if row.fit.estimates and row.value == "heldout_loss"]
     main = [row for row in rows if found.mixes.get(row.algorithm) == row.mix]
     chosen = rows if len({(row.algorithm, row.mix) for row in rows}) <= ROWS else main
     if not chosen:

@@ -107,7 +107,7 @@ def study_findings(
         tied=_tied(found.pretraining),
         loss=slopes.pretraining_slopes(found),
         joint=slopes.joint_laws(found, bootstrap=bootstrap, seed=seed),
-        frontiers=_frontiers(curves, mixes, seed),
+        frontiers=_frontiers(curves, _one_unit(found.pretraining, mixes), seed),
         probes=probes,
         contrasts=contrasts(scored),
         factors=described,
@@ -146,6 +146,17 @@ def _tied(runs: pl.DataFrame) -> dict[str, str]:
     trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
     varying = [axis for axis in slopes.AXES if trained[axis].n_unique() > 1]
     return {axis: same for axis in varying if (same := slopes.same_axis(trained, axis))}
+
+
+def _one_unit(runs: pl.DataFrame, mixes: Mapping[str, str]) -> dict[str, str]:
+    """The algorithms (with their main mix) whose losses of different encoder sizes are one quantity."""
+    return {
+        algorithm: mix
+        for algorithm, mix in mixes.items()
+        if not slopes.loss_obstacle(
+            runs.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix), "params_encoder"
+        )
+    }
 
 
 def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dict[str, Frontier]:

@@ -48,7 +48,7 @@ def _facts(found: StudyFindings) -> list[tuple[str, str]]:
     return [
         (f"{runs.height} of {found.cells.height}", "cells finished"),
         (f"{found.results.probes.height:,}", f"probes of {plural(tasks, 'task')}"),
-        (str(found.results.ledger.height), "results missing"),
+        (str(found.results.ledger.height), "results left out"),
         (duration(time.total), f"device time ({duration(time.probes)} of it probes)"),
         (str(sizes), "encoder sizes"),
     ]

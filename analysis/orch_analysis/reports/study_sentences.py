@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import polars as pl
@@ -12,12 +12,14 @@ from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
-from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, same_axis, tied
+from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, loss_obstacle, same_axis, tied
 from orch_core.formatting import count, duration, interval, listed, number, plural
 from orch_core.recipes import recipe_of_algorithm
+from orch_core.study.record import Cause
 
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report warns of its small budget
 NAMED = 6  # tasks up to which the answer prints every number
+LOSS = "heldout_loss"
 COMPUTE = (
     "flops_train"  # it combines other axes: the lead names it only where it is the only one with a slope
 )
@@ -47,7 +49,13 @@ def lead(found: StudyFindings) -> str:
     """Whether scaling pays, along which axis and for which algorithm, in one or two sentences."""
     main = [row for row in found.loss if found.mixes.get(row.algorithm) == row.mix and row.slope is not None]
     main = [row for row in main if row.axis != COMPUTE] or main
-    if not main:
+    readout, main = (
+        _by_axis(row for row in main if row.value != LOSS),
+        [row for row in main if row.value == LOSS],
+    )
+    if not main and readout:
+        first = f"Held-out losses are not one quantity here; the held-out read-out error falls with {listed(readout)}."
+    elif not main:
         first = f"No axis has the {LEVELS} finished values that a scaling law of the held-out loss needs."
     elif falls := _by_axis(main):
         first = f"Held-out pretraining loss falls with {listed(falls)}."
@@ -57,13 +65,12 @@ def lead(found: StudyFindings) -> str:
     return f"{first} {_lead_tasks(found)}".strip()
 
 
-def _by_axis(rows: Sequence[Slope]) -> list[str]:
+def _by_axis(rows: Iterable[Slope]) -> list[str]:
     """`encoder parameters (MAE and MoCo v3)` for every axis along which something falls."""
     falling: dict[str, list[str]] = {}
-    for axis in AXES:
-        for row in rows:
-            if row.axis == axis and row.falls:
-                falling.setdefault(axis, []).append(name_of(row.algorithm))
+    for row in sorted(rows, key=lambda row: list(AXES).index(row.axis)):
+        if row.falls:
+            falling.setdefault(row.axis, []).append(name_of(row.algorithm))
     return [f"{AXES[axis]} ({listed(names)})" for axis, names in falling.items()]
 
 
@@ -94,7 +101,13 @@ def loss_answers(found: StudyFindings) -> list[Answer]:
             if (row.algorithm, row.mix) == (algorithm, mix) and row.slope is not None
         ]
         runs = found.results.pretraining.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
-        notes = _axes_without_law(runs, {row.axis for row in rows})
+        refused = {axis: why for axis in AXES if (why := loss_obstacle(runs, axis))}
+        notes = _axes_without_law(runs, {row.axis for row in rows} | refused.keys())
+        notes += [
+            *dict.fromkeys(
+                f"Held-out losses have no law along some axes: they are {why}." for why in refused.values()
+            )
+        ]
         if not rows and not notes:
             continue
         answers.append(Answer(
@@ -106,9 +119,12 @@ def loss_answers(found: StudyFindings) -> list[Answer]:
 
 
 def _loss_claim(rows: Sequence[Slope]) -> str:
-    if not rows:
-        return "held-out loss has no scaling law."
     parts = []
+    readout, rows = [row for row in rows if row.value != LOSS], [row for row in rows if row.value == LOSS]
+    if not rows:
+        known = [AXES[row.axis] for row in readout if row.falls]
+        more = f"; held-out read-out error falls with {listed(known)}" if known else ""
+        return f"held-out loss has no scaling law{more}."
     for verb, chosen in (
         ("falls with", [row for row in rows if row.falls]),
         ("rises with", [row for row in rows if row.differs and not row.falls]),
@@ -124,7 +140,9 @@ def _loss_slope(row: Slope) -> str:
         return ""
     change, low, high = (100 * (2**slope - 1) for slope in (row.slope, *row.interval))
     ends = f"[{number(low, 1, signed=True)}, {number(high, 1, signed=True)}]"
-    return f"Along {AXES[row.axis]}: slope {_slope(row)}; doubling changes the loss by {number(change, 1, signed=True)}% {ends}."
+    what = "the loss" if row.value == LOSS else "the read-out error"
+    shown = f"{number(change, 1, signed=True)}% {ends}"
+    return f"Along {AXES[row.axis]}: slope {_slope(row)}; doubling changes {what} by {shown}."
 
 
 def _axes_without_law(runs: pl.DataFrame, fitted: set[str]) -> list[str]:
@@ -292,17 +310,32 @@ def _contrast_claim(axis: str, ordered: Sequence[Contrast]) -> str:
 
 
 def missing_answer(ledger: pl.DataFrame) -> list[Answer]:
-    """What the plan asks for and the study does not have, by cause."""
-    if ledger.is_empty():
-        return []
-    causes = ledger["cause"].value_counts(sort=True).iter_rows()
-    why = listed([f"{number_} {cause.replace('_', ' ')}" for cause, number_ in causes])
-    claim = f"{plural(ledger.height, 'result')} of the plan {'is' if ledger.height == 1 else 'are'} missing: {why}."
-    text = (
-        "Missing results enter no fit and no figure; the table “Missing results” lists each. `orch launch` runs what is "
-        "missing."
-    )
-    return [Answer(verdict="aside", claim=claim, numbers=text)]
+    """Results that the plan asks for and the study lacks, by cause; and records that are outdated, by task."""
+    outdated = pl.col("cause") == Cause.OUTDATED
+    lost, old = ledger.filter(~outdated), ledger.filter(outdated)
+    found = []
+    if lost.height:
+        why = _counted(lost["cause"])
+        claim = f"{plural(lost.height, 'result')} of the plan {'is' if lost.height == 1 else 'are'} missing: {why}."
+        text = (
+            "Missing results enter no fit and no figure; the table “Results left out” lists each. `orch launch` runs what "
+            "is missing."
+        )
+        found.append(Answer(verdict="aside", claim=claim, numbers=text))
+    if old.height:
+        tasks = _counted(old["task"].replace("", "pretraining"))
+        claim = f"{plural(old.height, 'record')} {'is' if old.height == 1 else 'are'} outdated: {tasks}."
+        text = (
+            "The current plan does not contain them, for example because a task's file or a probe's settings changed. They "
+            "enter no fit and no figure; the table “Results left out” lists each."
+        )
+        found.append(Answer(verdict="aside", claim=claim, numbers=text))
+    return found
+
+
+def _counted(words: pl.Series) -> str:
+    counts = words.value_counts(sort=True).sort("count", words.name, descending=[True, False]).iter_rows()
+    return listed([f"{cases} {word.replace('_', ' ')}" for word, cases in counts])
 
 
 def caveats(found: StudyFindings) -> list[str]:

@@ -18,6 +18,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.tables.study_tables import CONTROLS, Results
+from orch_core.recipes import RECIPES
 
 AXES: Mapping[str, str] = {
     "params_encoder": "encoder parameters",
@@ -35,6 +36,7 @@ TASK_KEYS = ("dataset", "task")  # columns of a table of points that say which t
 LEVELS = 3  # distinct values of an axis below which a slope is not a law
 VALUES: Mapping[str, str] = {
     "heldout_loss": "held-out pretraining loss",
+    "readout_error": "held-out read-out error (nearest neighbours)",
     "auc": "AUC",
     "error": "error (1 − AUC)",
     "error_ratio": "error relative to control",
@@ -85,9 +87,36 @@ def group_labels(group: Mapping[str, str]) -> dict[str, str]:
 
 
 def pretraining_slopes(results: Results) -> list[Slope]:
-    """Held-out loss against every axis, per algorithm and mix."""
+    """Held-out loss against every axis, per algorithm and mix; the read-out error along axes where losses differ in unit.
+
+    The read-out error is 1 - the accuracy of a nearest-neighbour vote on held-out images at the end of training.
+    """
     runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS))
-    return _slopes(runs, ("heldout_loss",), AXES, ("algorithm", "mix"))
+    if "knn_accuracy" in runs.columns:
+        runs = runs.with_columns(readout_error=1 - pl.col("knn_accuracy"))
+    found = []
+    for _, part in runs.sort("algorithm", "mix").group_by("algorithm", "mix", maintain_order=True):
+        for axis in AXES:
+            value = "readout_error" if loss_obstacle(part, axis) else "heldout_loss"
+            if value in part.columns:
+                found += _slopes(part, (value,), (axis,), ("algorithm", "mix"))
+    return found
+
+
+def loss_obstacle(runs: pl.DataFrame, axis: str) -> str:
+    """Why the losses of runs of one algorithm and mix are not one quantity along `axis`; empty if they are.
+
+    The recipe says along what its loss keeps its unit (`Recipe.loss_comparable_across`); an unknown recipe is trusted.
+    """
+    recipe = RECIPES.get(runs["recipe"][0]) if runs.height else None
+    if recipe is None:
+        return ""
+    kept, sized = recipe.loss_comparable_across, axis in {"params_encoder", "flops_train"}
+    if runs["batch"].n_unique() > 1 and "batch" not in kept:
+        return f"{recipe.loss_unit}, so losses at different batch sizes are different quantities"
+    if sized and runs["params_encoder"].n_unique() > 1 and "size" not in kept:
+        return f"{recipe.loss_unit}, so losses of different encoder sizes are different quantities"
+    return ""
 
 
 def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> list[Fit]:
@@ -102,7 +131,7 @@ def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> lis
     ):
         names = ("images",) if tied(part) else ("samples_seen", "images")
         data = [name for name in names if part[name].n_unique() >= LEVELS]
-        if not data or part["params_encoder"].n_unique() < LEVELS:
+        if not data or part["params_encoder"].n_unique() < LEVELS or loss_obstacle(part, "params_encoder"):
             continue
         found.append(
             fit(

@@ -187,7 +187,7 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
             notes.append(
-                f"{name}: its splits share byte-equal images ({pairs}); its probe is a little optimistic"
+                f"{name}: its splits share byte-equal images ({pairs}); scores on these images are too high by an unknown amount"
             )
     recipes = set(checked.grid.axes.algorithm)
     if not any(recipe.startswith("random@") for recipe in recipes):
