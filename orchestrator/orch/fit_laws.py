@@ -77,7 +77,7 @@ def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> F
         named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
         points = read_points(frame, mapping={}, name=study.name)
-        return _fit_points(points, request, options, study.root / "laws")
+        return _fit_points(points, request, options, study.laws)
     page = report_study(study.root, request.out, factors=request.factors, seed=options.seed)
     scores = registered.scores(study)
     text = f"report: {page}\n{_scored(scores)}next: open it in a browser, or `orch ui` for the runs"

@@ -338,10 +338,10 @@ def test_several_labels_and_ordered_classes_are_read_out_too(tmp_path):
 def test_what_cannot_be_probed_is_said(tmp_path):
     path = write_images(tmp_path / "bars.npz")
     cell = make_cell(None, "random@1")
-    with pytest.raises(OrchError, match=r"encoder.safetensors holds no encoder"):
+    with pytest.raises(OrchError, match=r"encoder.safetensors is missing"):
         list(probe(cell, tmp_path, [make_probe(path)]))
     pretrain(cell, tmp_path)
-    with pytest.raises(OrchError, match="holds no encoder of this cell"):
+    with pytest.raises(OrchError, match="is missing, damaged, or not the encoder"):
         list(probe(make_cell(None, "random@1", width=64, heads=2), tmp_path, [make_probe(path)]))
     one = make_probe(path)
     arrays = dict(np.load(path))

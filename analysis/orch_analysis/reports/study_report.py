@@ -39,7 +39,7 @@ def report_study(
     """
     study = open_study(root)
     found = study_findings(study, factors=factors, bootstrap=bootstrap, seed=seed)
-    folder = out or study.root / "report"
+    folder = out or study.report
     with writing(folder):
         drawn = draw_all(study_figures.FIGURES, found, folder / "figures")
         page = study_page(found, drawn, _save_tables(found, folder / "tables"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -248,13 +249,15 @@ def resized_positions(grid: Tensor, count: int) -> Tensor:
 
 
 def load_encoder(cell: Cell, path: Path) -> VisionTransformer:
-    """The encoder that a cell's pretraining wrote; raises OrchError where the file is missing or of another shape."""
+    """The encoder that a cell's pretraining wrote; raises OrchError if the file is missing, damaged, or of another shape."""
     encoder = build_encoder(cell)
     try:
         encoder.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        message = f"{path} holds no encoder of this cell: {error}"
-        raise OrchError(message, hint="delete it and launch again: pretraining writes it") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        message = f"{path} is missing, damaged, or not the encoder of this cell: {error}"
+        raise OrchError(
+            message, hint="delete the cell's record.json, and `orch launch` trains it again"
+        ) from error
     return encoder.eval()
 
 

@@ -31,6 +31,7 @@ from orch_core.learn.step import MemoryPlan, Step, build_step, rows_here
 from orch_core.monitoring import GALLERY, GALLERY_MOST, HEALTH_IMAGES, READ_OUTS, ROWS
 from orch_core.recipes import constants, recipe_of, trunk
 from orch_core.study.curves import append_row, cut_after, read_rows, write_rows
+from orch_core.study.folder import CHECKPOINT, CURVES, ENCODER
 from orch_core.study.record import Cause, Reason
 
 CHECKPOINT_SECONDS = 60.0
@@ -61,7 +62,7 @@ class _Run:
 
     @property
     def metrics(self) -> Path:
-        return self.folder / "metrics.ndjson"
+        return self.folder / CURVES
 
     @property
     def trunk(self) -> Path | None:
@@ -102,7 +103,7 @@ def pretrain(
     recipe = recipe_of(cell)
     if not (recipe.uses_model and recipe.uses_data):
         if recipe.uses_model:
-            save_tensors(folder / "encoder.safetensors", build_encoder(cell).state_dict())
+            save_tensors(folder / ENCODER, build_encoder(cell).state_dict())
         return Result(status="done", values=_ledger(cell, 0), cost={"seconds": time.monotonic() - began})
     while True:
         try:
@@ -146,7 +147,7 @@ def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoin
         return Result(status="diverged", values=values, cost=paid, reason=trained.fault)
     weights = sharding.whole(run.objective.encoder.state_dict())
     if distributed.rank() == 0:
-        save_tensors(run.folder / "encoder.safetensors", weights)
+        save_tensors(run.folder / ENCODER, weights)
     return Result(status="done", values=values, cost=paid)
 
 
@@ -210,7 +211,7 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, memory_plan: MemoryPla
 def _newest(cell: Cell, folder: Path, trunks: Path | None, gradient_step: Step) -> dict[str, Any] | None:
     """Load the cell's newest checkpoint, else the newest of its trunk that is not beyond its branch; what it says."""
     tensors, name = training_state(gradient_step.objective.module, gradient_step.optimiser), trunk(cell)
-    state = load_checkpoint(folder / "checkpoint", cell.id, tensors, last=cell.steps)
+    state = load_checkpoint(folder / CHECKPOINT, cell.id, tensors, last=cell.steps)
     if state is None and trunks and name:
         state = load_checkpoint(trunks / name, name, tensors, last=gradient_step.schedule.branch)
     return state
@@ -317,7 +318,7 @@ def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> Non
 
 
 def _save(run: _Run) -> None:
-    _save_state(run, run.folder / "checkpoint", {"cell": run.cell.id})
+    _save_state(run, run.folder / CHECKPOINT, {"cell": run.cell.id})
 
 
 def _save_trunk(run: _Run) -> None:
@@ -330,7 +331,7 @@ def _save_state(run: _Run, folder: Path, facts: dict[str, Any], keep: int | None
     tensors = training_state(run.objective.module, run.gradient_step.optimiser)
     tail, scaler = distributed.average(run.tail), run.gradient_step.scaler.state_dict()
     facts = {**facts, "step": run.step, "tail": tail, "scaler": scaler}
-    save_checkpoint(folder, tensors, facts, keep=keep, scratch=run.folder / "checkpoint")
+    save_checkpoint(folder, tensors, facts, keep=keep, scratch=run.folder / CHECKPOINT)
 
 
 def _ledger(cell: Cell, measured: int) -> dict[str, float]:

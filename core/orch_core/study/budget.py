@@ -22,7 +22,6 @@ from orch_core.study import attempts
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, hours_left
 
-LEDGER = "budget.json"
 NAMED = 10  # cells that an error names; the rest is counted
 
 
@@ -132,13 +131,13 @@ def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -
     Raises OrchError naming the cells that do not fit, with nothing reserved; with `within` they are left out
     instead.
     """
-    with exclusive(study.root / f".{LEDGER}.lock"):
+    with exclusive(study.budget_file.with_name(f".{study.budget_file.name}.lock")):
         verdict = assess(plan, study, limits)
         if verdict.refused.height and not within:
             raise _beyond(verdict)
         hours = verdict.fits.select("id", "asked")
         ledger = open_reservations(study) | dict(hours.iter_rows())
-        write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))
+        write_atomic(study.budget_file, dumps({"schema_version": 1, "hours": ledger}))
     return verdict
 
 
@@ -165,7 +164,7 @@ def describe(row: Mapping[str, Any]) -> str:
 def open_reservations(study: Study) -> dict[str, float]:
     """Hours reserved by cell, for cells without a published record."""
     try:
-        hours = json.loads((study.root / LEDGER).read_text(encoding="utf-8"))["hours"]
+        hours = json.loads((study.budget_file).read_text(encoding="utf-8"))["hours"]
     except (FileNotFoundError, ValueError, KeyError):
         return {}
     return {cell: float(value) for cell, value in hours.items() if not _is_done(study, cell)}
@@ -173,22 +172,22 @@ def open_reservations(study: Study) -> dict[str, float]:
 
 def release(study: Study, cells: Iterable[str]) -> None:
     """Release the reservations of cells that will not run."""
-    with exclusive(study.root / f".{LEDGER}.lock"):
+    with exclusive(study.budget_file.with_name(f".{study.budget_file.name}.lock")):
         gone = set(cells)
         ledger = {cell: hours for cell, hours in open_reservations(study).items() if cell not in gone}
-        write_atomic(study.root / LEDGER, dumps({"schema_version": 1, "hours": ledger}))
+        write_atomic(study.budget_file, dumps({"schema_version": 1, "hours": ledger}))
 
 
 def _is_done(study: Study, cell: str) -> bool:
-    return (study.cell_folder(cell) / "record.json").exists()
+    return study.is_published(cell)
 
 
 def spent_hours(study: Study) -> float:
     """Device-hours of every attempt at every cell, running ones up to their last sign of life."""
     seconds = 0.0
-    for cell in (study.root / "cells").iterdir():
+    for cell in map(study.cell_folder, study.cells()):
         for number in attempts.numbers(cell):
-            folder = cell / "attempts" / str(number)
+            folder = attempts.folder_of(cell, number)
             end = attempts.end_of(folder)
             seconds += end.device_seconds if end else _alive_for(folder)
     return seconds / 3600
@@ -197,7 +196,7 @@ def spent_hours(study: Study) -> float:
 def _alive_for(folder: Path) -> float:
     owner = attempts.owner_of(folder)
     try:
-        alive = (folder / "log.txt").stat().st_mtime - owner.started if owner else 0.0
+        alive = attempts.log_of(folder).stat().st_mtime - owner.started if owner else 0.0
     except FileNotFoundError:
         return 0.0
     return max(0.0, alive) * owner.devices if owner else 0.0

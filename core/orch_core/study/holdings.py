@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import polars as pl
 
 from orch_core.cell import Probe
@@ -16,9 +13,9 @@ def with_state(frame: pl.DataFrame, study: Study, probes: tuple[Probe, ...]) -> 
 
     Only folders that exist are looked at, so that a new plan costs the same however many cells it has.
     """
-    folders = {entry.name for entry in os.scandir(study.root / "cells")}
-    there = frame.filter(pl.col("id").is_in(list(folders)))["id"].to_list() if folders else []
-    trained = [cell for cell in there if (study.cell_folder(cell) / "record.json").exists()]
+    folders = study.cells()
+    there = frame.filter(pl.col("id").is_in(folders))["id"].to_list() if folders else []
+    trained = [cell for cell in there if study.is_published(cell)]
     held = pl.DataFrame(
         {"id": trained, "_left": [_left(study, cell, probes) for cell in trained]},
         schema={"id": pl.String, "_left": pl.Int32},
@@ -43,12 +40,8 @@ def with_state(frame: pl.DataFrame, study: Study, probes: tuple[Probe, ...]) -> 
 
 def _left(study: Study, cell: str, probes: tuple[Probe, ...]) -> int:
     """Probes of a trained cell without a record; none for a run that diverged, which is a result."""
-    missing = sum(not _published(study.probe_folder(cell, probe)) for probe in probes)
+    missing = sum(not study.is_published(cell, probe) for probe in probes)
     if missing:
         record = study.record(cell)
         return 0 if record is not None and record.status == "diverged" else missing
     return 0
-
-
-def _published(folder: Path) -> bool:
-    return os.path.exists(f"{folder}/record.json")  # noqa: PTH110 - a million calls

@@ -23,7 +23,7 @@ FROZEN = ("orch", "orch_core")  # what a worker imports; analysis stays on the l
 def freeze(study: Study) -> Path:
     """Store the sources of this process's packages in the study; returns the zip, to be put on PYTHONPATH."""
     data = _zip(sources())
-    folder = study.root / "code"
+    folder = study.code
     folder.mkdir(exist_ok=True)
     path = folder / f"{_digest(data)}.zip"
     if not publish_once(path, data):

@@ -166,7 +166,7 @@ def new_token() -> str:
 
 def launch_folder(root: Path, token: str) -> Path:
     """Folder of a launch."""
-    return root / "launches" / token
+    return Study(root).launches / token
 
 
 def begin(study: Study, launch: Launch, entries: Iterable[ManifestEntry]) -> Path:
@@ -223,8 +223,13 @@ def cell_ids(root: Path, token: str) -> set[str]:
 
 
 def _manifest_lines(root: Path, token: str) -> Iterator[dict[str, Any]]:
+    """The lines of a manifest; those that a crash or a full disk cut short are left out."""
     path = launch_folder(root, token) / "jobs.ndjson"
-    return map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            document = json.loads(line)
+            if isinstance(document, dict) and "job" in document:
+                yield document
 
 
 def used_slurm(root: Path) -> bool:
@@ -235,7 +240,7 @@ def used_slurm(root: Path) -> bool:
 def tokens(root: Path) -> list[str]:
     """Every launch of the study, oldest first."""
     try:
-        return sorted(entry.name for entry in os.scandir(root / "launches") if entry.is_dir())
+        return sorted(entry.name for entry in os.scandir(Study(root).launches) if entry.is_dir())
     except FileNotFoundError:
         return []
 
@@ -247,7 +252,7 @@ def live_workers(root: Path, token: str) -> list[Path]:
 
 def worker_ended(root: Path, job: str) -> bool:
     """Whether every worker that ran as a Slurm job has marked that it ended; one that was killed has not."""
-    files = [path.suffix for path in (root / "launches").glob(f"*/workers/{job}-*")]
+    files = [path.suffix for path in Study(root).launches.glob(f"*/workers/{job}-*")]
     return bool(files) and set(files) == {".ended"}
 
 
@@ -295,20 +300,20 @@ def _tombstone(root: Path, token: str) -> Path:
 
 def is_cell_cancelled(root: Path, cell: str) -> bool:
     """Whether a single cell was cancelled, for all launches until it is retried."""
-    return (root / "cancelled-cells" / cell).exists()
+    return (Study(root).cancelled_cells / cell).exists()
 
 
 def cancel_cells(root: Path, cells: Iterable[str]) -> None:
     """Give cells their tombstones."""
-    (root / "cancelled-cells").mkdir(exist_ok=True)
+    Study(root).cancelled_cells.mkdir(exist_ok=True)
     for cell in cells:
-        (root / "cancelled-cells" / cell).touch()
+        (Study(root).cancelled_cells / cell).touch()
 
 
 def cancelled_cells(root: Path) -> set[str]:
     """The cells that carry them."""
     try:
-        return {entry.name for entry in os.scandir(root / "cancelled-cells")}
+        return {entry.name for entry in os.scandir(Study(root).cancelled_cells)}
     except FileNotFoundError:
         return set()
 
@@ -316,13 +321,13 @@ def cancelled_cells(root: Path) -> set[str]:
 def revive_cells(root: Path, cells: Iterable[str]) -> None:
     """Take the tombstones of cells away."""
     for cell in cells:
-        (root / "cancelled-cells" / cell).unlink(missing_ok=True)
+        (Study(root).cancelled_cells / cell).unlink(missing_ok=True)
 
 
 def write(root: Path, event: Event) -> None:
     """Append an event to the journal, durable before this returns (one write, O_APPEND, fsync)."""
     line = json.dumps({**event.to_json(), "time": time.time()}) + "\n"
-    descriptor = os.open(root / "journal.ndjson", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(Study(root).journal_file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a crash cut the last line short
@@ -336,7 +341,7 @@ def write(root: Path, event: Event) -> None:
 def events(root: Path) -> Iterator[Event]:
     """The journal's events in order; a line cut short by a crash is left out."""
     try:
-        lines = (root / "journal.ndjson").read_text(encoding="utf-8").splitlines()
+        lines = Study(root).journal_file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return
     for line in lines:

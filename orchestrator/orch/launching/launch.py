@@ -33,6 +33,7 @@ from orch_core.study import attempts
 from orch_core.study.budget import limits_of, release, reserve, spent_hours
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan
+from orch_core.study.stored import repair
 
 MIN_MINUTES, MAX_MINUTES = 10.0, 24 * 60.0  # of a job if the user gives no time: it requeues itself
 YEAR_MINUTES = 365 * 24 * 60.0  # stands for a time limit without end
@@ -101,6 +102,8 @@ def launch_jobs(
     Once `overspent()` is true, asked now and then, workers save and end.
     Raises OrchError if nothing can be launched: a full disk, workers that cannot start, a bad Slurm option.
     """
+    for path in repair(study.root):
+        progress.say(f"a damaged record was set aside, and counts as not done: {path}")
     entries = open_entries(study, jobs, settings)
     if not entries:
         return Summary(token="", done=0, failed=0, remaining=0)
@@ -149,7 +152,7 @@ def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[
             entries.append(ManifestEntry(id=cell, job=job, group=group))
             continue
         taken = attempts.numbers(folder)
-        ended = [number for number in taken if attempts.end_of(folder / "attempts" / str(number))]
+        ended = [number for number in taken if attempts.end_of(attempts.folder_of(folder, number))]
         entry = ManifestEntry(id=cell, job=job, group=group, after=max(ended, default=0))
         if not main.is_settled(study, entry):
             entries.append(entry)

@@ -50,7 +50,7 @@ class LocalWorkers:
         started = 0
         if pending and self.alive() < self.parallel:
             # under a lock: two launches at once would each start as many as there are cores
-            with exclusive(self.study.root / "launches" / ".spawning"):
+            with exclusive(self.study.launches / ".spawning"):
                 for _ in range(min(len(pending), self.parallel - self.alive())):
                     number = len(self.handles)
                     self.handles.append(
@@ -70,7 +70,7 @@ class LocalWorkers:
 
     def explain(self) -> str:
         """What the last of them printed."""
-        return last_words(self.study.root / "logs" / self.token)
+        return last_words(self.study.logs / self.token)
 
     def note(self) -> str:
         """Nothing: there is no cluster."""

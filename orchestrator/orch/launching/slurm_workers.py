@@ -57,7 +57,7 @@ class SlurmWorkers:
         if not missing or self.trouble or time.monotonic() < self._not_before:
             return 0
         # under a lock: two launches at once would each submit all
-        with exclusive(self.study.root / "launches" / ".spawning"):
+        with exclusive(self.study.launches / ".spawning"):
             missing = self._missing(pending, self.look(now=True))
             started = 0 if self.trouble else sum(self._start(array) for array in missing)
         if started:
@@ -70,7 +70,7 @@ class SlurmWorkers:
 
     def explain(self) -> str:
         """What the last of them printed."""
-        return last_words(self.study.root / "logs" / self.token)
+        return last_words(self.study.logs / self.token)
 
     def note(self) -> str:
         """What the cluster reports, in a few words."""

@@ -137,7 +137,7 @@ def start_here(study: Study, token: str, number: int, gpus_each: int, snapshot: 
 
     gpus = provenance.visible_gpus()
     seen = [gpus[(number * gpus_each + one) % len(gpus)] for one in range(min(gpus_each, len(gpus)))]
-    executor = submitit.LocalExecutor(study.root / "logs" / token, python=f"{shlex.quote(sys.executable)} -P")
+    executor = submitit.LocalExecutor(study.logs / token, python=f"{shlex.quote(sys.executable)} -P")
     executor.update_parameters(
         timeout_min=60 * 24 * 365,
         stderr_to_stdout=True,

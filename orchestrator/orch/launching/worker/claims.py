@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orch_core.files import dumps, publish_once
+from orch_core.files import UMASK, dumps, publish_once
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner, is_overtaken, made_progress, owner_of, seconds_alive
 
@@ -70,14 +70,14 @@ def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
 
     `number` is one above the newest: the attempt fences all earlier ones from now on.
     """
-    (folder / "attempts").mkdir(parents=True, exist_ok=True)
+    target = attempts.folder_of(folder, number)
+    target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder, prefix=".claim-"))
     lock = -1
     try:
         lock = lock_file(draft / "owner.json", dumps(asdict(owner)))
-        (draft / "log.txt").touch()
-        draft.chmod(0o755)
-        target = folder / "attempts" / str(number)
+        attempts.log_of(draft).touch()
+        draft.chmod(0o777 & ~UMASK)  # mkdtemp's folders are private
         draft.rename(target)
     except OSError as error:
         if lock >= 0:
@@ -91,7 +91,7 @@ def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
 
 def lock_file(path: Path, text: str) -> int:
     """Create `path` with `text` and keep its lock while the returned descriptor is open."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(descriptor, text.encode())
@@ -117,7 +117,7 @@ def is_newest(attempt: Attempt) -> bool:
 
 def record_crash(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
     """Write the end of an attempt whose process died without one; None if another process did so first."""
-    attempt = folder / "attempts" / str(number)
+    attempt = attempts.folder_of(folder, number)
     owner = owner_of(attempt)
     where = f"process {owner.pid} on {owner.node or owner.host}" if owner else "its process"
     end = End(

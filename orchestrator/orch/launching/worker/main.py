@@ -22,9 +22,10 @@ from orch.launching.worker import claims, ranks, side_by_side
 from orch.launching.worker.claims import Attempt
 from orch.launching.worker.process import Stop, signals_to, warning_seconds
 from orch.launching.worker.training import WorkerContext, attempt_cell, failed_record
-from orch_core.files import dumps, publish_once
+from orch_core.files import dumps
 from orch_core.study import attempts
 from orch_core.study.folder import Study
+from orch_core.study.stored import publish
 
 SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
 
@@ -143,10 +144,9 @@ def is_long_enough(context: WorkerContext, entry: ManifestEntry) -> bool:
 
 def is_settled(study: Study, entry: ManifestEntry) -> bool:
     """Whether an entry has all its records: the cell's, and its probes' if it has an encoder."""
-    folder = study.cell_folder(entry.id)
-    if not (folder / "record.json").exists():
+    if not study.is_published(entry.id):
         return False
-    if all((study.probe_folder(entry.id, probe) / "record.json").exists() for probe in entry.job.probes):
+    if all(study.is_published(entry.id, probe) for probe in entry.job.probes):
         return True
     record = study.record(entry.id)
     return record is not None and record.status != "done"
@@ -172,16 +172,17 @@ def _take(context: WorkerContext, entry: ManifestEntry) -> Attempt | None:
 def record_death(study: Study, entry: ManifestEntry, number: int) -> None:
     """Record that an attempt's process died without recording its end."""
     folder = study.cell_folder(entry.id)
-    owner = attempts.owner_of(folder / "attempts" / str(number))
+    attempt = attempts.folder_of(folder, number)
+    owner = attempts.owner_of(attempt)
     cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else ("killed", "")
     if owner and cause == "killed" and owner.machine == attempts.machine():
         cause = "out_of_memory" if claims.oom_kills() > owner.oom_kills else cause
     end = claims.record_crash(folder, number, cause, message)
     if end and owner and owner.node and cause in {"killed", "node_failure"}:
         journal.note_death(study.root, owner.token, owner.node, entry.id)
-    if end and not (folder / "record.json").exists():
-        record = failed_record(entry, end, Path("cells") / entry.id / "attempts" / str(number) / "log.txt")
-        publish_once(folder / "attempts" / str(number) / "record.json", dumps(record.to_json()))
+    if end and not study.is_published(entry.id):
+        record = failed_record(entry, end, study.relative(attempts.log_of(attempt)))
+        publish(attempt, record)
 
 
 def is_stopped(root: Path, token: str, entry: ManifestEntry) -> bool:

@@ -319,7 +319,7 @@ def _rank(folder: Path) -> None:
     config, rank = _config(folder), int(os.environ["RANK"])
     study = Study(Path(config.root))
     cell, home, stop = study.cell(config.cell), study.cell_folder(config.cell), Stop()
-    memory_plan, trunks = learn.MemoryPlan(**config.memory_plan), study.root / "trunks"
+    memory_plan, trunks = learn.MemoryPlan(**config.memory_plan), study.trunks
     with signals_to(stop):
         try:
             with distributed.group():

@@ -19,7 +19,7 @@ from orch.launching.worker.claims import Attempt
 from orch.launching.worker.process import Every, Stop, heartbeat, log_to
 from orch_core import provenance
 from orch_core.cell import Job, Probe
-from orch_core.files import dumps, publish_once, write_atomic
+from orch_core.files import dumps, write_atomic
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner
 from orch_core.study.folder import Study
@@ -56,7 +56,7 @@ class WorkerContext:
 def attempt_cell(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
     """Work at one cell; whatever happens inside becomes the attempt's end."""
     began = time.monotonic()
-    log = attempt.folder / "log.txt"
+    log = attempts.log_of(attempt.folder)
     end = End(how="failed", cause="killed")
     try:
         with log_to(log, redirect=context.redirect), heartbeat(log):
@@ -77,7 +77,8 @@ def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End
     """Pretrain unless that is done, then probe what is missing."""
     from orch_core import learn
 
-    publish_once(context.study.cell_folder(entry.id) / "cell.json", dumps(entry.job.cell.to_json()))
+    if not context.study.config(entry.id):
+        write_atomic(context.study.config_file(entry.id), dumps(entry.job.cell.to_json()))
     try:
         record = context.study.record(entry.id) or _pretrain(context, entry, attempt)
         return _probe(context, entry, attempt) if record.status == "done" else End(how="done")
@@ -111,7 +112,7 @@ def _pretrain(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) ->
         reason=result.reason,
     )
     _publish(attempt, folder, record)
-    publish_once(attempt.folder / "record.json", dumps(record.to_json()))
+    publish(attempt.folder, record)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
     return record
 
@@ -125,7 +126,7 @@ def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) 
     watch = _watch(context, entry, attempt)
     if context.ranks.count > 1:
         return ranks.pretrain(context.study, attempt.folder, context.ranks, memory_plan, watch)
-    trunks = context.study.root / "trunks"
+    trunks = context.study.trunks
     return learn.pretrain(cell, folder, should_stop=watch, memory_plan=memory_plan, trunks=trunks)
 
 
@@ -201,15 +202,15 @@ def _failure(
         return End(how="fenced")
     traceback.print_exception(error)
     end = error.end if isinstance(error, ranks.RankFailed) else causes.end_of(error, context.study.root)
-    log = attempt.folder.relative_to(context.study.root) / "log.txt"
+    log = context.study.relative(attempts.log_of(attempt.folder))
     record = failed_record(entry, end, log, probe, provenance=_provenance(context, attempt))
     target = attempt.folder
     if probe:
-        target = context.study.probe_folder(entry.id, probe) / "attempts" / str(attempt.number)
+        target = attempts.folder_of(context.study.probe_folder(entry.id, probe), attempt.number)
     with contextlib.suppress(OSError):  # the disk may be what failed; the end is tried once more
         target.mkdir(parents=True, exist_ok=True)
-        if probe or not (context.study.cell_folder(entry.id) / "record.json").exists():
-            publish_once(target / "record.json", dumps(record.to_json()))
+        if probe or not context.study.is_published(entry.id):
+            publish(target, record)
         if end.cause == "code_error":
             seen = journal.errors_folder(context.study.root, context.launch.token, entry) / end.signature
             seen.mkdir(parents=True, exist_ok=True)
@@ -220,7 +221,7 @@ def _failure(
 def failed_record(
     entry: ManifestEntry,
     end: End,
-    log: Path,
+    log: str,
     probe: Probe | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Record:
@@ -232,7 +233,7 @@ def failed_record(
         task=probe.task if probe else "",
         probe=probe.id if probe else "",
         provenance=provenance or {},
-        reason=Reason(cause=end.cause, message=end.message, log=log.as_posix()),
+        reason=Reason(cause=end.cause, message=end.message, log=log),
     )
 
 
@@ -271,6 +272,6 @@ def _provenance(context: WorkerContext, attempt: Attempt, **more: object) -> dic
         job=owner.job,
         node=owner.node,
         devices=owner.devices,
-        log=(attempt.folder.relative_to(context.study.root) / "log.txt").as_posix(),
+        log=context.study.relative(attempts.log_of(attempt.folder)),
         **more,
     )
