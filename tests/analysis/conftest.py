@@ -13,6 +13,7 @@ import pytest
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.files import dumps
 from orch_core.grid.columns import row_of
+from orch_core.images.npz import fingerprint
 from orch_core.study.folder import Study, create_study
 from orch_core.study.plan import Plan, write_plan
 from orch_core.study.record import Reason, Record
@@ -95,8 +96,9 @@ class Maker:
         return [self.probe_of(task) for task in TASKS]
 
     def probe_of(self, task: str) -> Probe:
-        path = str(self.npz / f"{task}.npz")
-        return Probe(task=task, fingerprint=task, kind="multi-class", classes=2, path=path)
+        path = self.npz / f"{task}.npz"
+        given = fingerprint(path) if path.exists() else task
+        return Probe(task=task, fingerprint=given, kind="multi-class", classes=2, path=str(path))
 
     def cell(
         self,

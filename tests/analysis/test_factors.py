@@ -99,7 +99,7 @@ def test_one_class_has_no_cluster_index(tmp_path):
 
 
 def test_a_missing_file_gives_a_note_not_an_error(tmp_path):
-    table = task_factors({"gone": tmp_path / "gone.npz"})
+    table = task_factors({"gone": (tmp_path / "gone.npz", "")})
     assert table["n_train"].item() is None
     assert "does not exist" in table["notes"].item()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -13,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learn_cells import make_cell
+from learn_cells import make_cell, make_probe, write_images
 from PIL import Image
 
 from orch_core.cell import Cell, SourceSubset
 from orch_core.errors import OrchError
 from orch_core.images import npz as images_module
 from orch_core.images.source import ALL, inspect_source
-from orch_core.learn import pretrain
+from orch_core.learn import Stopped, pretrain, probe
 from orch_core.learn.data import Batch, Packed, as_tensor, batches, held_out_set, pretraining_set
 from orch_core.learn.randomness import epoch_indices
 from orch_core.packs.gather import Settings, Spec
@@ -157,7 +159,7 @@ def test_what_has_changed_or_is_damaged_is_said_from_a_worker_too(
     packs: dict[str, Path], tmp_path: Path
 ) -> None:
     good = portion("breast", packs["breast"], 300)
-    with pytest.raises(OrchError, match="holds other images of ultrasound than when the cell was planned"):
+    with pytest.raises(OrchError, match="has changed since the plan was made"):
         pretraining_set(cell_of(replace(good, fingerprint="0" * 32)))
     with pytest.raises(OrchError, match="547 images asked for, 546 are there"):
         pretraining_set(cell_of(replace(good, images=547)))
@@ -231,3 +233,73 @@ def test_a_cells_npz_is_read_once(monkeypatch) -> None:
     pretraining_set(cell)
     held_out_set(cell)
     assert len(opened) == len(set(opened))
+
+
+def swapped(path: Path, *names: str) -> None:
+    """Turn some arrays of an npz around; its size and time of change stay what they are."""
+    before, arrays = path.stat(), dict(np.load(path))
+    np.savez(path.with_suffix(".new.npz"), **arrays | {name: arrays[name][::-1] for name in names})
+    path.with_suffix(".new.npz").replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def test_a_source_that_changed_after_the_plan_is_refused_before_a_byte_of_it_is_used(tmp_path: Path) -> None:
+    path = write_images(tmp_path / "bars.npz")
+    cell = make_cell(path, samples=160)
+    assert len(held_out_set(cell)) == 40
+    swapped(path, "train_labels")
+    for read in (pretraining_set, held_out_set):
+        with pytest.raises(OrchError, match=r"bars.npz has changed since the plan was made") as caught:
+            read(cell)
+        assert "plan again" in caught.value.hint
+
+
+def test_a_run_that_is_resumed_refuses_a_source_that_has_changed(tmp_path: Path) -> None:
+    path = write_images(tmp_path / "bars.npz")
+    cell, polls = make_cell(path, samples=160), iter([False, False, True])
+    with pytest.raises(Stopped):
+        pretrain(cell, tmp_path / "run", should_stop=lambda: next(polls))
+    swapped(path, "val_images")
+    with pytest.raises(OrchError, match="has changed since the plan was made"):
+        pretrain(cell, tmp_path / "run")
+
+
+@pytest.mark.parametrize("store", ["npz", "packs"])
+def test_a_task_that_changed_after_the_plan_is_refused(tmp_path: Path, store: str) -> None:
+    path = write_images(tmp_path / "bars.npz")
+    cell, place = make_cell(None, "random@1"), path
+    if store == "packs":
+        place = packed(tmp_path / "packs", Spec(name="bars", path=path, modality="x-ray"))
+    one = replace(make_probe(path), path=str(place), fingerprint=inspect_source(place, ALL).fingerprint)
+    pretrain(cell, tmp_path / "run")
+    assert len(list(probe(cell, tmp_path / "run", [one]))) == 1
+    swapped(path, "test_labels")
+    if store == "packs":
+        shutil.rmtree(place)
+        packed(place, Spec(name="bars", path=path, modality="x-ray"))
+    with pytest.raises(OrchError, match="has changed since the plan was made"):
+        list(probe(cell, tmp_path / "run", [one]))
+
+
+def test_packs_that_are_swapped_under_a_run_are_refused(packs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(packs["breast"], out)
+    cell = cell_of(portion("breast", out, 300))
+    images = pretraining_set(cell)
+    images.rows(np.arange(4))
+    shutil.rmtree(out)
+    shutil.copytree(packs["pneumonia"], out)
+    with pytest.raises(OrchError, match="has changed since the plan was made"):
+        images.rows(np.arange(4))
+
+
+def test_a_file_is_hashed_once_a_process_while_it_stays_the_same(tmp_path: Path, monkeypatch) -> None:
+    path, hashed = write_images(tmp_path / "bars.npz"), []
+    original = hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda *given: hashed.append(1) or original(*given))
+    cell = make_cell(path)
+    for _ in range(3):
+        pretraining_set(cell)
+        held_out_set(cell)
+    assert len(hashed) == 1

@@ -90,7 +90,9 @@ def study_findings(
     scored, mixes = slopes.with_controls(found.probes), main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
     curves = study_tables.read_curves(study, found.pretraining)
-    described = task_factors({task: Path(probe["path"]) for task, probe in found.tasks.items()})
+    described = task_factors(
+        {task: (Path(probe["path"]), probe["fingerprint"]) for task, probe in found.tasks.items()}
+    )
     grouped = _grouped(described, scored, mixes)
     correlated = [factor.name for factor in FACTORS if factor.correlated]
     names = varying_factors(grouped, chosen_factors(factors, [one.name for one in FACTORS]) or correlated)

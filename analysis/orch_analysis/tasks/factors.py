@@ -83,13 +83,13 @@ class Factor:
     drawn: bool = False
 
 
-def task_factors(tasks: Mapping[str, Path]) -> pl.DataFrame:
-    """The factors of every task (name -> npz in MedMNIST's format, or pack folder): a row each.
+def task_factors(tasks: Mapping[str, tuple[Path, str]]) -> pl.DataFrame:
+    """The factors of every task: a row each. A task is its npz or pack folder, and its fingerprint in the study.
 
     Columns: task, every factor that is computed from images (Float64, null where undefined), notes. A file that is
-    missing or damaged gives null factors and a note with the reason.
+    missing or damaged, or has changed since, gives null factors and a note with the reason.
     """
-    rows = [{"task": task, **factors_of(path)} for task, path in tasks.items()]
+    rows = [{"task": task, **factors_of(*given)} for task, given in tasks.items()]
     types = {
         "task": pl.String,
         **{factor.name: pl.Float64 for factor in FACTORS if factor.of},
@@ -98,10 +98,10 @@ def task_factors(tasks: Mapping[str, Path]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=types)
 
 
-def factors_of(path: Path) -> dict[str, float | str | None]:
+def factors_of(path: Path, fingerprint: str = "") -> dict[str, float | str | None]:
     """The factors of one task by name, and `notes`: why some or all are missing."""
     try:
-        parts = [read_split(path, split) for split in SPLITS]
+        parts = [read_split(path, split, fingerprint) for split in SPLITS]
     except OrchError as error:
         return {"notes": f"factors cannot be computed: {error.message}"}
     task = TaskImages(

@@ -45,30 +45,52 @@ class NpzFacts:
     pretraining: int
 
 
-def read_split(path: Path, split: str) -> tuple[Images, Labels]:
+def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
     """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError for a mistake in the file.
+
+    expected: the file's fingerprint when the plan was made; raises OrchError if it is another now ("": it may be any).
 
     The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
     """
-    try:
-        stat = path.stat()
-    except OSError:
+    if not path.exists():
         return _read_split(path, split)  # raises with the mistake
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, split)
-    if key not in _kept:
-        _keep(key, _read_split(path, split))
-    return _kept[key]
+    stamp = _stamp(path)
+    if expected:
+        require_unchanged(path, fingerprint(path), expected)
+    if (stamp, split) not in _kept:
+        arrays = _read_split(path, split)
+        if expected:
+            require_unchanged(path, fingerprint(path), expected)  # not replaced while it was read
+        _keep((stamp, split), arrays)
+    return _kept[stamp, split]
 
 
+Stamp = tuple[str, int, int, int]
+"""A file as it was: path, size, time of change in nanoseconds, inode."""
 KEPT_BYTES = 2**28
-_kept: dict[tuple[str, int, int, str], tuple[Images, Labels]] = {}
+_kept: dict[tuple[Stamp, str], tuple[Images, Labels]] = {}
+_fingerprints: dict[Stamp, str] = {}
 
 
-def _keep(key: tuple[str, int, int, str], arrays: tuple[Images, Labels]) -> None:
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def _keep(key: tuple[Stamp, str], arrays: tuple[Images, Labels]) -> None:
     """Keep the arrays, and drop the oldest beyond KEPT_BYTES (but never the newest)."""
     _kept[key] = arrays
     while len(_kept) > 1 and sum(one.nbytes for pair in _kept.values() for one in pair) > KEPT_BYTES:
         del _kept[next(iter(_kept))]
+
+
+def require_unchanged(path: Path, now: str, expected: str) -> None:
+    """Raise OrchError if the fingerprint of a source or task is not what it was when the plan was made."""
+    if now != expected:
+        message = (
+            f"{path} has changed since the plan was made: its fingerprint is {now[:12]}, not {expected[:12]}"
+        )
+        raise OrchError(message, hint="put the old file back, or plan again: the cells then have new ids")
 
 
 def _read_split(path: Path, split: str) -> tuple[Images, Labels]:
@@ -194,21 +216,27 @@ def inspect_npz(path: Path) -> NpzFacts:
     )
 
 
-def pretraining_order(path: Path, subset_seed: int) -> NDArray[np.int64]:
+def pretraining_order(path: Path, subset_seed: int, expected: str = "") -> NDArray[np.int64]:
     """Indices into the train split in hash order, without images that are also in the val or test split.
+
+    expected: as in `read_split`.
 
     The first n are the pretraining subset of size n; there are `inspect_npz(path).pretraining` of them.
     """
-    keys = image_keys(read_split(path, "train")[0])
-    held_out = {key for split in ("val", "test") for key in image_keys(read_split(path, split)[0])}
+    keys = image_keys(read_split(path, "train", expected)[0])
+    held_out = {key for split in ("val", "test") for key in image_keys(read_split(path, split, expected)[0])}
     order = hash_order(keys, subset_seed)
     return np.array([index for index in order if keys[index] not in held_out], dtype=np.int64)
 
 
 def fingerprint(path: Path) -> str:
-    """Content hash of a file: blake2b-128, 32 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """Content hash of a file: blake2b-128, 32 hexadecimal digits. A file that has not changed is read once a process."""
+    stamp = _stamp(path)
+    if stamp not in _fingerprints:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        _fingerprints[stamp] = digest.hexdigest()
+    return _fingerprints[stamp]
 
 
 def image_keys(images: Images) -> list[bytes]:

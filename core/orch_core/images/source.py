@@ -41,10 +41,13 @@ def check_task(path: Path) -> None:
             raise OrchError(message, hint=TASK_HINT)
 
 
-def read_split(path: Path, split: str) -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError for a mistake in the files."""
+def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the files.
+
+    expected: fingerprint of the source or task when the plan was made; raises OrchError if it has changed.
+    """
     if is_pack_folder(path):
         from orch_core.packs.read import read_task
 
-        return read_task(path, split)
-    return npz.read_split(path, split)
+        return read_task(path, split, expected)
+    return npz.read_split(path, split, expected)

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
-from orch_core.images.npz import SPLITS, Images, Labels
+from orch_core.images.npz import SPLITS, Images, Labels, fingerprint, require_unchanged
 from orch_core.images.subset import Rows, stratified_order
 from orch_core.packs.arrange import ranks_at, strata_of
 from orch_core.packs.decode import FORMATS, BadImage, decode_stored
@@ -55,13 +55,19 @@ class Packs:
     files: dict[int, int] = field(default_factory=dict)
 
 
-def open_packs(folder: Path) -> Packs:
-    """Open a pack folder in time that does not depend on its size; raises OrchError for one that is not whole."""
+def open_packs(folder: Path, expected: str = "") -> Packs:
+    """Open a pack folder in time that does not depend on its size; raises OrchError for one that is not whole.
+
+    expected: the folder's fingerprint when it was opened first; raises OrchError if it holds other packs now.
+    """
     try:
         changed = (folder / MANIFEST).stat().st_mtime_ns
     except OSError:
         changed = 0  # read_manifest says what is wrong
-    return _opened(folder, changed)
+    packs = _opened(folder, changed)
+    if expected:
+        require_unchanged(folder, packs.manifest.fingerprint, expected)
+    return packs
 
 
 @lru_cache(maxsize=16)
@@ -208,8 +214,11 @@ def _reordered(packs: Packs, code: int | None, last: int, subset_seed: int) -> R
     return order
 
 
-def read_task(folder: Path, split: str) -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError where packs cannot serve as a task.
+def read_task(folder: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError if packs cannot serve as a task.
+
+    expected: fingerprint, when the plan was made, of the folder or of one of its modalities, which is what is read then;
+    raises OrchError if neither has it now.
 
     The train split is what pretraining may see: images that are in val or test too would flatter a probe.
     """
@@ -218,7 +227,11 @@ def read_task(folder: Path, split: str) -> tuple[Images, Labels]:
         message = f"{folder} cannot be a task: {problem}"
         raise OrchError(message, hint=TASK_HINT)
     packs = open_packs(folder)
-    chosen = select(packs, ALL, split)
+    modality = next((one.name for one in packs.manifest.modalities if one.fingerprint == expected), ALL)
+    if modality == ALL and expected:
+        require_unchanged(folder, packs.manifest.fingerprint, expected)
+    require_unchanged(folder / INDEX, fingerprint(folder / INDEX), packs.manifest.files[INDEX])
+    chosen = select(packs, modality, split)
     rows = chosen.at(np.arange(chosen.count))
     labels = pl.read_parquet(folder / INDEX, columns=["labels"])["labels"].gather(rows)
     return np.stack(read_images(packs, rows)), np.array(labels.to_list(), np.int64)

@@ -31,6 +31,7 @@ from orch_core.grid.calibration import Calibration, ProbeRate, Rate
 from orch_core.grid.cells import enumerate_cells
 from orch_core.grid.check import read_grid
 from orch_core.grid.columns import cell_of
+from orch_core.images.npz import fingerprint
 from orch_core.monitoring import GALLERY, HEALTH_IMAGES
 from orch_core.recipes import RECIPES, recipe_of
 
@@ -191,7 +192,7 @@ def _stand_in(path: Path, *, classes: int, train: int) -> SourceSubset:
         arrays[f"{split}_labels"] = labels[:, None].astype(np.int64)
     np.savez(path, **arrays)
     return SourceSubset(
-        source="stand-in", modality="noise", images=train, fingerprint=path.stem, path=str(path)
+        source="stand-in", modality="noise", images=train, fingerprint=fingerprint(path), path=str(path)
     )
 
 

@@ -20,10 +20,12 @@ Places = NDArray[np.int64]
 class PackedPart:
     """The first `count` images of a selection of one pack folder.
 
+    fingerprint: of the whole folder, which must stay what it is
     orientation_free: by modality, whether its images have no up and down; first_labels: by source, what is added to its labels
     """
 
     folder: Path
+    fingerprint: str
     selection: Selection
     count: int
     resolution: int
@@ -36,7 +38,7 @@ class PackedPart:
 
     def rows(self, places: Places) -> Batch:
         """The images at `places` (each below `count`); raises OrchError where a pack is not what was packed."""
-        packs = open_packs(self.folder)
+        packs = open_packs(self.folder, self.fingerprint)
         rows = self.selection.at(places)
         entries = packs.table[rows]
         labels = entries["label"].astype(np.int64)

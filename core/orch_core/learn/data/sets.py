@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from orch_core.cell import Cell, SourceSubset
 from orch_core.errors import OrchError
-from orch_core.images.npz import hash_order, image_keys, pretraining_order, read_split
+from orch_core.images.npz import hash_order, image_keys, pretraining_order, read_split, require_unchanged
 from orch_core.learn.data.batch import Batch, as_tensor, joined
 from orch_core.learn.data.packed import Packed, PackedPart
 from orch_core.learn.randomness import generator
@@ -59,8 +59,8 @@ def is_orientation_free(modality: str) -> bool:
 
 def _first_of_npz(portion: SourceSubset, first: int, cell: Cell) -> Batch:
     path = Path(portion.path)
-    images, labels = read_split(path, "train")
-    order = pretraining_order(path, cell.subset_seed)
+    images, labels = read_split(path, "train", portion.fingerprint)
+    order = pretraining_order(path, cell.subset_seed, portion.fingerprint)
     _enough(portion, len(order))
     chosen = order[: portion.images]
     return _batch(images[chosen], labels[chosen] + first, portion.modality, cell)
@@ -77,14 +77,13 @@ def _packed_part(portion: SourceSubset, split: str, images: int, first: int, cel
     code = modality_code(packs.manifest, portion.modality)
     modalities = packs.manifest.modalities
     now = packs.manifest.fingerprint if code is None else modalities[code].fingerprint
-    if now != portion.fingerprint:
-        message = f"{portion.path} holds other images of {portion.modality} than when the cell was planned"
-        raise OrchError(message, hint="plan again, or put back the packs that the plan was made with")
+    require_unchanged(packs.folder, now, portion.fingerprint)
     chosen = select(packs, portion.modality, split, cell.subset_seed)
     if split == "train":
         _enough(portion, chosen.count)
     return PackedPart(
         folder=packs.folder,
+        fingerprint=packs.manifest.fingerprint,
         selection=chosen,
         count=images,
         resolution=cell.resolution,
@@ -121,7 +120,7 @@ def _classes(portion: SourceSubset) -> int:
     """Classes of a portion's source; 0 without labels."""
     path = Path(portion.path)
     if not is_pack_folder(path):
-        return int(read_split(path, "train")[1][:, 0].max()) + 1
+        return int(read_split(path, "train", portion.fingerprint)[1][:, 0].max()) + 1
     sources = open_packs(path).manifest.sources
     return sum(sources[place].classes for place in _sources_used(portion))
 
@@ -130,14 +129,14 @@ def _val_images(portion: SourceSubset) -> int:
     path = Path(portion.path)
     if is_pack_folder(path):
         return select(open_packs(path), portion.modality, "val").count
-    return len(read_split(path, "val")[0])
+    return len(read_split(path, "val", portion.fingerprint)[0])
 
 
 def _val_batch(portion: SourceSubset, share: int, first: int, cell: Cell) -> Batch:
     path = Path(portion.path)
     if is_pack_folder(path):
         return _packed_part(portion, "val", share, first, cell).rows(np.arange(share))
-    images, labels = read_split(path, "val")
+    images, labels = read_split(path, "val", portion.fingerprint)
     chosen = hash_order(image_keys(images), 0)[:share]
     return _batch(images[chosen], labels[chosen] + first, portion.modality, cell)
 

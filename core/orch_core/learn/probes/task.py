@@ -28,10 +28,10 @@ class Task:
 
 
 def load_task(one: Probe) -> Task:
-    """A task's images and labels; raises OrchError for unusable ones."""
+    """A task's images and labels; raises OrchError if they are unusable, or have changed since the plan was made."""
     images, labels = {}, {}
     for split in SPLITS:
-        images[split], labels[split] = read_split(Path(one.path), split)
+        images[split], labels[split] = read_split(Path(one.path), split, one.fingerprint)
     if one.train_limit and one.train_limit < len(images["train"]):
         chosen = limited(images["train"], labels["train"], one.train_limit)
         images["train"], labels["train"] = images["train"][chosen], labels["train"][chosen]
