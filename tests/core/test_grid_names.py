@@ -1,7 +1,8 @@
-"""Names that a grid gives: checked before they reach a path, in every script; counts are whole numbers."""
+"""Values that a grid may not give: names that leave their folder, parts of samples, kinds that the labels are not."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orch_core.errors import GridError
@@ -65,3 +66,47 @@ def test_samples_are_whole(tmp_path: Path, samples: str, fine: bool):
         return
     with pytest.raises(GridError, match="whole numbers"):
         read(tmp_path, text)
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert (
+        read(tmp_path, GRID.replace("path: ct.npz", "path: ~/ct.npz")).file("ct")
+        == tmp_path / "home" / "ct.npz"
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "classes", "columns", "fault"),
+    [
+        ("binary-class", 3, 1, "3 classes"), ("multi-class", 3, 3, "3 columns"), ("ordinal-regression", 3, 3, "3 columns"),
+        ("multi-label", 3, 1, "one column"), ("binary-class", 2, 1, ""), ("multi-class", 3, 1, ""), ("multi-label", 3, 3, ""),
+    ],
+)  # fmt: skip
+def test_a_task_is_of_the_kind_that_its_labels_are(
+    tmp_path: Path, declared: str, classes: int, columns: int, fault: str
+):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        labels = np.arange(30) % classes
+        one_hot = (labels[:, None] == np.arange(classes)).astype(np.int64)
+        arrays[f"{split}_images"] = rng.integers(0, 255, (30, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = one_hot if columns > 1 else labels[:, None].astype(np.int64)
+    np.savez(tmp_path / "task.npz", **arrays)
+    text = GRID.replace(
+        "{path: task.npz, kind: multi-class, classes: 4, train: 100, val: 10, test: 50}",
+        f"{{path: task.npz, kind: {declared}}}",
+    )
+    if not fault:
+        read(tmp_path, text)
+        return
+    with pytest.raises(GridError, match=fault):
+        read(tmp_path, text)
+
+
+def test_a_batch_of_one_is_refused_where_images_are_compared(tmp_path: Path):
+    alone = GRID.replace("batch: 64", "batch: 1")
+    read(tmp_path, alone)
+    with pytest.raises(GridError, match="moco-v3@1 compares the images of a batch"):
+        read(tmp_path, alone.replace("[mae@1]", "[mae@1, moco-v3@1]"))

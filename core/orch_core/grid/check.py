@@ -10,16 +10,15 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from orch_core.cell import Cell, Override
 from orch_core.errors import GridError, OrchError, Problem
 from orch_core.grid.expression import ExpressionError, axes_of
-from orch_core.grid.feasible import infeasible
+from orch_core.grid.feasible import infeasible, plain_cell
 from orch_core.grid.language import WHOLE_MIX, Family, Grid
 from orch_core.grid.section import whole
 from orch_core.identity import digest
 from orch_core.images.npz import NpzFacts
 from orch_core.images.source import ALL, check_task, inspect_source
-from orch_core.models import known_models, named_model
+from orch_core.models import known_models
 from orch_core.protocols import PROTOCOLS
 from orch_core.recipes import RECIPES, constants
 from orch_core.yaml import Document, Loc, did_you_mean, load_yaml, nearest
@@ -52,7 +51,12 @@ class CheckedGrid:
     def file(self, name: str) -> Path:
         """The path of the file of a source or task."""
         entry = self.grid.tasks.get(name) or self.grid.sources[name]
-        return (self.path.parent / entry.path).resolve()
+        return located(self.path.parent, entry.path).resolve()
+
+
+def located(base: Path, path: str) -> Path:
+    """A path as a grid in the folder `base` writes it; `~` is the home of the user."""
+    return base / Path(path).expanduser() if path.startswith("~") else base / path
 
 
 def read_grid(path: Path) -> CheckedGrid:
@@ -74,7 +78,7 @@ def read_grid(path: Path) -> CheckedGrid:
     problems += bad_files
     probed: tuple[str, ...] = ()
     if grid and not problems:
-        problems += infeasible(document, grid)
+        problems += infeasible(document, grid, tasks)
         probed = tuple(grid.probes.tasks or _labelled(grid, path.parent, absent))
         if not probed:
             message = "no source has labels to probe: name a downstream task under `tasks`"
@@ -190,7 +194,7 @@ def _labelled(grid: Grid, base: Path, absent: frozenset[str]) -> Iterator[str]:
     for path, name in {source.path: name for name, source in grid.sources.items()}.items():
         if name not in absent:
             try:
-                check_task(base / path)
+                check_task(located(base, path))
             except OrchError:
                 continue
             yield name
@@ -239,25 +243,11 @@ def _overrides(document: Document) -> list[Problem]:
                 problems.append(document.problem(("overrides", recipe, name), message))
             try:
                 for each in value if isinstance(value, list) else [value]:
-                    constants(_plain_cell(recipe, (name, each)))
+                    constants(plain_cell(recipe, (name, each)))
             except OrchError as error:
                 message = f"{error.message}; {error.hint}"
                 problems.append(document.problem(("overrides", recipe, name), message, at_key=True))
     return problems
-
-
-def _plain_cell(recipe: str, override: Override) -> Cell:
-    """A cell that serves only to check the one recipe constant that it overrides."""
-    return Cell(
-        model=named_model("ViT-Ti"),
-        recipe=recipe,
-        overrides=(override,),
-        resolution=224,
-        patch=16,
-        channels=3,
-        samples_seen=1024,
-        batch=1024,
-    )
 
 
 def _expressions(document: Document) -> list[Problem]:
@@ -294,14 +284,14 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
             if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
                 continue
             declared = _declared(name, entry)
-            if declared and not (base / entry["path"]).exists():
+            if declared and not located(base, entry["path"]).exists():
                 facts[name] = declared
                 absent.add(name)
                 continue
             try:
-                facts[name] = inspect_source(base / entry["path"], str(entry.get("modality", ALL)))
+                facts[name] = inspect_source(located(base, entry["path"]), str(entry.get("modality", ALL)))
                 if section == "tasks" or name in probed:
-                    check_task(base / entry["path"])
+                    check_task(located(base, entry["path"]))
             except OrchError as error:
                 message = f"{error.message}; {error.hint}"
                 problems.append(document.problem((section, name, "path"), message))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from orch_core.cell import Cell, Override
+from orch_core.cost import encoder_shape
 from orch_core.errors import Problem
 from orch_core.grid.language import LENGTHS, PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
 from orch_core.grid.resources import unshareable
+from orch_core.images.npz import NpzFacts
+from orch_core.models import named_model
+from orch_core.recipes import RECIPES, constants
 from orch_core.vit import encoder_params, shape_of
 from orch_core.yaml import Document, Loc
 
 
-def infeasible(document: Document, grid: Grid) -> list[Problem]:
-    """Mistakes of all blocks of axes: no length or two lengths, impossible shapes, indivisible batches."""
-    problems = _lengths(document, grid) + _shares(document, grid)
+def infeasible(document: Document, grid: Grid, tasks: Mapping[str, NpzFacts]) -> list[Problem]:
+    """Mistakes of all blocks of axes: no length or two, impossible shapes, indivisible batches, and wrong kinds of task."""
+    problems = _lengths(document, grid) + _shares(document, grid) + _lonely(document, grid)
+    problems += _kinds(document, grid, tasks)
     blocks: list[tuple[Loc, Axes | Include | IsoFlop]] = [(("axes",), grid.axes)]
     blocks += [(("include", index), block) for index, block in enumerate(grid.include)]
     blocks += [(("isoflop", index), block) for index, block in enumerate(grid.isoflop)]
@@ -40,6 +48,57 @@ def _shares(document: Document, grid: Grid) -> list[Problem]:
     }
     wrong = unshareable(classes, grid.training.batch)
     return [document.problem(places[name], message) for name, message in wrong.items()]
+
+
+def _lonely(document: Document, grid: Grid) -> list[Problem]:
+    """A batch of one image for a loss that compares the images of a batch."""
+    blocks: list[Axes | Include | IsoFlop] = [grid.axes, *grid.include, *grid.isoflop]
+    names = [name for block in blocks for name in block.algorithm or ()]
+    coupled = [name for name in dict.fromkeys(names) if _is_coupled(name)]
+    if grid.training.batch > 1 or not coupled:
+        return []
+    message = f"{', '.join(coupled)} compares the images of a batch: a batch of 1 has nothing to compare"
+    return [document.problem(("training", "batch"), message)]
+
+
+def _is_coupled(name: str) -> bool:
+    recipe, cell = RECIPES[name], plain_cell(name)
+    trains = recipe.uses_model and recipe.uses_data
+    return trains and recipe.training_cost(cell, encoder_shape(cell), constants(cell)).coupled
+
+
+def plain_cell(recipe: str, *overrides: Override) -> Cell:
+    """A cell of a recipe in which nothing else matters."""
+    return Cell(
+        model=named_model("ViT-Ti"),
+        recipe=recipe,
+        overrides=overrides,
+        resolution=224,
+        patch=16,
+        channels=3,
+        samples_seen=1024,
+        batch=1024,
+    )
+
+
+def _kinds(document: Document, grid: Grid, tasks: Mapping[str, NpzFacts]) -> list[Problem]:
+    """Tasks whose labels are of another kind than they are declared."""
+    problems = []
+    for name, task in grid.tasks.items():
+        fault = _kind_fault(task.kind, tasks[name]) if name in tasks and task.kind else ""
+        if fault:
+            problems.append(document.problem(("tasks", name, "kind"), f"{name} is not {task.kind}: {fault}"))
+    return problems
+
+
+def _kind_fault(kind: str, facts: NpzFacts) -> str:
+    if kind != "multi-label" and facts.labels > 1:
+        return f"it has {facts.labels} columns of labels: multi-label, or one column with the number of the class"
+    if kind == "binary-class" and facts.classes > 2:
+        return f"it has {facts.classes} classes: multi-class or ordinal-regression"
+    if kind == "multi-label" and facts.labels == 1 and facts.classes > 2:
+        return f"it has one column of labels with {facts.classes} classes: multi-class"
+    return ""
 
 
 def _lengths(document: Document, grid: Grid) -> list[Problem]:

@@ -182,6 +182,9 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
             notes.append(
                 f"{name}: {dropped} training images are also in val or test; they are left out of pretraining"
             )
+        side, largest = min(facts.height, facts.width), max(checked.grid.axes.resolution)
+        if 0 < side < largest:
+            notes.append(f"{name}: its images of {side} px are enlarged to {largest} px")
     for name in checked.probed:
         facts = _facts(checked, name)
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())

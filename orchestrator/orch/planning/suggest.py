@@ -22,7 +22,7 @@ from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import duration, quantity
 from orch_core.grid.cells import enumerate_cells
-from orch_core.grid.check import read_grid
+from orch_core.grid.check import located, read_grid
 from orch_core.grid.trunks import with_branches
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
@@ -349,7 +349,7 @@ def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
     origin = Path(_origin(study)).parent
     for section in ("sources", "tasks"):
         for entry in data.get(section, {}).values():
-            entry["path"] = os.path.relpath(origin / entry["path"], out.resolve().parent)
+            entry["path"] = os.path.relpath(located(origin, entry["path"]), out.resolve().parent)
     for name in ("samples_seen", "epochs", "flops"):
         data["axes"].pop(name, None)
     for name in ("exclude", "isoflop"):
