@@ -13,9 +13,8 @@ from orch_core.learn import MemoryPlan
 from orch_core.learn.encoders import build_encoder, encode, patchify
 from orch_core.learn.ledger import measured_flops
 from orch_core.learn.pretraining import _first_inputs, _start
-from orch_core.models import LADDER
 from orch_core.recipes import recipe_of
-from orch_core.vit import encoder_params
+from orch_core.vit import LADDER, encoder_params
 
 
 def ladder_cell(name: str, recipe: str = "mae@1", patch: int = 16) -> Cell:

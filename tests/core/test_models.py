@@ -2,8 +2,7 @@
 
 import pytest
 
-from orch_core.models import LADDER, TIMM, known_models, named_model
-from orch_core.vit import encoder_params, shape_of
+from orch_core.vit import LADDER, TIMM, encoder_params, known_models, named_model, shape_of
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")

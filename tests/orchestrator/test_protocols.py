@@ -9,7 +9,7 @@ from learn_cells import write_images
 from orch_core.errors import GridError
 from orch_core.grid.check import read_grid
 from orch_core.protocols import protocol_named
-from orch_core.protocols.base import TaskSize
+from orch_core.protocols.protocol import TaskSize
 from orch_core.recipes import pixels
 from orch_core.study.draft import draft
 

@@ -18,9 +18,9 @@ from orch_core.grid.section import whole
 from orch_core.identity import digest
 from orch_core.images.npz import NpzFacts
 from orch_core.images.source import ALL, check_task, inspect_source
-from orch_core.models import known_models
 from orch_core.protocols import PROTOCOLS
 from orch_core.recipes import RECIPES, constants
+from orch_core.vit import known_models
 from orch_core.yaml import Document, Loc, did_you_mean, load_yaml, nearest
 
 Facts = Mapping[str, NpzFacts]

@@ -10,9 +10,8 @@ from orch_core.errors import Problem
 from orch_core.grid.language import LENGTHS, PARAMS_TOLERANCE, Axes, Family, Grid, Include, IsoFlop, Shape
 from orch_core.grid.resources import unshareable
 from orch_core.images.npz import NpzFacts
-from orch_core.models import named_model
 from orch_core.recipes import RECIPES, constants
-from orch_core.vit import encoder_params, shape_of
+from orch_core.vit import encoder_params, named_model, shape_of
 from orch_core.yaml import Document, Loc
 
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from orch_core.cell import Model
 from orch_core.grid.resources import Cluster
 from orch_core.grid.section import MOST, Name, Section, Whole, listed, mistake
-from orch_core.models import known_models, named_model
+from orch_core.vit import known_models, named_model
 from orch_core.yaml import did_you_mean
 
 LENGTHS = ("samples_seen", "epochs", "flops")  # ways to say how long a run trains

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from orch_core.errors import OrchError
-from orch_core.protocols.base import Protocol
+from orch_core.protocols.protocol import Protocol
 from orch_core.yaml import did_you_mean
 
 __all__ = ["PROTOCOLS", "Protocol", "protocol_named"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orch_core.protocols.base import ProbeCost, Protocol, TaskSize
+from orch_core.protocols.protocol import ProbeCost, Protocol, TaskSize
 from orch_core.recipes.base import Constant
 
 FEATURES_PER_WIDTH = 2  # class token and mean patch token

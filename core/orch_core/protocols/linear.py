@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from orch_core.protocols.base import ProbeCost, Protocol, TaskSize
+from orch_core.protocols.protocol import ProbeCost, Protocol, TaskSize
 from orch_core.recipes.base import Constant
 
 SOLVER_FLOPS = 1e4

@@ -16,7 +16,7 @@ from orch_core.grid.pricing import device_named, with_classes, with_hours, with_
 from orch_core.grid.resources import Cluster
 from orch_core.images.npz import NpzFacts
 from orch_core.protocols import protocol_named
-from orch_core.protocols.base import TaskSize
+from orch_core.protocols.protocol import TaskSize
 from orch_core.recipes import pixels
 from orch_core.study.folder import Study, create_study
 from orch_core.study.holdings import with_state
