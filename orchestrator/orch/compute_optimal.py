@@ -14,22 +14,25 @@ from orch.fit_laws import Fitted, is_table
 from orch.studies import find_study
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.variables import VALUES, require
-from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, of_table, optimum
-from orch_analysis.tables.points_file import read_points
+from orch_analysis.frontiers import approaches
+from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, optimum
+from orch_analysis.tables.points_file import load_points
 from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
+
+MAPPED = ("value", "params", "samples", "compute", "run")  # what --map can name
 
 
 def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:
     """FLOPs of a budget given either way, or None; raises OrchError for half of one, or both."""
     if flops and (gpu_hours or rate):
-        message = "--flops and --gpu-hours are two budgets"
-        raise OrchError(message, hint="give one")
+        message = "--flops and --gpu-hours both give the budget"
+        raise OrchError(message, hint="give only one of them")
     if bool(gpu_hours) != bool(rate):
-        message = f"--{'gpu-hours' if gpu_hours else 'flops-per-gpu-hour'} alone is no budget"
+        message = f"--{'gpu-hours' if gpu_hours else 'flops-per-gpu-hour'} requires --{'flops-per-gpu-hour' if gpu_hours else 'gpu-hours'}"
         raise OrchError(
-            message, hint="give --gpu-hours and --flops-per-gpu-hour (what an hour achieves, not its peak)"
+            message, hint="give both; --flops-per-gpu-hour is what an hour achieves, not the peak"
         )
     return flops or (gpu_hours * rate if gpu_hours and rate else None)
 
@@ -42,7 +45,7 @@ def frontier(
     flops: a budget to size a run for. Raises OrchError for a missing table, study or column.
     """
     if target is not None and is_table(target):
-        frame = read_points(target, mapping=mapping, name=target.stem).frame
+        frame = load_points(target, name=target.stem).frame
         columns = _columns(frame, mapping)
     else:
         study = find_study(target)
@@ -58,7 +61,7 @@ def frontier(
         columns |= {"flops": "flops_spent", "run": "cell"}
     lines, groups, failed = [], [], True
     for label, part in _groups(frame, group_by):
-        found = of_table(part, **columns)  # type: ignore[arg-type]
+        found = approaches.frontier(part, **columns)  # type: ignore[arg-type]
         warnings = disagreements(found, flops) if flops else ()
         wanted = {name: column for name, column in columns.items() if name != "run"}
         left_out = part.height - complete_rows(part, wanted).height
@@ -82,6 +85,10 @@ def frontier(
 
 
 def _columns(frame: pl.DataFrame, mapping: Mapping[str, str]) -> dict[str, str | None]:
+    unknown = sorted(set(mapping) - set(MAPPED))
+    if unknown:
+        message = f"a frontier reads {', '.join(MAPPED)}, not {unknown[0]}"
+        raise OrchError(message, hint=f"leave {unknown[0]} out of --map")
     return {
         "value": mapping.get("value") or next((name for name in VALUES if name in frame.columns), "loss"),
         "params": mapping.get("params", "params"),

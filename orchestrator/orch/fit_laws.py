@@ -20,7 +20,7 @@ from orch_analysis.fitting.points import Points
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json, registered
-from orch_analysis.tables.points_file import read_points
+from orch_analysis.tables.points_file import load_points
 from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import columns, percent
@@ -67,16 +67,16 @@ def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> F
         from orch.tracking.track import read_points as from_mlflow
 
         name = request.experiment or find_study(target).name
-        points = read_points(from_mlflow(request.tracking_uri, name), mapping={}, name=name)
+        points = load_points(from_mlflow(request.tracking_uri, name), name=name)
         return _fit_points(points, request, options, Path(f"{name}-laws"))
     if target is not None and is_table(target):
-        return _fit_points(read_points(target, mapping={}), request, options, Path(f"{target.stem}-laws"))
+        return _fit_points(load_points(target), request, options, Path(f"{target.stem}-laws"))
     study = find_study(target)
     if request.law:
         frame = read_results(study).pretraining
         named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
-        points = read_points(frame, mapping={}, name=study.name)
+        points = load_points(frame, name=study.name)
         return _fit_points(points, request, options, study.laws)
     page = report_study(study.root, request.out, factors=request.factors, seed=options.seed)
     scores = registered.scores(study)

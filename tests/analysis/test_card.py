@@ -17,14 +17,14 @@ from orch_analysis.fitting.fit import FitOptions
 from orch_analysis.forecast.auto import AutoFit
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.saved import card, laws_json
-from orch_analysis.tables.points_file import Points, read_points
+from orch_analysis.tables.points_file import Points, load_points
 from orch_core.errors import OrchError
 
 AGAIN = """
 import hashlib, json
 from orch_analysis.saved import card
-from orch_analysis.tables.points_file import read_points
-found = card.refit(json.load(open("out/cards/card-0.json")), read_points("points.csv", mapping={}))
+from orch_analysis.tables.points_file import load_points
+found = card.refit(json.load(open("out/cards/card-0.json")), load_points("points.csv"))
 print(found.estimates, hashlib.sha256(found.draws.tobytes()).hexdigest())
 """
 
@@ -36,7 +36,7 @@ def points(tmp_path: Path) -> Points:
     loss = (1.8 + 480 * N**-0.35 + 2100 * D**-0.37) * np.exp(0.01 * rng.standard_normal(20))
     table = pl.DataFrame({"N": N, "D": D, "loss": loss, "set": ["x", "y"] * 10, "run": np.arange(20) // 2})
     table.write_csv(tmp_path / "points.csv")
-    return read_points(tmp_path / "points.csv", mapping={})
+    return load_points(tmp_path / "points.csv")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_refitting_from_the_written_card_gives_the_same_bits(
 
 def test_a_form_that_auto_chose_below_a_ceiling_is_refitted_from_its_card(points: Points) -> None:
     table = points.frame.drop("_row").with_columns(score=1 - pl.col("loss") / 10, loss=None)
-    points = read_points(table, mapping={})
+    points = load_points(table)
     (found,) = fit_groups("auto", points, FitOptions(value="score", x={"params": "N"}, bootstrap=40))
     assert isinstance(found, AutoFit)
     assert found.value == "1 - score"
@@ -79,7 +79,7 @@ def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) 
     N, D = np.exp(rng.uniform(np.log([1e7, 1e9]), np.log([1e10, 1e11]), (240, 2))).T
     loss = (1.8 + 480 * N**-0.35 + 2100 * D**-0.37) * np.exp(0.01 * rng.standard_normal(240))
     pl.DataFrame({"N": N, "D": D, "loss": loss}).write_csv(tmp_path / "points.csv")
-    points = read_points(tmp_path / "points.csv", mapping={})
+    points = load_points(tmp_path / "points.csv")
     (tmp_path / "again.py").write_text(AGAIN, encoding="utf-8")
     found = fit_groups(
         "chinchilla", points, FitOptions(value="loss", x={"params": "N", "samples": "D"}, bootstrap=300)
@@ -102,7 +102,7 @@ def test_another_process_with_more_threads_refits_the_same_bits(tmp_path: Path) 
 def test_another_table_is_refused(points: Points, tmp_path: Path) -> None:
     found = fit_groups("power", points, FitOptions(value="loss", x={"params": "N"}))[0]
     made = card.make(found, {"sha256": points.sha256})
-    other = read_points(points.frame.drop("_row")[:-1], mapping={})
+    other = load_points(points.frame.drop("_row")[:-1])
     with pytest.raises(OrchError, match="not the table of the card"):
         card.refit(made, other)
 

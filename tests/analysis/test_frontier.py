@@ -175,7 +175,7 @@ def test_the_optimum_agrees_with_the_closed_form(flops: float, horizon: float):
 def test_chinchilla_points_give_the_published_exponent():
     """Besiroglu et al. 2024: a = .513, 80% interval .051 wide, on 240 of the 245 points read off Chinchilla's figure."""
     table = pl.read_csv(DATA / "epoch_chinchilla_svg_extracted_data.csv").sort("loss").head(240)
-    envelope, curves, law = approaches.of_table(
+    envelope, curves, law = approaches.frontier(
         table, value="loss", params="Model Size", flops="Training FLOP", bootstrap=300
     )
     assert law.outcome == "ok"
@@ -201,11 +201,11 @@ def test_a_table_of_curves_gives_three_approaches_that_agree_with_the_truth():
     ]
     table = pl.DataFrame(rows)
     names = {"value": "L", "params": "N", "samples": "D", "flops": "C"}
-    envelope, _, law = approaches.of_table(table, **names, run="cell", bootstrap=200)
+    envelope, _, law = approaches.frontier(table, **names, run="cell", bootstrap=200)
     assert envelope.factor == pytest.approx(12)
     assert envelope.a == pytest.approx(exact().a, abs=0.03)
     assert law.outcome in {"one_scale", "too_few_points", "ok"}
-    _, curves, law = approaches.of_table(table, **names, bootstrap=200)
+    _, curves, law = approaches.frontier(table, **names, bootstrap=200)
     for found in (curves, law):
         assert found.outcome == "ok"
         best = approaches.optimum(found, 1e20)
@@ -217,16 +217,16 @@ def test_a_table_without_samples_or_flops_is_refused():
 
     table = pl.DataFrame({"N": [1.0], "L": [2.0]})
     with pytest.raises(OrchError, match="samples or the FLOPs"):
-        approaches.of_table(table, value="L", params="N")
+        approaches.frontier(table, value="L", params="N")
     with pytest.raises(OrchError, match="no column"):
-        approaches.of_table(table, value="L", params="N", flops="flop")
+        approaches.frontier(table, value="L", params="N", flops="flop")
 
 
 def test_runs_at_one_ratio_of_data_to_size_share_out_no_budget():
     n = np.geomspace(1e6, 1e9, 12)
     loss = 1.8 + 400 / n**0.34 + 400 / (20 * n) ** 0.34
     table = pl.DataFrame({"N": n, "D": 20 * n, "loss": loss})
-    parametric = approaches.of_table(table, value="loss", params="N", samples="D", bootstrap=20)[2]
+    parametric = approaches.frontier(table, value="loss", params="N", samples="D", bootstrap=20)[2]
     assert parametric.outcome == "one_direction"
     assert np.isnan(parametric.a)
 

@@ -14,7 +14,7 @@ from orch_analysis.fitting.fit import FitOptions, Outcome, fit
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.laws import LAWS
 from orch_analysis.saved import laws_json
-from orch_analysis.tables.points_file import Points, read_points
+from orch_analysis.tables.points_file import Points, load_points
 from orch_core.errors import OrchError
 
 SCHEMA = json.loads((Path(laws_json.__file__).with_name("laws.schema.json")).read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def points(tmp_path: Path) -> Points:
     table = pl.DataFrame({"N": x, "data": data, "err": y * np.exp(0.01 * rng.standard_normal(24))})
     text = table.write_csv() + "1e9,a\n"
     (tmp_path / "points.csv").write_text(text, encoding="utf-8")
-    return read_points(tmp_path / "points.csv", mapping={"params": "N"})
+    return load_points(tmp_path / "points.csv")
 
 
 def test_one_fit_per_group_in_order(points: Points) -> None:

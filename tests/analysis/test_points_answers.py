@@ -17,7 +17,7 @@ from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.page_tables import estimate
 from orch_analysis.reports.points_findings import points_findings
 from orch_analysis.reports.points_page import points_page
-from orch_analysis.tables.points_file import read_points
+from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError
 
 FILES = dict.fromkeys(("fits", "slopes", "correlations"), ())
@@ -38,7 +38,7 @@ def scores(key: str = "task", tasks: int = 6, seed: int = 0) -> pl.DataFrame:
 
 
 def findings(frame: pl.DataFrame, wanted: tuple[str, ...] = (), **options):
-    points = read_points(frame, mapping={})
+    points = load_points(frame)
     groups = tuple(name for name in ("dataset", "task") if name in frame.columns)
     fits = fit_groups("power", points, replace(POWER, **options), by=groups)
     return points_findings(points, fits, wanted, 0)
@@ -97,7 +97,7 @@ def test_dataset_and_task_together_name_a_task():
 
 def test_every_law_with_estimates_counts_as_fitted():
     frame = pl.DataFrame({"params": [1e6, 3e6, 1e7, 3e7, 1e8, 3e8], "loss": [3.0, 2.6, 2.3, 2.1, 2.0, 1.94]})
-    points = read_points(frame, mapping={})
+    points = load_points(frame)
     fits = fit_groups("power_offset", points, FitOptions(bootstrap=20))
     assert fits[0].estimates
     facts = {name: value for value, name in page(points_findings(points, fits, (), 0)).facts}
@@ -110,7 +110,7 @@ def joint():
     rng = np.random.default_rng(1)
     n, d = (np.repeat(10 ** np.linspace(6, 8, 5), 5), np.tile(10 ** np.linspace(7, 9, 5), 5))
     loss = (30 / n**0.3 + 60 / d**0.25) * np.exp(0.005 * rng.standard_normal(25))
-    points = read_points(pl.DataFrame({"params": n, "samples": d, "loss": loss}), mapping={})
+    points = load_points(pl.DataFrame({"params": n, "samples": d, "loss": loss}))
     return points, fit_groups("chinchilla", points, FitOptions(bootstrap=50))
 
 

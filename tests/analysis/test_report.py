@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_written(make_study, tmp_path):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    points = points_file.read_points(POINTS, mapping={"params": "params", "value": "auc"})
+    points = points_file.load_points(POINTS)
     fits = fit_groups(
         "power", points, FitOptions(value="auc", x={"params": "params"}), by=("algorithm", "task")
     )
@@ -277,7 +277,7 @@ def test_report_of_points_is_self_contained_too(published):
 
 def test_points_without_tasks_or_with_another_law(tmp_path):
     frame = pl.DataFrame({"params": [1e6, 3e6, 1e7, 3e7, 1e8, 3e8], "loss": [3.0, 2.6, 2.3, 2.1, 2.0, 1.94]})
-    points = points_file.read_points(frame, mapping={})
+    points = points_file.load_points(frame)
     fits = fit_groups("power_offset", points, FitOptions(value="loss", x={"params": "params"}, bootstrap=50))
     text = words(report_points(points, fits, tmp_path, command="orch fit-laws"))
     assert "value = E + A / params^alpha" in text

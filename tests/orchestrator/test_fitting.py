@@ -279,8 +279,8 @@ def test_a_frontier_reads_sizes_as_written_and_counts_what_it_leaves_out(tmp_pat
     [
         (["fit-laws", "a.csv", "b.csv"], "one study or table at a time, got a.csv and b.csv"),
         (["frontier", "a.csv", "b.csv"], "one study or table at a time"),
-        (["frontier", "a.csv", "--gpu-hours", "5"], "--gpu-hours alone is no budget"),
-        (["frontier", "a.csv", "--flops-per-gpu-hour", "5"], "--flops-per-gpu-hour alone is no budget"),
+        (["frontier", "a.csv", "--gpu-hours", "5"], "--gpu-hours requires --flops-per-gpu-hour"),
+        (["frontier", "a.csv", "--flops-per-gpu-hour", "5"], "--flops-per-gpu-hour requires --gpu-hours"),
         (
             ["frontier", "a.csv", "--flops", "1", "--gpu-hours", "5", "--flops-per-gpu-hour", "5"],
             "two budgets",

@@ -15,6 +15,7 @@ import polars as pl
 
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.fitting.points import Points
 from orch_analysis.fitting.variables import as_numbers, require
 from orch_analysis.frontiers.minimum import Floats, Minimum, loss_noise, minimum
 from orch_core.errors import OrchError
@@ -181,8 +182,8 @@ def parametric(
     return _line("parametric", best, sample[np.isfinite(sample).all(1)], factor, n, np.array([low, high]))
 
 
-def of_table(
-    table: pl.DataFrame,
+def frontier(
+    table: pl.DataFrame | Points,
     *,
     value: str,
     params: str,
@@ -202,7 +203,8 @@ def of_table(
     if samples is None and flops is None:
         message = "a frontier needs the samples or the FLOPs of every point"
         raise OrchError(message, hint="map one: --map samples=COLUMN or --map compute=COLUMN")
-    rows, factor = _prepared(table, {"N": params, "D": samples, "C": flops, "L": value}, run)
+    frame = table.frame if isinstance(table, Points) else table
+    rows, factor = _prepared(frame, {"N": params, "D": samples, "C": flops, "L": value}, run)
     n, c, loss = (rows[name].to_numpy() for name in ("N", "C", "L"))
     runs = rows["run"].to_list() if run else list(range(rows.height))
     last = rows.sort("C").unique("run", keep="last", maintain_order=True) if run else rows
@@ -249,23 +251,23 @@ def _together(n: Floats, d: Floats) -> bool:
     return bool(line[0] > 0.01 and (np.log(d) - np.polyval(line, logs)).std() < TOGETHER)
 
 
-def optimum(frontier: Frontier, flops: float) -> Optimum:
-    """N* and D* of `frontier` at `flops`, with 95% intervals from its draws."""
-    sizes = np.exp(frontier.draws @ np.array([1.0, np.log(flops)]))
-    value = float(np.exp(frontier.intercept + frontier.a * np.log(flops)))
+def optimum(one: Frontier, flops: float) -> Optimum:
+    """N* and D* of one approach at `flops`, with 95% intervals from its draws."""
+    sizes = np.exp(one.draws @ np.array([1.0, np.log(flops)]))
+    value = float(np.exp(one.intercept + one.a * np.log(flops)))
     tail = (1 - LEVEL) / 2
     nan = float("nan")
     lo, hi = (float(q) for q in np.quantile(sizes, [tail, 1 - tail])) if len(sizes) else (nan, nan)
-    per = flops / frontier.factor
+    per = flops / one.factor
     return Optimum(
-        approach=frontier.approach, flops=flops, params=(value, lo, hi),
-        samples=(per / value, per / hi, per / lo), horizon=flops / frontier.high,
+        approach=one.approach, flops=flops, params=(value, lo, hi),
+        samples=(per / value, per / hi, per / lo), horizon=flops / one.high,
     )  # fmt: skip
 
 
 def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...]:
     """A sentence for every pair of approaches whose N* at `flops` differ: apart by 1.5x, or intervals that miss."""
-    good = [frontier for frontier in frontiers if frontier.outcome is Outcome.OK]
+    good = [one for one in frontiers if one.outcome is Outcome.OK]
     found = []
     for index, left in enumerate(good):
         for right in good[index + 1 :]:

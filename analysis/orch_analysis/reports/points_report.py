@@ -24,13 +24,13 @@ def report_points(
     fits: Sequence[Fit],
     out: Path,
     *,
-    command: str,
+    command: str = "orch_analysis.report",
     factors: Sequence[str] = (),
     seed: int = 0,
 ) -> Path:
     """Write the report of fits to a table of points into `out`; returns the page's path.
 
-    points, fits: results of `read_points` and `fit_groups`. factors: columns to correlate the slopes with; without any, every numeric column with one value per `task` (or `dataset`). Power laws
+    points, fits: results of `load_points` and `fit_groups`. factors: columns to correlate the slopes with; without any, every numeric column with one value per `task` (or `dataset`). Power laws
     along `params` or `params_encoder` are repeated along the other of the two if the table has it: a law's x axis is a
     choice, and the page shows its effect. Writes report.html, figures, tables, laws.json and cards; the same points give
     the same bytes. Raises OrchError if there is no fit, for an unknown factor, and if the folder cannot be written.

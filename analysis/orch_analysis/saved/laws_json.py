@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.forecast.auto import AutoFit
@@ -71,6 +72,23 @@ def read(folder: str | Path, *, trust: bool = False) -> list[Fit]:
     except (ValueError, KeyError, TypeError, OSError) as error:
         msg = f"{path} is not a laws file: {error}"
         raise OrchError(msg, hint="write it again with `orch fit-laws`") from error
+
+
+def predict(
+    folder: str | Path, at: pl.DataFrame | None = None, *, trust: bool = False, **x: float | Sequence[float]
+) -> pl.DataFrame:
+    """What every law of a folder predicts, as `Fit.predict` gives it, with a column for each column of the groups.
+
+    Fits without estimates predict nothing. Raises OrchError as `read` and `Fit.predict` do.
+    """
+    if at is None:
+        at = pl.DataFrame(dict(zip(x, np.broadcast_arrays(*map(np.atleast_1d, x.values())), strict=True)))
+    frames = [
+        one.predict(at).with_columns(pl.lit(word).alias(name) for name, word in one.group.items())
+        for one in read(folder, trust=trust)
+        if one.estimates
+    ]
+    return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
 
 
 def _fit(entry: Mapping[str, Any], draws: Any, *, trust: bool) -> Fit:

@@ -5,36 +5,27 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
 from orch_analysis.fitting.points import ROW, Dropped, Points
-from orch_analysis.fitting.variables import require
 from orch_core.errors import OrchError
 
 SEPARATORS = (",", ";", "\t", "|")
 
 
-def read_points(
-    source: str | Path | pl.DataFrame, *, mapping: Mapping[str, str | float], name: str = "table"
-) -> Points:
-    """Read a table and check that the columns named in `mapping` exist; numbers there hold for all rows.
+def load_points(source: str | Path | pl.DataFrame, *, name: str = "table") -> Points:
+    """Read a table of points, one row per run or checkpoint; `name` is the source of a frame.
 
     Leaves out rows of a CSV file with another number of fields than the header, and exact duplicates of an earlier
     row. Values that are missing, not numbers or out of range are left out later, by the fit that needs them. Raises
-    OrchError for a file that is missing, empty or of another kind, and for unknown columns.
+    OrchError for a file that is missing, empty or of another kind.
     """
-    if isinstance(source, pl.DataFrame):
-        digest = hashlib.sha256(source.write_csv().encode()).hexdigest()
-        points = _numbered(source, range(1, source.height + 1), (), digest, name)
-    else:
-        points = _from_file(Path(source))
-    for column in mapping.values():
-        if isinstance(column, str):
-            require(points.frame, column)
-    return points
+    if not isinstance(source, pl.DataFrame):
+        return _from_file(Path(source))
+    digest = hashlib.sha256(source.write_csv().encode()).hexdigest()
+    return _numbered(source, range(1, source.height + 1), (), digest, name)
 
 
 def _from_file(path: Path) -> Points:
