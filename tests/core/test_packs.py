@@ -82,7 +82,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from orch_core.packs import gather, pack, write
-from orch_core.study.record import os as record_os
 left = int(sys.argv[3])
 replace = os.replace
 def dying(one, other):
