@@ -103,3 +103,13 @@ def test_every_block_of_the_python_page_runs_in_order(tmp_path: Path, monkeypatc
         else:
             name, _, content = text.partition("\n")
             (tmp_path / name.removeprefix("# ")).write_text(content)
+
+
+def test_the_tutorial_notebook_runs():
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "experiments" / "tutorial.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)  # outputs are not committed
+    folder = {"metadata": {"path": str(ROOT / "experiments")}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=folder).execute()
