@@ -3,6 +3,7 @@ import io
 import math
 import re
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from orch_core.errors import OrchError
-from orch_core.images.npz import read_split
+from orch_core.images.npz import inspect_npz, read_split
 from orch_core.learn import Stopped, pretrain, probe
 from orch_core.learn.logistic import fit_path, problem
 from orch_core.learn.metrics import auc, bootstrap, correct, delong_se, indicator
@@ -346,5 +347,7 @@ def test_what_cannot_be_probed_is_said(tmp_path):
     one = make_probe(path)
     arrays = dict(np.load(path))
     np.savez(path, **arrays | {"train_labels": np.zeros_like(arrays["train_labels"])})
-    with pytest.raises(OrchError, match="single class"):
+    with pytest.raises(OrchError, match="has changed since the plan was made"):
         list(probe(cell, tmp_path, [one]))
+    with pytest.raises(OrchError, match="single class"):
+        list(probe(cell, tmp_path, [replace(one, fingerprint=inspect_npz(path).fingerprint)]))

@@ -97,7 +97,7 @@ def test_a_whole_study_without_naming_it_again(study: Path):
     assert "Does scaling pay?" in page
     assert not re.search(r'(src|href)="https?://', page)
     laws = json.loads(Path(made["laws"]).read_text())
-    assert laws["schema_version"] == 1
+    assert laws["schema_version"] == 2
     assert {"law", "group", "estimates", "intervals", "n", "outcome"} <= laws["fits"][0].keys()
 
 
