@@ -283,7 +283,7 @@ def test_a_frontier_reads_sizes_as_written_and_counts_what_it_leaves_out(tmp_pat
         (["frontier", "a.csv", "--flops-per-gpu-hour", "5"], "--flops-per-gpu-hour requires --gpu-hours"),
         (
             ["frontier", "a.csv", "--flops", "1", "--gpu-hours", "5", "--flops-per-gpu-hour", "5"],
-            "two budgets",
+            "both give the budget",
         ),
     ],
 )

@@ -284,7 +284,14 @@ def same_estimates(fit: dict[str, Any], other: dict[str, Any], tolerance: float)
 def test_laws_that_were_written_predict_the_same(expected: dict[str, Any]):
     found, wanted = predictions(), dict(expected["predictions"])
     (forecast,), (before,) = found.pop("points-auto"), wanted.pop("points-auto")
-    assert differences(found, wanted, SAME) == []
+    shown = {
+        name: [
+            {key: one[key] for key in old if key in one}
+            for one, old in zip(found[name], wanted[name], strict=True)
+        ]
+        for name in wanted
+    }
+    assert differences(shown, wanted, SAME) == []
     # a forecast by several members is computed from the points when it is asked for, by the forecaster of today
     assert before["lo"] < forecast["value"] < before["hi"]
 
