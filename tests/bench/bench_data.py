@@ -40,7 +40,7 @@ from orch_core.packs.arrange import (
 from orch_core.packs.decode import decode
 from orch_core.packs.gather import SCHEMA, Settings, Spec
 from orch_core.packs.layout import ALL
-from orch_core.packs.pack import Wishes, pack
+from orch_core.packs.pack import PackOptions, pack
 from orch_core.packs.read import open_packs, read_images, read_stored, select
 from orch_core.packs.write import PACK_BYTES
 
@@ -170,7 +170,7 @@ def reading(folder: Path) -> None:
     for store in ("jpeg", "raw"):
         out = folder / store
         spec = Spec(name="scans", path=source, modality="ct")
-        pack(out, [spec], Wishes(settings=Settings(store=store), pack_bytes=2**25), lambda *_: None)
+        pack(out, [spec], PackOptions(settings=Settings(store=store), pack_bytes=2**25), lambda *_: None)
         packs = open_packs(out)
         count, rng = select(packs, ALL, "train").count, np.random.default_rng(0)
         size = packs.table["bytes"].mean() / 1000
@@ -232,7 +232,7 @@ def packing(folder: Path) -> None:
     pack(
         folder / "packed",
         [Spec(name="x", path=files, modality="ct")],
-        Wishes(settings=Settings()),
+        PackOptions(settings=Settings()),
         lambda *_: None,
     )
     whole = time.process_time() - began

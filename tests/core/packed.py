@@ -11,12 +11,12 @@ from PIL import Image
 
 from orch_core.packs.gather import Settings, Spec
 from orch_core.packs.layout import ALL
-from orch_core.packs.pack import Wishes, pack
+from orch_core.packs.pack import PackOptions, pack
 from orch_core.packs.read import open_packs, read_images, select
 
 
 def packed(out: Path, *specs: Spec, store: str = "keep", side: int = 0, **wishes) -> Path:
-    pack(out, specs, Wishes(settings=Settings(store=store, side=side), **wishes), lambda *_: None)
+    pack(out, specs, PackOptions(settings=Settings(store=store, side=side), **wishes), lambda *_: None)
     return out
 
 

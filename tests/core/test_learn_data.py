@@ -26,7 +26,7 @@ from orch_core.learn import Stopped, pretrain, probe
 from orch_core.learn.data import Batch, Packed, as_tensor, batches, held_out_set, pretraining_set
 from orch_core.learn.randomness import epoch_indices
 from orch_core.packs.gather import Settings, Spec
-from orch_core.packs.pack import Wishes, pack
+from orch_core.packs.pack import PackOptions, pack
 from orch_core.packs.read import open_packs, read_images, select
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "images"
@@ -34,7 +34,7 @@ MODALITIES = {"blood": "microscopy", "breast": "ultrasound", "pneumonia": "x-ray
 
 
 def packed(out: Path, *specs: Spec, **settings) -> Path:
-    pack(out, specs, Wishes(settings=Settings(**settings), pack_bytes=100_000), lambda *_: None)
+    pack(out, specs, PackOptions(settings=Settings(**settings), pack_bytes=100_000), lambda *_: None)
     return out
 
 

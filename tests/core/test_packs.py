@@ -94,8 +94,8 @@ def dying(one, other):
     left -= 1
 os.replace = dying
 specs = [gather.Spec(name=name, path=Path(sys.argv[1]) / name, modality="ct") for name in ("a", "b")]
-wishes = pack.Wishes(settings=gather.Settings(), pack_bytes=2500)
-pack.pack(Path(sys.argv[2]), specs, wishes, lambda *_: None)
+options = pack.PackOptions(settings=gather.Settings(), pack_bytes=2500)
+pack.pack(Path(sys.argv[2]), specs, options, lambda *_: None)
 """
 
 

@@ -58,7 +58,7 @@ Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class PackOptions:
     """How to pack.
 
     val:        share of the groups held out of a source without a val split
@@ -82,7 +82,7 @@ class _Packing:
     specs: Sequence[Spec]
     units: Sequence[Unit]
     keys: Sequence[str]
-    wishes: Wishes
+    options: PackOptions
     tell: Tell
 
     @property
@@ -91,18 +91,18 @@ class _Packing:
 
     @property
     def inputs(self) -> str:
-        return digest({"units": self.keys, "val": self.wishes.val, "pack_bytes": self.wishes.pack_bytes})
+        return digest({"units": self.keys, "val": self.options.val, "pack_bytes": self.options.pack_bytes})
 
 
-def pack(folder: Path, specs: Sequence[Spec], wishes: Wishes, tell: Tell) -> Manifest:
+def pack(folder: Path, specs: Sequence[Spec], options: PackOptions, tell: Tell) -> Manifest:
     """Pack the sources into `folder` and return its manifest; what is there already is kept.
 
     Raises OrchError for sources that cannot be read, for too many bad images (all are listed in `left-out.csv`), and
     for a folder that holds packs of something else.
     """
     units = [unit for place, spec in enumerate(specs) for unit in find_units(place, spec)]
-    keys = [unit_key(unit, specs[unit.source], wishes.settings) for unit in units]
-    job = _Packing(folder=folder, specs=specs, units=units, keys=keys, wishes=wishes, tell=tell)
+    keys = [unit_key(unit, specs[unit.source], options.settings) for unit in units]
+    job = _Packing(folder=folder, specs=specs, units=units, keys=keys, options=options, tell=tell)
     if (folder / MANIFEST).exists():
         return _there(job)
     job.scan.mkdir(parents=True, exist_ok=True)
@@ -126,12 +126,12 @@ def _there(job: _Packing) -> Manifest:
 def _gathered(job: _Packing) -> None:
     """Gather the units that are missing."""
     todo = [
-        (unit, key, job.specs[unit.source], job.wishes.settings, job.scan)
+        (unit, key, job.specs[unit.source], job.options.settings, job.scan)
         for unit, key in zip(job.units, job.keys, strict=True)
         if not (job.scan / f"{key}.parquet").exists()
     ]
     there = len(job.units) - len(todo)
-    for done, _ in enumerate(_each(_gather_unit, todo, job.wishes.workers), there + 1):
+    for done, _ in enumerate(_each(_gather_unit, todo, job.options.workers), there + 1):
         job.tell("parts read", done, len(job.units))
 
 
@@ -200,7 +200,7 @@ def _left_out(job: _Packing) -> list[int]:
     if out.total():
         write_atomic(job.folder / LEFT_OUT, buffer.getvalue())
     for place, spec in enumerate(job.specs):
-        _judge(spec, bad[place], total[place], job.wishes.max_bad, job.folder)
+        _judge(spec, bad[place], total[place], job.options.max_bad, job.folder)
     return [out[place] for place in range(len(job.specs))]
 
 
@@ -219,7 +219,7 @@ def _judge(spec: Spec, bad: int, total: int, max_bad: float, folder: Path) -> No
 
 
 def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
-    arranged = arrange(joined(_usable(job), [unit.source for unit in job.units]), job.wishes.val)
+    arranged = arrange(joined(_usable(job), [unit.source for unit in job.units]), job.options.val)
     index = arranged.index
     sources = _sources(job, index, left_out)
     classes = [source.classes for source in sources]
@@ -228,7 +228,7 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
         modality(index, name, order, classes) for name, order in zip(arranged.modalities, orders, strict=True)
     )
     identity, pretraining = joint_fingerprint(facts), sum(one.pretraining for one in facts)
-    bounds = pack_bounds(index["bytes"].to_numpy(), pretraining, job.wishes.pack_bytes)
+    bounds = pack_bounds(index["bytes"].to_numpy(), pretraining, job.options.pack_bytes)
     packs = _packs(job, index, bounds)
     write_table(index, bounds, job.folder, identity)
     write_orders(orders, job.folder, identity)
@@ -245,7 +245,7 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
         subsets=subsets(index, pretraining, bounds),
         files={name: fingerprint(job.folder / name) for name in (TABLE, ORDERS, INDEX, NAMES)},
         inputs=job.inputs,
-        settings={**asdict(job.wishes.settings), "val": job.wishes.val},
+        settings={**asdict(job.options.settings), "val": job.options.val},
     )
 
 
@@ -291,7 +291,7 @@ def _packs(job: _Packing, index: pl.DataFrame, bounds: Sequence[int]) -> tuple[P
         for number, (first, last) in enumerate(pairwise(bounds))
     ]
     made = []
-    for done in _each(_write_pack, tasks, job.wishes.workers):
+    for done in _each(_write_pack, tasks, job.options.workers):
         made.append(done)
         job.tell("packs written", len(made), len(tasks))
     for stale in {*folder.iterdir()} - {job.folder / pack.file for pack in made}:

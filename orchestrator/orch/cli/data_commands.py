@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orch.cli.arguments import AS_JSON, FOLDER, WHOLE
 from orch.console import Commands, emit, fraction, say
+
+if TYPE_CHECKING:
+    from orch_core.packs.gather import Store
 
 
 @click.group(cls=Commands)
@@ -50,7 +55,7 @@ def pack(
     sources: tuple[str, ...],
     *,
     side: int | None,
-    store: str,
+    store: Store,
     val: float,
     max_bad: float,
     workers: int | None,
@@ -64,8 +69,13 @@ def pack(
     Example: orch data pack packs x-ray=experiments/images/pneumonia.npz
     """
     from orch.datasets.packing import pack_sources, summary
+    from orch_core.packs.gather import Settings
+    from orch_core.packs.pack import PackOptions
 
-    manifest = pack_sources(out, sources, side=side, store=store, val=val, max_bad=max_bad, workers=workers)
+    processes = workers or len(os.sched_getaffinity(0))
+    settings = Settings(store=store, side=side or 0)
+    options = PackOptions(settings=settings, val=val, max_bad=max_bad, workers=processes)
+    manifest = pack_sources(out, sources, options)
     emit(manifest.to_json()) if as_json else click.echo(summary(out, manifest))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,26 +16,19 @@ from orch.console import is_terminal, say
 from orch.datasets.given import given_sources
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
-from orch_core.packs.gather import Settings
 from orch_core.packs.layout import LEFT_OUT, Manifest
-from orch_core.packs.pack import Tell, Wishes, pack
+from orch_core.packs.pack import PackOptions, Tell, pack
 
 EVERY = 5.0
 """Seconds between lines of progress where stderr is not a terminal."""
 
 
-def pack_sources(out: Path, words: Sequence[str], **wishes: Any) -> Manifest:
+def pack_sources(out: Path, words: Sequence[str], options: PackOptions) -> Manifest:
     """Pack what the words name into `out`; raises OrchError for what the user can mend, a full disk too."""
     specs = given_sources(words)
-    asked = Wishes(
-        settings=Settings(store=wishes["store"], side=wishes["side"] or 0),
-        val=wishes["val"],
-        max_bad=wishes["max_bad"],
-        workers=wishes["workers"] or len(os.sched_getaffinity(0)),
-    )
     try:
         with _alone(out), _progress() as tell:
-            return pack(out, specs, asked, tell)
+            return pack(out, specs, options, tell)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR}:
             raise
