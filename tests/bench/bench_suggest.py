@@ -5,7 +5,7 @@
 
 Of the training runs each strategy buys what 1, 5 or 10% of their summed cost pays for, and the test runs are forecast
 from those by `forecast.kriging`, whatever the strategy: the design (a pilot and five rounds), random draws (median of
-8), cheapest first, largest first. One JSON line per share: R2, RMSLE, share of the test runs in the 90% band, and the
+8), cheapest first, largest first. One JSON line with every share: R2, RMSLE, share of the test runs in the 90% band, and the
 rms error that the design expected.
 """
 
