@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from orch.launchable import launchable
-from orch.launching import launch
 from orch.launching.settings import LaunchOptions
 from orch.launching.waiting import Failure, Summary
 from orch.planning.planner import make_plan
@@ -61,14 +60,12 @@ FAILURE = Failure(
 @pytest.mark.parametrize(
     ("cluster", "advice"), [("local", "`orch retry`"), ("slurm", "`orch retry --cluster slurm`")]
 )
-def test_the_last_lines_count_every_cell_and_advise_to_retry_where_it_ran(tmp_path, capsys, cluster, advice):
-    study = create_study(tmp_path, "s")
-    summary = Summary(token="t", done=3, diverged=2, failed=1, remaining=4, failures=(FAILURE,))
-    launch._say_summary(study, summary, LaunchOptions(cluster=cluster))
-    talk = capsys.readouterr().err
-    assert talk.startswith("3 cells done, 2 diverged, 1 failed, 4 left\n")
-    assert "mae-s0" in talk
-    assert talk.endswith(f"then {advice}\n")
+def test_the_last_lines_count_every_cell_and_advise_to_retry_where_it_ran(cluster, advice):
+    counts = {"done": 3, "diverged": 2, "failed": 1, "remaining": 4}
+    text = Summary(study="studies/s", cluster=cluster, failures=(FAILURE,), **counts).text
+    assert text.startswith("3 cells done, 2 diverged, 1 failed, 4 left\n")
+    assert "failed, killed (1): mae-s0: no memory (studies/s/cells/c/log.txt)\n" in text
+    assert text.endswith(f"then {advice}")
 
 
 @pytest.mark.parametrize(
@@ -84,4 +81,4 @@ def test_the_last_lines_count_every_cell_and_advise_to_retry_where_it_ran(tmp_pa
     ],
 )
 def test_the_exit_code_tells_done_from_failed_and_from_stopped(summary, code):
-    assert Summary(**{"token": "t", "done": 0, "failed": 0, "remaining": 0, **summary}).exit_code == code
+    assert Summary(study="s", cluster="local", **summary).exit_code == code

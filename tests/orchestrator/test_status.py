@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from orch.launching import cell_report, journal, operations, progress
+from orch.launching import cell_report, journal, operations
 from orch.launching.launch import launch_jobs
 from orch.launching.settings import Settings
 from orch.launching.status import AXES, eta_seconds, job_states, status, statuses
@@ -92,7 +92,7 @@ def test_a_planned_cell_has_a_name_before_it_is_launched(planned):
     report = cell_report.report(study, cell.id)
     assert (report.name, report.status, report.attempts) == (cell.name, "not done", ())
     assert report.config["recipe"] == "mae@1"
-    assert cell.name in cell_report.report_text(report)
+    assert cell.name in report.text
     with pytest.raises(OrchError, match="has not been started"):
         operations.log_path(study, cell.id)
     assert operations.cancel(study, [cell.name]).cells == 1
@@ -108,7 +108,7 @@ def test_an_unknown_axis_names_the_known_ones(mixed):
 
 
 def test_the_table_shows_rows_total_and_causes(mixed):
-    text = progress.status_table(status(mixed[0], mixed[1], axis="algorithm"))
+    text = status(mixed[0], mixed[1], axis="algorithm").text
     lines = text.splitlines()
     assert [line.split()[0] for line in lines[:6]] == [
         "algorithm",

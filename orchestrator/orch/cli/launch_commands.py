@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -18,8 +17,8 @@ from orch.cli.arguments import (
     STUDY_OPTION,
     WHOLE,
     Where,
+    show,
 )
-from orch.console import emit
 
 
 @click.command()
@@ -72,7 +71,7 @@ def launch(
     Example: orch launch --cluster local
     """
     from orch.launchable import launchable
-    from orch.launching.launch import launch_study, preview, script_page
+    from orch.launching.launch import launch_study, preview
     from orch.launching.settings import LaunchOptions, resources_of
 
     named = {
@@ -92,14 +91,9 @@ def launch(
     )
     plan, study = launchable(target, options)
     if dry_run:
-        scripts = preview(plan, study, options)
-        page = "\n".join(script_page(one) for one in scripts) or "nothing is left to launch"
-        emit({"scripts": [asdict(script) for script in scripts]}) if as_json else click.echo(page)
-        return
-    summary = launch_study(plan, study, options)
-    if as_json:
-        emit(summary.to_json())
-    raise SystemExit(summary.exit_code)
+        show(preview(plan, study, options), as_json=as_json)
+    else:
+        show(launch_study(plan, study, options), as_json=as_json)
 
 
 @click.command()
@@ -117,13 +111,12 @@ def status(study: Path | None, *, axis: str, watch: bool, as_json: bool) -> None
 
     Example: orch status studies/demo --axis model
     """
-    from orch.launching.progress import status_table
     from orch.launching.status import statuses
 
     for now in statuses(orch.open_study(study), axis, watch=watch):
         if watch and not as_json:
             click.clear()
-        emit(now.to_json()) if as_json else click.echo(status_table(now))
+        show(now, as_json=as_json)
 
 
 @click.command()
@@ -144,10 +137,7 @@ def cancel(study: Path | None, *, cells: tuple[str, ...], dropped: bool, as_json
 
     Example: orch cancel --cells "model == 'ViT-L'"
     """
-    done = orch.cancel(study, cells, dropped=dropped)
-    counts = f"{done.launches} launches, {done.cells} cells and {done.workers} workers on this machine"
-    text = f"asked {counts} to stop. {done.note}"
-    emit(asdict(done)) if as_json else click.echo(text.rstrip())
+    show(orch.cancel(study, cells, dropped=dropped), as_json=as_json)
 
 
 @click.command()
@@ -162,10 +152,7 @@ def retry(study: Path | None, *, cause: str, cluster: Where, as_json: bool) -> N
 
     Example: orch retry --cause killed
     """
-    summary = orch.retry(study, cause, cluster)
-    if as_json:
-        emit(summary.to_json())
-    raise SystemExit(summary.exit_code)
+    show(orch.retry(study, cause, cluster), as_json=as_json)
 
 
 @click.command()
@@ -197,10 +184,7 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
 
     Example: orch why mae-w64-all-2000-s0
     """
-    from orch.launching.cell_report import report_text
-
-    found = orch.why(cell, study)
-    emit(found.to_json()) if as_json else click.echo(report_text(found))
+    show(orch.why(cell, study), as_json=as_json)
 
 
 COMMANDS = (launch, status, cancel, retry, logs, why)

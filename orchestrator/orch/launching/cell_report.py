@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orch.answer import Answer
 from orch.launching.operations import cells_of, log_path
 from orch_core.cell import cell_from_json
 from orch_core.errors import OrchError
@@ -32,7 +33,7 @@ class AttemptSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellReport:
+class CellReport(Answer):
     """How one cell's numbers came about.
 
     status:  of its record; `running` or `not done` without one
@@ -57,6 +58,32 @@ class CellReport:
     def to_json(self) -> dict[str, Any]:
         """The report as one JSON document."""
         return {"schema_version": 1, **asdict(self)}
+
+    @property
+    def text(self) -> str:
+        """Everything behind one cell, for the terminal."""
+        model = self.config.get("model") or {}
+        lines = [f"{self.name}  {self.id}", f"{self.status}{': ' + self.reason if self.reason else ''}"]
+        lines += [*(f"damaged   {text}" for text in self.damaged), ""]
+        shape = (
+            f"width {model['width']} depth {model['depth']} heads {model['heads']}" if model else "no encoder"
+        )
+        if self.config:
+            lines += [f"config    {self.config['recipe']} {shape}, {_data(self.config)}"]
+        lines += [f"value     {name} {_shown(value)}" for name, value in self.values.items()]
+        lines += [f"probe     {task} auc {_shown(values.get('auc'))}" for task, values in self.probes.items()]
+        lines += [f"cost      {name} {_shown(value)}" for name, value in self.cost.items()]
+        code = self.provenance.get("code", {})
+        lines += [f"code      {name} {value}" for name, value in code.items()]
+        for one in self.attempts:
+            place = f"{one.owner.host} job {one.owner.job or one.owner.pid}" if one.owner else "unknown place"
+            end = (
+                f"{one.end.how} {one.end.cause} after {duration(one.end.seconds / 3600)}"
+                if one.end
+                else "running"
+            )
+            lines.append(f"attempt {one.number} on {place}: {end} ({one.log})")
+        return "\n".join([*lines, *(["", self.log_tail] if self.log_tail else [])])
 
 
 def report(study: Study, cell: str) -> CellReport:
@@ -118,30 +145,6 @@ def _attempt(study: Study, folder: Path, number: int) -> AttemptSummary:
         end=attempts.end_of(folder),
         log=study.relative(attempts.log_of(folder)),
     )
-
-
-def report_text(report: CellReport) -> str:
-    """Everything behind one cell, for the terminal."""
-    model = report.config.get("model") or {}
-    lines = [f"{report.name}  {report.id}", f"{report.status}{': ' + report.reason if report.reason else ''}"]
-    lines += [*(f"damaged   {text}" for text in report.damaged), ""]
-    shape = f"width {model['width']} depth {model['depth']} heads {model['heads']}" if model else "no encoder"
-    if report.config:
-        lines += [f"config    {report.config['recipe']} {shape}, {_data(report.config)}"]
-    lines += [f"value     {name} {_shown(value)}" for name, value in report.values.items()]
-    lines += [f"probe     {task} auc {_shown(values.get('auc'))}" for task, values in report.probes.items()]
-    lines += [f"cost      {name} {_shown(value)}" for name, value in report.cost.items()]
-    code = report.provenance.get("code", {})
-    lines += [f"code      {name} {value}" for name, value in code.items()]
-    for one in report.attempts:
-        place = f"{one.owner.host} job {one.owner.job or one.owner.pid}" if one.owner else "unknown place"
-        end = (
-            f"{one.end.how} {one.end.cause} after {duration(one.end.seconds / 3600)}"
-            if one.end
-            else "running"
-        )
-        lines.append(f"attempt {one.number} on {place}: {end} ({one.log})")
-    return "\n".join([*lines, *(["", report.log_tail] if report.log_tail else [])])
 
 
 def _data(config: dict[str, Any]) -> str:

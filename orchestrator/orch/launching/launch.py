@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from orch.answer import Answer
 from orch.console import command_line, say
 from orch.launching import freeze, journal, progress, slurm
 from orch.launching.journal import JobRequest, Launch, ManifestEntry
@@ -50,6 +52,27 @@ class Script:
     text: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview(Answer):
+    """The scripts that a launch on Slurm would submit, one per resource class."""
+
+    scripts: tuple[Script, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The scripts as one JSON document."""
+        return asdict(self)
+
+    @property
+    def text(self) -> str:
+        """Each script below a line that says what it would run and cost."""
+        return "\n".join(map(_script_page, self.scripts)) or "nothing is left to launch"
+
+
+def _script_page(script: Script) -> str:
+    hours = quantity(script.gpu_hours, "device-hours")
+    return f"# {script.group}: {script.cells:,} cells, {script.workers:,} workers, {hours}\n{script.text}"
+
+
 def launch_study(plan: Plan, study: Study, options: LaunchOptions) -> Summary:
     """Launch what is missing of a study's plan; raises OrchError before anything runs.
 
@@ -74,19 +97,12 @@ def launch_study(plan: Plan, study: Study, options: LaunchOptions) -> Summary:
             release(study, plan.frame["id"].to_list())
     if options.wait:
         _mirror(study)
-    _say_summary(study, summary, options)
     return summary
 
 
-def preview(plan: Plan, study: Study, options: LaunchOptions) -> tuple[Script, ...]:
+def preview(plan: Plan, study: Study, options: LaunchOptions) -> Preview:
     """The sbatch scripts that a launch on Slurm would submit; submits nothing."""
-    return scripts(study, list(plan.jobs()), settings_of(plan.cluster, options))
-
-
-def script_page(script: Script) -> str:
-    """One script of a dry run, under a line that says what it would run and cost."""
-    hours = quantity(script.gpu_hours, "device-hours")
-    return f"# {script.group}: {script.cells:,} cells, {script.workers:,} workers, {hours}\n{script.text}"
+    return Preview(scripts=scripts(study, list(plan.jobs()), settings_of(plan.cluster, options)))
 
 
 def launch_jobs(
@@ -106,7 +122,7 @@ def launch_jobs(
         progress.say(f"a damaged record was set aside, and counts as not done: {path}")
     entries = open_entries(study, jobs, settings)
     if not entries:
-        return Summary(token="", done=0, failed=0, remaining=0)
+        return Summary(study=str(study.root), cluster=settings.cluster)
     requests = job_requests(study, entries, settings) if settings.cluster == "slurm" else {}
     try:
         snapshot = freeze.freeze(study)
@@ -137,7 +153,7 @@ def launch_jobs(
         os.close(lock)
     if stop.reason:
         progress.say(progress.how_to_go_on(stop.reason, settings.cluster))
-    return summarise(study, launch.token, states, stopped=stop.reason)
+    return summarise(study, launch.token, states, cluster=settings.cluster, stopped=stop.reason)
 
 
 def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[ManifestEntry]:
@@ -304,21 +320,6 @@ def _say_cancelled(study: Study) -> None:
     count = len(journal.cancelled_cells(study.root))
     if count:
         say(f"{count} cancelled cells stay so; `orch retry --cause cancelled` brings them back")
-
-
-def _say_summary(study: Study, summary: Summary, options: LaunchOptions) -> None:
-    diverged = f"{summary.diverged} diverged, " if summary.diverged else ""
-    say(f"{summary.done} cells done, {diverged}{summary.failed} failed, {summary.remaining} left")
-    causes = Counter(failure.cause for failure in summary.failures)
-    for cause, count in causes.items():
-        first = next(failure for failure in summary.failures if failure.cause == cause)
-        say(
-            f"failed, {cause} ({count}): {first.name} {first.task}: {first.message} ({study.root / first.log})"
-        )
-    if summary.failed:
-        say(f"next: remove the cause, then {progress.command('retry', options.cluster)}")
-    elif not summary.remaining:
-        say("next: orch fit-laws")
 
 
 def _mirror(study: Study) -> None:

@@ -7,9 +7,11 @@ import difflib
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from orch.answer import Answer
 from orch.launching import journal
 from orch.launching.launch import launch_jobs
 from orch.launching.local_workers import local_workers
@@ -30,13 +32,23 @@ LEAST_DIGITS = 4  # of an id that names a cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class Cancelled(Answer):
     """What `cancel` reached: launches marked as cancelled, cells named, workers on this machine asked to stop."""
 
     launches: int
     cells: int
     workers: int
     note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts and the note as one JSON document."""
+        return asdict(self)
+
+    @property
+    def text(self) -> str:
+        """The counts and the note in one line."""
+        counts = f"{self.launches} launches, {self.cells} cells and {self.workers} workers on this machine"
+        return f"asked {counts} to stop. {self.note}".rstrip()
 
 
 def cancel(study: Study, cells: Sequence[str] = (), *, dropped: bool = False) -> Cancelled:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from orch.launching.status import JobState, Row, Status, eta_seconds
+from orch.launching.status import JobState, eta_seconds
 from orch_core.formatting import duration
 from orch_core.study.curves import last_row
 from orch_core.study.folder import Study
@@ -92,34 +92,6 @@ def cell_line(study: Study, job: JobState) -> str:
     if "images_per_second" in now:
         parts.append(f"{now['images_per_second']:.0f} images/s")
     return f"{cell.name}: {', '.join(parts) or 'starting'}"
-
-
-def status_table(status: Status) -> str:
-    """The status as a plain table: one row per value of the axis, and their total."""
-    head = (status.axis, "done", "running", "pending", "failed", "probes", "hours", "planned")
-    lines = [head, *(_cells(row) for row in (*status.rows, status.total))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = "\n".join(
-        "  ".join(
-            value.ljust(width) if column == 0 else value.rjust(width)
-            for column, (value, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-    tail = [f"{status.workers} workers", f"{status.retries} retries"]
-    if status.eta_seconds is not None:
-        tail.append(f"about {duration(status.eta_seconds / 3600)} left")
-    if status.cluster:
-        tail.append(status.cluster)
-    return f"{text}\n{', '.join(tail)}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    failed = ", ".join(f"{count} {cause}" for cause, count in row.failed.items())
-    done = f"{row.done}" + (f" + {row.diverged} diverged" if row.diverged else "")
-    probes = f"{row.probes_done}/{row.probes}"
-    hours = (f"{row.hours_spent:.2f}", f"{row.hours_planned:.2f}")
-    return (row.label, done, str(row.running), str(row.pending), failed or "0", probes, *hours)
 
 
 def _plain(study: Study) -> Tell:

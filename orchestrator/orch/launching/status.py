@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from orch.answer import Answer
 from orch.launching import journal, slurm
 from orch.launching.journal import ManifestEntry
 from orch.launching.worker.main import is_stopped
 from orch_core.cell import Job
 from orch_core.errors import OrchError
+from orch_core.formatting import duration
 from orch_core.study import attempts
 from orch_core.study.folder import Study
 from orch_core.study.plan import read_plan
@@ -66,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Answer):
     """A study's status: rows by axis, their total, what runs now, and the seconds it may still take."""
 
     study: str
@@ -81,6 +83,31 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """The status as one JSON document."""
         return {"schema_version": 1, **asdict(self)}
+
+    @property
+    def text(self) -> str:
+        """A plain table: one row per value of the axis, and their total."""
+        head = (self.axis, "done", "running", "pending", "failed", "probes", "hours", "planned")
+        lines = [head, *(_columns(row) for row in (*self.rows, self.total))]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+            for line in lines
+        )
+        tail = [f"{self.workers} workers", f"{self.retries} retries"]
+        if self.eta_seconds is not None:
+            tail.append(f"about {duration(self.eta_seconds / 3600)} left")
+        if self.cluster:
+            tail.append(self.cluster)
+        return f"{table}\n{', '.join(tail)}"
+
+
+def _columns(row: Row) -> tuple[str, ...]:
+    failed = ", ".join(f"{count} {cause}" for cause, count in row.failed.items())
+    done = f"{row.done}" + (f" + {row.diverged} diverged" if row.diverged else "")
+    probes = f"{row.probes_done}/{row.probes}"
+    hours = (f"{row.hours_spent:.2f}", f"{row.hours_planned:.2f}")
+    return (row.label, done, str(row.running), str(row.pending), failed or "0", probes, *hours)
 
 
 def _model(entry: ManifestEntry) -> str:

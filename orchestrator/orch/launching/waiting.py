@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from orch.answer import Answer
 from orch.console import Exit
-from orch.launching import journal
+from orch.launching import journal, progress
 from orch.launching.journal import ManifestEntry
 from orch.launching.status import JobState, job_state
 from orch.launching.worker import causes
@@ -164,13 +167,19 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """The result of a launch: cells by state, why it stopped early, and the failures by cause."""
+class Summary(Answer):
+    """The result of a launch: cells by state, why it stopped early, and the failures by cause.
 
-    token: str
-    done: int
-    failed: int
-    remaining: int
+    study: the study's folder
+    token: of the launch; empty if nothing was left to launch
+    """
+
+    study: str
+    cluster: str
+    token: str = ""
+    done: int = 0
+    failed: int = 0
+    remaining: int = 0
     diverged: int = 0
     interrupted: bool = False
     stopped: str = ""
@@ -189,8 +198,25 @@ class Summary:
         """The summary as one JSON document."""
         return {"schema_version": 1, **asdict(self)}
 
+    @property
+    def text(self) -> str:
+        """The counts, the first failure of each cause with its log, and the next command."""
+        diverged = f"{self.diverged} diverged, " if self.diverged else ""
+        lines = [f"{self.done} cells done, {diverged}{self.failed} failed, {self.remaining} left"]
+        for cause, count in Counter(failure.cause for failure in self.failures).items():
+            first = next(failure for failure in self.failures if failure.cause == cause)
+            where = f"{first.name} {first.task}".rstrip()
+            lines.append(
+                f"failed, {cause} ({count}): {where}: {first.message} ({Path(self.study, first.log)})"
+            )
+        if self.failed:
+            lines.append(f"next: remove the cause, then {progress.command('retry', self.cluster)}")
+        elif not self.remaining:
+            lines.append("next: orch fit-laws")
+        return "\n".join(lines)
 
-def summarise(study: Study, token: str, jobs: Sequence[JobState], *, stopped: str) -> Summary:
+
+def summarise(study: Study, token: str, jobs: Sequence[JobState], *, cluster: str, stopped: str) -> Summary:
     """Count the jobs, and read why the failed ones failed."""
     states = [job.state for job in jobs]
     failed = {job.entry.id for job in jobs if job.state == "failed"}
@@ -207,6 +233,8 @@ def summarise(study: Study, token: str, jobs: Sequence[JobState], *, stopped: st
         if record.cell in failed and record.reason
     ]
     return Summary(
+        study=str(study.root),
+        cluster=cluster,
         token=token,
         done=states.count("done"),
         diverged=states.count("diverged"),
