@@ -161,7 +161,7 @@ def test_what_has_changed_or_is_damaged_is_said_from_a_worker_too(
     good = portion("breast", packs["breast"], 300)
     with pytest.raises(OrchError, match="has changed since the plan was made"):
         pretraining_set(cell_of(replace(good, fingerprint="0" * 32)))
-    with pytest.raises(OrchError, match="547 images asked for, 546 are there"):
+    with pytest.raises(OrchError, match="547 images requested, but only 546 exist"):
         pretraining_set(cell_of(replace(good, images=547)))
     out = packed(tmp_path / "out", Spec(name="breast", path=SHIPPED / "breast.npz", modality="ultrasound"))
     for path in (out / "packs").iterdir():

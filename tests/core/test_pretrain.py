@@ -117,7 +117,7 @@ def all_prototypes_alike(objective):
     [
         ("mae@1", one_point, "collapsed", "feature_std"),
         ("moco-v3@1", one_point, "collapsed", "feature_std"),
-        ("mae@1", not_a_number, "diverged", "not a number"),
+        ("mae@1", not_a_number, "diverged", "not finite"),
         ("dinov2@1", one_prototype, "collapsed", "teacher_usage"),
         ("dinov2@1", all_prototypes_alike, "collapsed", "pinned at ln K"),
     ],
@@ -196,7 +196,7 @@ def test_subsets_are_nested_and_leave_out_what_is_held_out(tmp_path):
     small = data_module.pretraining_set(make_cell(path, images=30)).images
     assert len(large) == 91
     assert torch.equal(large[:30], small)
-    with pytest.raises(OrchError, match="95 images asked for, 91 are there"):
+    with pytest.raises(OrchError, match="95 images requested, but only 91 exist"):
         data_module.pretraining_set(make_cell(path, images=95))
 
 

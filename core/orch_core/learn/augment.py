@@ -1,8 +1,10 @@
-"""Batched augmentation on the device: crop, resize, flip and blur are weighted sums of a few lines of each image.
+"""Batched augmentation on the device: each image is cropped, resized, flipped and blurred by weighted sums.
 
-A separable resampling makes every row of the result from a few rows of the image, then every column from a few
-columns: which ones (the taps) and with what weights differs between images, how many does not. A flip reverses the
-order, a blur is a second such sum. No hue or saturation: grey and calibrated images have none.
+The resampling is separable: every row of the result is a weighted sum of a few rows of the image, and then
+                             every
+column of a few columns. Images differ in the lines that they use (the taps) and in the weights, but not in
+the number of taps. A flip reverses the order; a blur is a second such sum. Hue and saturation do not change:
+grey and calibrated images have neither.
 """
 
 from __future__ import annotations
@@ -20,20 +22,21 @@ from orch_core.learn.data import Batch, chunks_of, to_device
 from orch_core.learn.randomness import Draws
 
 MEAN, STD = 0.5, 0.25
-"""Of normalised inputs, the same for every source: intensities keep their meaning between them."""
+"""Mean and standard deviation to normalise inputs; one for all sources, so intensities stay comparable."""
 
 CPU_CHUNK, GPU_CHUNK = 2**19, 2**24
-"""Values augmented at a time: what a CPU's cache holds and malloc hands out again; what keeps a GPU busy, in 64 MB."""
+"""Values augmented at a time: on a CPU what fits its cache, on a GPU 64 MB, which keep it busy."""
 
 Taps = tuple[Tensor, Tensor]
-"""Lines (int64) and their weights (float32, summing to one) that make each line of the result, both [n, out, taps]."""
+"""Indices (int64) and weights (float32, sum 1) of the lines that make each output line, [n, out, taps]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """How one view is drawn. Shares are probabilities; crops are shares of the area; sides in pixels.
+    """How to draw one view. Shares are probabilities, crops are fractions of the area, sides are in pixels.
 
-    ratio: bounds of the crop's aspect ratio; blur: bounds of sigma in pixels of a 224-pixel image, scaled to the side.
+    ratio: bound of the crop's aspect ratio, which lies in 1/ratio..ratio; blur: bounds of sigma in pixels of
+           an image of side 224, scaled to `side`
     """
 
     side: int
@@ -50,7 +53,7 @@ class View:
 
 
 def draw_view(batch: Batch, view: View, rng: Draws) -> Tensor:
-    """One augmented view of every image, float32 [n, channels, side, side], normalised."""
+    """One augmented view of every image: float32 [n, channels, side, side], normalised."""
     channels, in_side = batch.images.shape[1], batch.images.shape[-1]
     views = torch.empty(len(batch), channels, view.side, view.side, device=batch.images.device)
     chunk = CPU_CHUNK if views.device.type == "cpu" else GPU_CHUNK
@@ -73,10 +76,10 @@ def plain_view(images: Tensor) -> Tensor:
 
 
 def crop_boxes(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
-    """Crops as (top, height, left, width) in shares of the side, [n, 4].
+    """Crops as (top, height, left, width) in fractions of the side, [n, 4].
 
-    Area uniform in crop_min..crop_max, aspect ratio log-uniform (Szegedy et al. 2015), position uniform. A side longer
-    than the image is cut to it, which torchvision does too once ten draws have failed.
+    The area is uniform in crop_min..crop_max, the aspect ratio log-uniform (Szegedy et al. 2015), the
+    position uniform. A side longer than the image is cut to it, as torchvision does after ten failed draws.
     """
     draws = rng.random((n, 4))
     area = view.crop_min + (view.crop_max - view.crop_min) * draws[:, 0]
@@ -88,9 +91,10 @@ def crop_boxes(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
 
 
 def crop_taps(start: Tensor, length: Tensor, flip: Tensor, in_side: int, view: View) -> Taps:
-    """Taps [n, view.side, k] that crop `length` from `start` (shares, [n]), mirror where flip is 1, and resize, linear, antialiased.
+    """Taps [n, view.side, k] that crop `length` from `start` (fractions, [n]), mirror if `flip`, and resize.
 
-    Triangle filter as wide as the step between output pixels, at least one input pixel.
+    The resampling is linear and antialiased: a triangle filter as wide as the step between output pixels, and
+    at least one input pixel.
     """
     longest = min(1, math.sqrt(view.crop_max * view.ratio)) * in_side / view.side
     steps = torch.arange(view.side, device=start.device, dtype=torch.float32)
@@ -105,7 +109,7 @@ def crop_taps(start: Tensor, length: Tensor, flip: Tensor, in_side: int, view: V
 
 
 def blur_taps(sigma: Tensor, view: View) -> Taps:
-    """Taps [n, view.side, k] of a Gaussian blur of sigma ([n], pixels) out to four of the largest; 0 leaves the image."""
+    """Taps [n, view.side, k] of a Gaussian blur of sigma ([n], pixels; 0: none), out to 4 of the largest."""
     reach = math.ceil(4 * view.blur[1] * view.side / 224)
     steps = torch.arange(-reach, reach + 1, device=sigma.device, dtype=torch.float32)
     weights = torch.exp(-(steps**2) / (2 * sigma.clamp(min=1e-3)[:, None, None] ** 2))
@@ -114,14 +118,14 @@ def blur_taps(sigma: Tensor, view: View) -> Taps:
 
 
 def _inside(lines: Tensor, weights: Tensor, side: int) -> Taps:
-    """Taps without those beyond the border or of negative weight."""
+    """Taps without those beyond the border and those with negative weight."""
     inside = lines.clamp(0, side - 1)
     weights = weights.clamp(min=0).where(lines == inside, 0)
     return inside.long(), weights / weights.sum(2, keepdim=True)
 
 
 def resampled(images: Tensor, rows: list[Taps], columns: list[Taps]) -> Tensor:
-    """Images [n, c, h, w] with all taps applied, one after the other, float32 [n, c, rows, columns], columns outermost in memory."""
+    """Images [n, c, h, w] after all taps: float32 [n, c, rows, columns], columns outermost in memory."""
     n, channels, _, width = images.shape
     lines = images.float()
     for taps in rows:
@@ -135,7 +139,7 @@ def resampled(images: Tensor, rows: list[Taps], columns: list[Taps]) -> Tensor:
 def _combined(lines: Tensor, taps: Taps) -> Tensor:
     """Weighted sums [n, m, out, width] of lines [n, m, side, width], in one pass over memory.
 
-    The kernel is the one for sums of embeddings. It adds in the order of the taps, on a GPU too.
+    The kernel is the one for sums of embeddings. It adds in the order of the taps, also on a GPU.
     """
     (n, m, side, width), (index, weights) = lines.shape, taps
     starts = side * torch.arange(n * m, device=lines.device).view(n, m, 1, 1)
@@ -149,7 +153,7 @@ def _combined(lines: Tensor, taps: Taps) -> Tensor:
 
 
 def _draws(batch: Batch, view: View, rng: Draws) -> Tensor:
-    """All random numbers of a view, one row an image, on its device in one copy."""
+    """All random numbers of a view, one row per image, in one copy to the batch's device."""
     n = len(batch)
     boxes = crop_boxes(n, view, rng)
     flips = (rng.random((n, 2)) < 0.5)[:, ::-1] & view.flip
@@ -168,18 +172,18 @@ def _sigma(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
 
 
 def _jitter(n: int, view: View, rng: Draws) -> NDArray[np.float32]:
-    """Factors of brightness and contrast, [n, 2]; 1 where the image keeps its own."""
+    """Factors of brightness and contrast, [n, 2]; 1 for an image that is not jittered."""
     factors = 1 + np.array([view.brightness, view.contrast]) * (2 * rng.random((n, 2)) - 1)
     return np.where(rng.random((n, 1)) < view.jitter_share, factors, 1).astype(np.float32)
 
 
 def _recolour(images: Tensor, contrast: Tensor, solar: Tensor, view: View, out: Tensor) -> None:
-    """Contrast, normalisation and solarisation into `out` of images that brightness has taken beyond 1.
+    """Write images (brightness may exceed 1) into `out` with contrast, normalisation and solarisation.
 
-    Few passes: memory is what these wait for.
+    Few passes, because memory bandwidth is the limit.
     """
     mean: Tensor | float = 0.0
-    if view.jitter_share > 0:  # two sums: the order of a single one would depend on the chunk and the threads
+    if view.jitter_share > 0:  # two sums: the order of one sum would depend on the chunk and the threads
         mean = images.clamp_(max=1).mean(2).mean((1, 2))
     scale, shift = contrast / STD, (mean * (1 - contrast) - MEAN) / STD
     images.mul_(scale[:, None, None, None]).add_(shift[:, None, None, None])

@@ -1,8 +1,8 @@
-"""Resumable state on disk: written whole or not at all, the last two kept, a damaged one passed over.
+"""Resumable state on disk: written completely or not at all. The last two are kept; a damaged one is ignored.
 
-A state is a folder, named after its step. Every process writes its part of the tensors there (torch.distributed.checkpoint),
-so that none holds those of the others, and any number of processes can read them. A manifest holds what is not a tensor and
-the blake2b-128 of every part.
+A state is a folder named after its step. Every process writes its part of the tensors there with
+torch.distributed.checkpoint, so no process needs the others' tensors, and any number of processes can read
+them. A manifest contains everything that is not a tensor, and the blake2b-128 of every part.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from orch_core.learn import distributed
 DIGEST = 16
 KEPT = 2
 MANIFEST = "manifest"
-"""One line with the digest of the rest, which is JSON."""
+"""A line with the digest of the rest, which is JSON."""
 
 
 def training_state(module: nn.Module, optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Parameters, buffers, and counts and moments of parameters: not copies, divided where the module is.
+    """Parameters, buffers, and AdamW's counts and moments, not copied, and sharded if the module is.
 
-    Moments that AdamW has not made yet are made as it makes them: zero.
+    Moments that AdamW has not created yet are created as zeros, as AdamW does.
     """
     tensors: dict[str, Tensor] = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -60,17 +60,19 @@ def save_checkpoint(
     keep: int | None = KEPT,
     scratch: Path | None = None,
 ) -> Path:
-    """Write a state, then remove all but the last `keep` (None: none). All processes call it.
+    """Write a state, then remove all but the last `keep` (None: remove none). All processes call it.
 
-    facts:   what is not a tensor, as JSON knows it, of rank 0; `cell` is whose state it is, `step` how many were taken
-    scratch: where parts come together, this run's alone (`folder`)
+    facts:   what is not a tensor, as JSON, from rank 0; `cell` is the state's cell, `step` the number of
+             steps taken
+    scratch: folder where the parts are collected, used by this run only (default: `folder`)
 
-    A state of that step that is there already stays. Raises OSError in all processes where one cannot write its part.
+    A state of that step that exists already is kept. Raises OSError in all processes if one cannot write its
+    part.
     """
     path, first = folder / f"{facts['step']:012d}", distributed.rank() == 0
     if distributed.from_first(path.exists()):
         return path
-    # a new name each time: other nodes may remember what an old one meant
+    # a new name each time: other nodes may have cached an earlier folder of the same name
     hidden = (scratch or folder) / f".{path.name}.{distributed.from_first(uuid.uuid4().hex)}"
     try:
         with _plain_errors():
@@ -90,11 +92,12 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, cell: str, tensors: dict[str, Tensor], *, last: int | None = None
 ) -> dict[str, Any] | None:
-    """Fill `tensors` from the newest intact state of the cell after at most `last` steps. All processes call it.
+    """Fill `tensors` from the cell's newest intact state after at most `last` steps. All processes call it.
 
-    Returns its facts, or None where there is none. Each process checks a share of the parts, and all pass over what one finds
-    damaged. What a killed save left is removed: here, not at the next save, for a process that should be dead may save once
-    more. Raises OrchError where the state is another's, or of tensors of other names or shapes.
+    Returns its facts, or None if there is no state. Each process checks some of the parts; a state is skipped
+    if any process finds damage. Files of a killed save are removed here and not at the next save, because a
+    process that should have ended may still save. Raises OrchError if the state belongs to another cell, or
+    if its tensors have other names or shapes.
     """
     if distributed.rank() == 0:
         for rubbish in folder.glob(".*"):
@@ -124,7 +127,7 @@ def _fill(path: Path, tensors: dict[str, Tensor]) -> None:
     saved = {(name, entry.size) for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
     other = saved ^ {(name, tensor.shape) for name, tensor in tensors.items()}
     if other:
-        message = f"{path} is of another version of the code: it does not hold the same {min(other)[0]}"
+        message = f"{path} was written by another version of the code: {min(other)[0]} differs"
         raise OrchError(message, hint=f"move {path.parent} away; the cell then starts from step 0")
     with _plain_errors():
         load(tensors, storage_reader=reader, no_dist=distributed.world() == 1)
@@ -132,7 +135,7 @@ def _fill(path: Path, tensors: dict[str, Tensor]) -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """The first process's error as it was, such as a full disk's; no warning that a process is alone."""
+    """Raise the first process's original error, such as a full disk; hide the warning about one process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         try:
@@ -142,7 +145,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _states(folder: Path) -> list[str]:
-    """Names of the states, the newest first."""
+    """Names of the states, newest first."""
     return sorted((path.name for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
 
 
@@ -151,7 +154,7 @@ def _publish(hidden: Path, path: Path) -> None:
     try:
         hidden.rename(path)
     except OSError:
-        if not path.exists():  # another run has left the same state of a trunk meanwhile
+        if not path.exists():  # another run of the trunk has published the same state meanwhile
             raise
 
 
@@ -171,10 +174,10 @@ def _digest(path: Path) -> str:
 
 
 def _is_intact(folder: Path, parts: dict[str, str]) -> bool:
-    """Whether the own share of the parts is as it was written."""
-    own = list(parts.items())[distributed.rank() :: distributed.world()]
+    """Whether this process's share of the parts has the recorded digests."""
+    mine = list(parts.items())[distributed.rank() :: distributed.world()]
     try:
-        return all(_digest(folder / name) == digest for name, digest in own)
+        return all(_digest(folder / name) == digest for name, digest in mine)
     except FileNotFoundError:
         return False
 
@@ -187,7 +190,7 @@ def _write_manifest(folder: Path, facts: dict[str, Any], parts: list[dict[str, s
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, or None where it is missing or damaged."""
+    """The manifest, or None if it is missing or damaged."""
     try:
         digest, _, payload = (folder / MANIFEST).read_bytes().partition(b"\n")
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """Several processes that train one cell, each on its rows of the global batch.
 
-A cell's numbers do not depend on how many there are, but for rounding: every process draws the randomness of the whole
-batch and keeps its rows (`randomness.Rows`), and whatever couples the images of a batch (batch norm, negatives, KoLeo, centres)
-is computed over all of them.
+A cell's results depend on the number of processes by rounding only. Every process draws the random numbers of
+the whole batch and keeps its rows (`randomness.Rows`), and whatever couples the images of a batch (batch
+norm, negatives, KoLeo, centres) is computed over all of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 TIMEOUT = timedelta(minutes=10)
-"""After which a process that waits for a dead one fails."""
+"""A process that waits for a dead one fails after this time."""
 
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @contextmanager
 def group() -> Iterator[None]:
-    """The process group of the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, torchrun's words.
+    """The process group of torchrun's environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
-    NCCL for what is on GPUs, one each; gloo for the rest, so that what processes agree on waits for no GPU. Nothing happens
-    where WORLD_SIZE is 1 or missing.
+    NCCL exchanges tensors on GPUs, one GPU per process; gloo exchanges the rest, so agreeing does not wait
+    for a GPU. Does nothing if WORLD_SIZE is 1 or missing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -41,14 +41,14 @@ def group() -> Iterator[None]:
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
-        dist.barrier()  # gloo's threads do not outlive a peer that has gone
+        dist.barrier()  # gloo's threads fail if a peer has already left
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within, this process computes for itself: what is read out of a model is not shared work."""
+    """Within, this process computes without the others, for example to evaluate a model."""
     token = _alone.set(True)
     try:
         yield
@@ -62,7 +62,7 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Number of the own process; 0 writes the files."""
+    """Rank of this process; rank 0 writes the files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -80,13 +80,13 @@ def gathered(tensor: Tensor) -> Tensor:
     return total(places.scatter(0, at, tensor[None])).flatten(0, 1)
 
 
-def agreed(*wishes: bool) -> tuple[bool, ...]:
-    """Each wish as soon as any process has it."""
+def agreed(*flags: bool) -> tuple[bool, ...]:
+    """Each flag, true if it is true in any process."""
     if world() == 1:
-        return wishes
-    flags = torch.tensor(wishes, dtype=torch.int32)
-    dist.all_reduce(flags, dist.ReduceOp.MAX)
-    return tuple(bool(flag) for flag in flags.tolist())
+        return flags
+    shared = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in shared.tolist())
 
 
 def average(value: Tensor) -> float:
@@ -95,7 +95,7 @@ def average(value: Tensor) -> float:
 
 
 def from_first(value: Any) -> Any:
-    """What rank 0 has."""
+    """Rank 0's value, in every process."""
     if world() == 1:
         return value
     box = [value]
@@ -104,7 +104,7 @@ def from_first(value: Any) -> Any:
 
 
 def from_all(value: Any) -> list[Any]:
-    """What each process has, by rank."""
+    """Every process's value, by rank."""
     if world() == 1:
         return [value]
     boxes = [None] * world()

@@ -1,4 +1,4 @@
-"""timm's VisionTransformer as the encoder of every algorithm: built, initialised by counter, run on some patches."""
+"""timm's VisionTransformer as the encoder of every algorithm: construction, initialisation, forward pass."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from orch_core.recipes import constants, recipe_of
 
 
 def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
-    """The cell's ViT with class token and last norm, no head; initialised from the cell's seed.
+    """The cell's ViT with class token and final norm and without a head, initialised from the cell's seed.
 
-    Positions are fixed sin-cos (MAE's appendix A.1, MoCo v3's section 4.1) unless the recipe learns them.
-    Raises OrchError where patch or heads do not divide.
+    Positions are fixed sin-cos (MAE, appendix A.1; MoCo v3, section 4.1) unless the recipe learns them.
+    Raises OrchError if the patch does not divide the resolution, or the heads the width.
     """
     model, recipe = cell.model, recipe_of(cell)
     assert model is not None
     if cell.resolution % cell.patch or model.width % model.heads:
-        message = f"a patch of {cell.patch} must divide {cell.resolution}, and {model.heads} heads width {model.width}"
+        sizes = f"a patch of {cell.patch} must divide {cell.resolution}"
+        message = f"{sizes}, and {model.heads} heads must divide width {model.width}"
         raise OrchError(
             message, hint="choose a patch that divides the resolution and heads that divide the width"
         )
@@ -64,10 +65,10 @@ def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for some images, each with probability `rate` (Huang et al. 2016).
+    """Drops a residual branch for some images, each with probability `rate` (Huang et al. 2016).
 
-    Which ones comes with the inputs, so that it depends on the image alone, not on how a batch is divided; as a tensor,
-    so that all blocks share one compiled graph.
+    The random numbers come with the inputs, so what is dropped depends on the image and not on how a batch is
+    divided. The choice is a tensor, so all blocks share one compiled graph.
     """
 
     def __init__(self, rate: float) -> None:
@@ -75,19 +76,20 @@ class DropPath(nn.Module):
         self.rate, self.scale = rate, torch.empty(0)
 
     def draw(self, uniform: Tensor) -> None:
-        """Choose by the images' numbers [n]: leave out below the rate, scale the others so that the mean stays."""
+        """Choose by the images' numbers [n]: drop below the rate, scale the others to keep the mean."""
         self.scale = (uniform >= self.rate) / (1 - self.rate)
 
     def forward(self, branch: Tensor) -> Tensor:
-        """The branch [n, tokens, width] as `draw` chose; all of it where nothing was drawn."""
+        """The branch [n, tokens, width] after the last `draw`, or unchanged if nothing was drawn."""
         return branch * self.scale.to(branch.dtype)[:, None, None] if len(self.scale) else branch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recompute:
-    """How activations are kept few: the encoder runs on `rows` images at a time (0: all), its blocks one by one.
+    """How to keep few activations: the encoder runs on `rows` images at a time (0: all), `blocks` one by one.
 
-    What is not kept is computed again in the backward pass, within `again()` (Chen et al. 2016, arXiv 1604.06174).
+    Dropped activations are computed again in the backward pass, within `again()` (Chen et al. 2016, arXiv
+    1604.06174).
     """
 
     rows: int = 0
@@ -101,7 +103,7 @@ _recompute: ContextVar[Recompute] = ContextVar("recompute", default=_KEEP_ALL)
 
 @contextmanager
 def recomputing(recompute: Recompute) -> Iterator[None]:
-    """Within, encoders keep few activations."""
+    """Within, encoders keep few activations, as `recompute` says."""
     token = _recompute.set(recompute)
     try:
         yield
@@ -110,9 +112,9 @@ def recomputing(recompute: Recompute) -> Iterator[None]:
 
 
 def initialise(module: nn.Module, seed: int, stream: str) -> None:
-    """Xavier-uniform linear layers, patches as one of them, tokens normal 0.02, biases 0, norms 1 (MAE, appendix A.1)."""
+    """Linear layers and patches Xavier-uniform, tokens normal 0.02, biases 0, norms 1 (MAE, appendix A.1)."""
     if next(module.parameters()).is_meta:
-        return  # shapes alone
+        return  # only the shapes are needed
     rng = generator(seed, f"init|{stream}")
     norms = {id(weight) for part in module.modules() if _is_norm(part) for weight in part.parameters()}
     for name, parameter in module.named_parameters():
@@ -131,14 +133,14 @@ def initialise(module: nn.Module, seed: int, stream: str) -> None:
 
 
 def positions(width: int, side: int) -> Tensor:
-    """Fixed 2-d sin-cos position embedding [1, 1 + side^2, width], zero for the class token (MAE, appendix A.1).
+    """Fixed 2-d sin-cos positions [1, 1 + side^2, width], zero for the class token (MAE, appendix A.1).
 
-    Half of the width encodes the row, half the column, each half sine and half cosine of frequencies 10000^(-i/(width/4)).
-    Raises OrchError where 4 does not divide the width.
+    Half of the width encodes the row and half the column, each as sines and cosines of frequencies
+    10000^(-i/(width/4)). Raises OrchError if the width is not a multiple of 4.
     """
     if width % 4:
-        message = f"a width of {width} has no sin-cos positions"
-        raise OrchError(message, hint="choose a width that 4 divides")
+        message = f"sin-cos positions need a width that is a multiple of 4, not {width}"
+        raise OrchError(message, hint="choose a width that is a multiple of 4")
     quarter = width // 4
     omega = 1 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
     phase = torch.arange(side, dtype=torch.float64)[:, None] * omega
@@ -148,7 +150,7 @@ def positions(width: int, side: int) -> Tensor:
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """Patches [n, (h/p)(w/p), c p p] of images [n, c, h, w], rows first, values in the order of a convolution's weight."""
+    """Patches [n, (h/p)(w/p), c p p] of images [n, c, h, w] by rows, values in the order of a kernel."""
     n, channels, height, width = images.shape
     grid = images.view(n, channels, height // patch, patch, width // patch, patch)
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, (height // patch) * (width // patch), -1)
@@ -168,10 +170,13 @@ def encode(
     token: Tensor | None = None,
     uniform: Tensor | None = None,
 ) -> Tensor:
-    """Normed tokens [n, 1 + k, width], class token first, of the patches [n, l, pixels] at `seen` [n, k] (all unless told).
+    """Tokens [n, 1 + k, width] after the final norm, class token first, of patches [n, l, pixels].
 
-    Patches where `replaced` [n, l] become `token` [1, 1, width]. Positions of smaller images are interpolated.
-    `uniform` [n, drop paths]: what decides which branches an image leaves out; none are without it.
+    seen:     [n, k], indices of the patches to encode (default: all)
+    replaced: bool [n, l], patches that become `token` [1, 1, width]
+    uniform:  [n, drop paths], numbers that decide which branches an image drops (default: none)
+
+    Positions are interpolated for images smaller than the encoder's.
     """
     rows = _recompute.get().rows or len(patches)
     pieces = [
@@ -191,7 +196,7 @@ def encode(
 
 
 def _again(run: Callable[..., Tensor], *arguments: Any, now: bool) -> Tensor:
-    """The result of `run`, its activations kept (`now`, or where there is no backward pass) or computed again."""
+    """The result of `run`: activations are kept if `now` or without a backward pass, else computed again."""
     if now or not torch.is_grad_enabled():
         return run(*arguments)
     recompute = _recompute.get()
@@ -239,7 +244,7 @@ def _block(block: nn.Module, tokens: Tensor, uniform: Tensor) -> Tensor:
 
 
 def resized_positions(grid: Tensor, count: int) -> Tensor:
-    """Positions [1, count, width] of a square grid, bicubic from another size (DINO's code note on local crops)."""
+    """Positions [1, count, width] of a square grid, resized (bicubic) if its size differs, as in DINO."""
     if grid.shape[1] == count:
         return grid
     side, wanted = math.isqrt(grid.shape[1]), math.isqrt(count)
@@ -249,7 +254,7 @@ def resized_positions(grid: Tensor, count: int) -> Tensor:
 
 
 def load_encoder(cell: Cell, path: Path) -> VisionTransformer:
-    """The encoder that a cell's pretraining wrote; raises OrchError if the file is missing, damaged, or of another shape."""
+    """The encoder that pretraining wrote; raises OrchError if it is missing, damaged, or of another shape."""
     encoder = build_encoder(cell)
     try:
         encoder.load_state_dict(load_file(path))

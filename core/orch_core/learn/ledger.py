@@ -1,4 +1,4 @@
-"""Measured FLOPs and memory, beside the closed formulas of `orch_core.cost`."""
+"""Measured FLOPs, memory and energy, to compare with the closed formulas of `orch_core.cost`."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def _backward(
     return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
 
 
-_CPU_ATTENTION = {  # torch's table has the GPU kernels alone
+_CPU_ATTENTION = {  # torch's table contains the GPU kernels only
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
 }
 
 
 def measured_flops(take: Step, inputs: Inputs) -> int:
-    """FLOPs of a gradient step on the global batch as FlopCounterMode counts them, without those done again to save memory.
+    """FLOPs of a gradient step on the global batch by FlopCounterMode, recomputed activations not counted.
 
-    Gradients are left at None.
+    Leaves the gradients at None.
     """
     saved: list[int] = []
 
@@ -48,7 +48,7 @@ def measured_flops(take: Step, inputs: Inputs) -> int:
         with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
             try:
                 yield
-            finally:  # what is left over of a block is not computed: torch leaves by an exception
+            finally:  # torch leaves by an exception once it has what it needs, and does not compute the rest
                 saved.append(counter.get_total_flops())
 
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
@@ -59,9 +59,9 @@ def measured_flops(take: Step, inputs: Inputs) -> int:
 
 
 def compiled(module: nn.Module, device: torch.device) -> None:
-    """Have transformer blocks compiled at their first step, where there is a GPU to compile for."""
+    """Compile transformer blocks at their first step, on a GPU."""
     if device.type == "cuda":
-        torch.compiler.reset()  # graphs of the cells that this process trained before count against torch's limit
+        torch.compiler.reset()  # graphs of cells trained earlier in this process count towards torch's limit
         for part in module.modules():
             if isinstance(part, Block):
                 part.compile()
@@ -73,13 +73,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Meter:
-    """Energy that a device has taken since the meter was made, where it tells: NVML on NVIDIA GPUs, RAPL on Linux CPUs."""
+    """Energy used by a device since the meter was made: NVML on NVIDIA GPUs, RAPL on Linux CPUs."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.start = device, _joules(device)
 
     def read(self) -> dict[str, float]:
-        """`energy_joules`, or nothing."""
+        """`energy_joules`, or an empty dict if the device does not report energy."""
         now = _joules(self.device)
         known = now is not None and self.start is not None and now >= self.start
         return {"energy_joules": now - self.start} if known else {}  # type: ignore[operator]
@@ -89,7 +89,7 @@ RAPL = Path("/sys/class/powercap")
 
 
 def _joules(device: torch.device) -> float | None:
-    """The device's energy counter: NVML's in millijoules, RAPL's in microjoules of every package."""
+    """The device's energy counter in joules; NVML counts millijoules, RAPL microjoules per CPU package."""
     return _nvml_joules(device) if device.type == "cuda" else _rapl_joules()
 
 
@@ -115,7 +115,7 @@ def _rapl_joules() -> float | None:
 
 
 def use_accelerator() -> str:
-    """Name of the GPU that training here uses; empty where there is none, and then training keeps to one thread."""
+    """Name of the GPU that training here uses; empty without a GPU, and then torch uses one thread."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     torch.set_num_threads(1)
@@ -123,7 +123,7 @@ def use_accelerator() -> str:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak bytes of this process on its device (resident set on a CPU)."""
+    """Peak bytes of this process on its device (resident set size on a CPU)."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -1,8 +1,9 @@
-"""Logistic regression over a whole path of regularisations at once, convex and without a seed.
+"""Logistic regression for a path of regularisation strengths at once; convex, so it needs no seed.
 
-For each strength the mean loss plus lambda/2 |w|^2 is minimised (intercept free); scikit-learn's C is 1 / (lambda n).
-All strengths share one matrix product per step, in the basis of the features' principal components, each
-coordinate scaled by the curvature that it has (after Boehning 1992: softmax's Hessian is at most 1/2 X^T X).
+For each strength lambda, the mean loss plus lambda/2 |w|^2 is minimised, the intercept unpenalised;
+scikit-learn's C is 1 / (lambda n). All strengths share one matrix product per step. The basis is the
+features' principal components, each scaled by its curvature (Boehning 1992: softmax's Hessian is at most 1/2
+X^T X).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ HALVINGS = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solutions:
-    """scores(features)[s] are the scores under strength s: weights [s, d, k], intercepts [s, k]."""
+    """Weights [s, d, k] and intercepts [s, k], one per strength."""
 
     weights: Tensor
     intercepts: Tensor
 
     def scores(self, features: Tensor) -> NDArray[np.float64]:
-        """Probabilities [s, n, k] are the caller's to take; these are logits."""
+        """Logits [s, n, k] of features [n, d]."""
         logits: NDArray[np.float64] = (
             torch.matmul(features, self.weights) + self.intercepts[:, None]
         ).numpy()
@@ -36,10 +37,11 @@ class Solutions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Features in the basis of their principal components, ready for any strength.
+    """Features in the basis of their principal components, for any strength.
 
-    rotated: [n, d] = features @ basis; curvature: [d], variance along each component; targets: [n, k] of 0 and 1, one 1 a row
-    where `softmax`, else independent labels.
+    rotated:   [n, d] = features @ basis
+    curvature: [d], variance along each component
+    targets:   [n, k] of 0 and 1: one 1 per row if `softmax`, else independent labels
     """
 
     rotated: Tensor
@@ -64,9 +66,9 @@ def problem(features: Tensor, targets: Tensor, *, softmax: bool) -> Problem:
 def fit_path(
     task: Problem, strengths: tuple[float, ...], start: Solutions | None = None, *, tolerance: float = 1e-5
 ) -> Solutions:
-    """Minimise for every strength, from the last solution of `start` or from the classes' shares.
+    """Minimise for every strength, starting from the last of `start`, or from the classes' frequencies.
 
-    tolerance: of the largest gradient entry in scaled coordinates.
+    tolerance: on the largest entry of the gradient, in scaled coordinates.
     """
     d, k = len(task.curvature), task.targets.shape[1]
     lambdas = torch.tensor(strengths, dtype=task.rotated.dtype)
@@ -89,7 +91,7 @@ class _Objective:
     scale: Tensor
 
     def only(self, chosen: Tensor) -> _Objective:
-        """The objective of the chosen problems."""
+        """The objective for the chosen strengths."""
         return replace(self, strengths=self.strengths[chosen], scale=self.scale[chosen])
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +120,8 @@ def minimise(
 ) -> Tensor:
     """L-BFGS (Nocedal and Wright 2006, algorithm 7.5), one problem per first index, all evaluated together.
 
-    Each problem has its own step length (backtracking on Armijo's condition) and history, and leaves once
-    its gradient is below the tolerance.
+    Each problem has its own step length (backtracking on Armijo's condition) and its own history, and is
+    dropped once its gradient is below the tolerance.
     """
     solution, left = z.clone(), torch.arange(len(z))
     value, gradient = objective(z)
@@ -147,7 +149,7 @@ def minimise(
 def _line_search(
     objective: _Objective, z: Tensor, value: Tensor, gradient: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Step, value and gradient after halving each problem's step until its value falls enough."""
+    """Step, value and gradient after halving each problem's step until its value decreases enough."""
     slope = (direction * gradient).sum((1, 2))
     length = torch.ones_like(slope)
     for _ in range(HALVINGS):
@@ -161,7 +163,7 @@ def _line_search(
 
 
 def _two_loops(gradient: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The inverse Hessian's approximation times the gradient (algorithm 7.4), per problem."""
+    """The approximate inverse Hessian times the gradient, per problem (algorithm 7.4)."""
     q, weights = gradient.clone(), []
     for moved, turned, inverse in reversed(steps):
         weight = inverse * (moved * q).sum((1, 2))

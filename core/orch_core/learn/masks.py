@@ -1,4 +1,4 @@
-"""Block-wise masks of patch grids, from counters."""
+"""Random masks of patch grids, all images of a batch at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Bools = NDArray[np.bool_]
 
 
 def block_masks(counts: NDArray[np.int64], side: int, rng: Draws) -> Bools:
-    """Masks [n, side^2] with exactly counts[i] patches masked, in blocks (Bao et al. 2022, BEiT, algorithm 1).
+    """Masks [n, side^2] of blocks with exactly counts[i] patches masked (Bao et al. 2022, BEiT, algorithm 1).
 
-    Ten times a block of at least four patches, an aspect ratio of 0.3 to 1/0.3 and a place is drawn for every image; it is
-    laid where it fits and masks no more than is left. Single patches at random fill it up. All images at once.
+    Ten times per image, a block is drawn: its area is at least four patches, its aspect ratio between 0.3 and
+    1/0.3. It is masked if it fits and does not exceed the remaining count. Single random patches complete the
+    mask.
     """
     n, line = len(counts), np.arange(side)
     masks = np.zeros((n, side, side), bool)
@@ -22,7 +23,7 @@ def block_masks(counts: NDArray[np.int64], side: int, rng: Draws) -> Bools:
         left = counts - masks.sum((1, 2))
         area, ratio, top, start = rng.random((n, 4)).T
         area, ratio = 4 + (left - 4) * area, 0.3 ** (1 - 2 * ratio)
-        with np.errstate(invalid="ignore"):  # fewer than four are left
+        with np.errstate(invalid="ignore"):  # the area is negative if fewer than four remain
             height, width = np.sqrt(area * ratio).round().clip(1), np.sqrt(area / ratio).round().clip(1)
         rows = _within(line, np.floor(top * (side - height + 1)), height)
         columns = _within(line, np.floor(start * (side - width + 1)), width)
@@ -41,7 +42,7 @@ def _within(line: NDArray[np.int64], first: NDArray[np.float64], count: NDArray[
 
 
 def square_order(n: int, side: int, unit: int, rng: Draws) -> NDArray[np.int64]:
-    """Patches of a side x side grid in random order, whole squares of `unit` patches one after the other, [n, side^2]."""
+    """Patches of a side x side grid in random order, by squares of `unit` x `unit` patches, [n, side^2]."""
     squares = -(-side // unit)
     ranks = np.argsort(rng.random((n, squares * squares)), axis=1).reshape(n, squares, squares)
     rows = ranks.repeat(unit, axis=1).repeat(unit, axis=2)[:, :side, :side].reshape(n, side * side)
@@ -51,10 +52,10 @@ def square_order(n: int, side: int, unit: int, rng: Draws) -> NDArray[np.int64]:
 def apart(
     n: int, side: int, block: tuple[int, int], targets: int, rng: Draws
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Target blocks [n, targets, area], which may overlap, and the other patches in random order [n, side^2 - targets x area].
+    """Target blocks [n, targets, area] and the other patches in random order [n, side^2 - targets x area].
 
-    All blocks are `block` high and wide; where each lies is the image's own (I-JEPA, section 3). Where targets overlap more
-    patches are left than are returned.
+    All blocks have the size `block` (height, width) at random positions of each image (I-JEPA, section 3).
+    They may overlap; the patches that this frees are not returned.
     """
     height, width = block
     top = rng.integers(0, side - height + 1, (n, targets, 1, 1))

@@ -1,7 +1,9 @@
-"""AUC and accuracy as MedMNIST's evaluator defines them (Yang et al. 2023; medmnist 3.0.2, evaluator.py), with intervals.
+"""AUC and accuracy as MedMNIST's evaluator defines them (medmnist 3.0.2, evaluator.py), with intervals.
 
-AUC: multi-class and ordinal, the unweighted mean over classes of one-vs-rest AUC; multi-label, the mean over labels;
-binary, of the positive class's score. Accuracy: of the largest score; binary and multi-label at a score of 0.5.
+AUC: for multi-class and ordinal tasks the unweighted mean over classes of the one-vs-rest AUC, for
+     multi-label tasks
+the mean over labels, for binary tasks that of the positive class's score. Accuracy: of the class with the
+largest score; for binary and multi-label tasks, of scores thresholded at 0.5 (Yang et al. 2023).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ RESAMPLES = 1000
 
 
 def indicator(labels: Ints, kind: str, classes: int) -> Ints:
-    """Labels [n, k] as columns of 0 and 1 that AUC compares scores with: [n, classes], or [n, 1] for binary."""
+    """Labels [n, k] as columns of 0 and 1 to compare scores with: [n, classes], or [n, 1] for binary."""
     if kind == "multi-label":
         return labels
     if kind == "binary-class":
@@ -27,10 +29,11 @@ def indicator(labels: Ints, kind: str, classes: int) -> Ints:
 
 
 def auc(scores: Floats, truth: Ints, weights: Floats | None = None) -> Floats:
-    """Mean over columns of the area under the ROC curve, [b] for weights [b, n] (one row of ones unless told).
+    """Mean over columns of the area under the ROC curve, [b] for weights [b, n] (default: one row of ones).
 
-    The area is the share of (positive, negative) pairs in the right order, ties counted half (Hanley and McNeil
-    1982). A column without positives or without negatives has no area and is left out of the mean; NaN if all have none.
+    The area is the fraction of (positive, negative) pairs in the right order, ties counted half (Hanley and
+    McNeil 1982). A column with only positives or only negatives is ignored; the result is NaN if all columns
+    are like that.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
     areas = np.stack([_area(scores[:, k], truth[:, k], weights) for k in range(truth.shape[1])])
@@ -53,7 +56,7 @@ def _area(score: Floats, truth: Ints, weights: Floats) -> Floats:
 
 
 def correct(scores: Floats, labels: Ints, kind: str) -> Floats:
-    """Per image 1 where the prediction is right; for multi-label the share of labels that are."""
+    """1 per image if the prediction is right, else 0; for multi-label, the fraction of right labels."""
     if kind in {"multi-label", "binary-class"}:
         right: Floats = ((scores > 0.5) == labels[:, : scores.shape[1]]).mean(1)
         return right
@@ -63,7 +66,7 @@ def correct(scores: Floats, labels: Ints, kind: str) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A bootstrap's 95% percentile interval and standard error."""
+    """The 95% percentile interval and standard error of a bootstrap."""
 
     lo: float
     hi: float
@@ -73,7 +76,10 @@ class Interval:
 def bootstrap(
     scores: Floats, labels: Ints, kind: str, classes: int, rng: np.random.Generator
 ) -> tuple[Interval, Interval, Floats]:
-    """Intervals of AUC and accuracy, and the AUCs, under 1,000 resamples of the images, within each class (each whole row for multi-label)."""
+    """Intervals of AUC and accuracy, and the AUCs, from 1,000 resamples of the images.
+
+    Resamples are stratified by class; those of multi-label tasks are not.
+    """
     truth, right = indicator(labels, kind, classes), correct(scores, labels, kind)
     strata = np.zeros(len(labels), np.int64) if kind == "multi-label" else labels[:, 0]
     areas, accuracies = [], []
@@ -101,7 +107,7 @@ def _midranks(values: Floats) -> Floats:
 
 
 def _resamples(strata: Ints, count: int, rng: np.random.Generator) -> Floats:
-    """How often each image is drawn, [count, n]: with replacement within its stratum."""
+    """How often each image is drawn, [count, n], with replacement within its stratum."""
     weights = np.empty((count, len(strata)))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)

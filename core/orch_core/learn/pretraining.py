@@ -1,4 +1,4 @@
-"""One pretraining run: resumes exactly, stops when told, leaves an encoder, a curve and a result."""
+"""One pretraining run: resumes exactly, saves before it stops, writes an encoder, a curve and a result."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from orch_core.study.record import Cause, Reason
 CHECKPOINT_SECONDS = 60.0
 ROW_SECONDS = 5.0
 TAIL = 0.05
-"""Share of the run, at its end, over which `train_loss` is the mean; never more than the cool-down."""
+"""`train_loss` is the mean over this share of the run, at its end; over the cool-down if that is shorter."""
 
 WHOLE = MemoryPlan()
 
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """`loss` is summed since the last row, `tail` over the run's end, both on the device and of this process."""
+    """`loss` sums over the steps since the last row, `tail` over the run's end; both of this process only."""
 
     cell: Cell
     folder: Path
@@ -66,14 +66,14 @@ class _Run:
 
     @property
     def trunk(self) -> Path | None:
-        """Where states are that runs of other lengths share with this one."""
+        """Folder of the states that runs of other lengths share with this one."""
         name = trunk(self.cell)
         return self.trunks / name if self.trunks and name else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trained:
-    """values: finite numbers of the run; fault: why it ended early, None for a run that reached its last step."""
+    """values: finite numbers of the run; fault: why it ended early, None if it reached its last step."""
 
     values: dict[str, float]
     images_per_second: float
@@ -89,14 +89,16 @@ def pretrain(
     memory_plan: MemoryPlan = WHOLE,
     trunks: Path | None = None,
 ) -> Result:
-    """Train the cell in `folder`, from its newest checkpoint if there is one, on all processes of `distributed.group()`.
+    """Train the cell in `folder`, from its newest checkpoint if any, on all processes of the group.
 
-    Writes `metrics.ndjson`, `checkpoint/` and `encoder.safetensors`. Under a schedule with a cool-down it starts from the
-    newest state in `trunks` that it shares with runs of other lengths, and leaves one there before its own cool-down.
-    Where memory does not hold a micro-batch, one process goes on from the last checkpoint with half of it.
+    Writes `metrics.ndjson`, `checkpoint/` and `encoder.safetensors`. Under a schedule with a cool-down, the
+    run starts from the newest state in `trunks` that it shares with runs of other lengths, and leaves a state
+    there before its cool-down. If a micro-batch does not fit into memory, a single process continues from the
+    last checkpoint with half.
 
-    Raises Stopped, the state saved, at the first step after `should_stop()` turns true in any process; OrchError where data or
-    checkpoint do not belong to the cell, the batch cannot be divided, or one image does not fit into memory.
+    Raises Stopped, after saving, at the first step after `should_stop()` turns true in any process. Raises
+    OrchError if data or checkpoint do not belong to the cell, the batch cannot be divided, or one image does
+    not fit into memory.
     """
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +115,7 @@ def pretrain(
             if not is_out_of_memory(error) or distributed.world() > 1:
                 raise
             memory_plan = _smaller(memory_plan, cell, error)
-        run = None  # type: ignore[assignment]  # what it holds goes before the next try
+        run = None  # type: ignore[assignment]  # frees its memory before the next try
 
 
 def _smaller(memory_plan: MemoryPlan, cell: Cell, error: BaseException) -> MemoryPlan:
@@ -152,17 +154,15 @@ def _trained(run: _Run, began: float, should_stop: Callable[[], bool], checkpoin
 
 
 def _fault(run: _Run, figures: dict[str, float]) -> Reason | None:
-    """Why the run must end now: its loss is not a number (then there are no figures), or its encoder has collapsed."""
+    """Why the run must end now: its loss is not finite (then no `figures`), or its encoder collapsed."""
     where = f"by step {run.step} of {run.cell.steps}"
     if not figures or not math.isfinite(figures["feature_std"]):
-        message = f"the loss or a feature was not a number {where}: lower `lr`, or raise `warmup`"
+        message = f"the loss or a feature was not finite {where}: lower `lr`, or raise `warmup`"
         return Reason(cause=Cause.DIVERGED, message=message)
     evidence = collapse(figures, warm=run.step > run.gradient_step.schedule.warm)
     if not evidence:
         return None
-    message = (
-        f"the encoder had collapsed {where}: {evidence}; lower `lr`, or change what keeps it from collapse"
-    )
+    message = f"the encoder had collapsed {where}: {evidence}; lower `lr`, or change what prevents collapse"
     return Reason(cause=Cause.COLLAPSED, message=message)
 
 
@@ -209,7 +209,7 @@ def _start(cell: Cell, folder: Path, trunks: Path | None, memory_plan: MemoryPla
 
 
 def _newest(cell: Cell, folder: Path, trunks: Path | None, gradient_step: Step) -> dict[str, Any] | None:
-    """Load the cell's newest checkpoint, else the newest of its trunk that is not beyond its branch; what it says."""
+    """Load the cell's newest checkpoint, else the newest of its trunk up to the branch; its facts."""
     tensors, name = training_state(gradient_step.objective.module, gradient_step.optimiser), trunk(cell)
     state = load_checkpoint(folder / CHECKPOINT, cell.id, tensors, last=cell.steps)
     if state is None and trunks and name:
@@ -256,7 +256,7 @@ def _train(run: _Run, should_stop: Callable[[], bool], checkpoint_seconds: float
 
 
 def _one_step(run: _Run) -> None:
-    """Draw, loss, gradient step: a function of the state and the step's number alone."""
+    """Draw, loss, gradient step: a function of the state and the step number only."""
     loss = run.gradient_step(run.step, _inputs(run, next(run.batches), run.step))
     run.step += 1
     run.loss, run.summed = run.loss + loss, run.summed + 1
@@ -281,14 +281,14 @@ def _tail_steps(run: _Run) -> int:
 
 
 def evaluation_steps(steps: int) -> set[int]:
-    """Steps after which the model is evaluated: about eight, evenly in log, the last included."""
+    """Steps after which the model is evaluated: about eight, evenly spaced in log, the last included."""
     return {round(step) for step in np.geomspace(max(1, steps / 128), steps, READ_OUTS)}
 
 
 def _online_metrics(run: _Run) -> dict[str, float]:
     cell = run.cell
     size = min(len(run.images), max(GALLERY, min(cell.samples_seen // 100, GALLERY_MOST)))
-    spread_out = np.linspace(0, len(run.images) - 1, size).astype(np.int64)  # sources lie one after the other
+    spread_out = np.linspace(0, len(run.images) - 1, size).astype(np.int64)  # sources follow one another
     gallery = run.images.rows(spread_out).to(run.gradient_step.device)
     with distributed.alone():
         return online_metrics(run.objective, run.held_out, gallery, cell.patch, cell.precision)
@@ -300,7 +300,7 @@ def _health(run: _Run) -> dict[str, float]:
 
 
 def _row(run: _Run, loss: float, speed: float, figures: dict[str, float]) -> None:
-    """Write a line of the curve: `loss` is the mean since the last one."""
+    """Append a line to the curve: `loss` is the mean since the last line."""
     cell = run.cell
     run.loss, run.summed = torch.zeros_like(run.loss), 0
     row: dict[str, float] = {
@@ -322,7 +322,7 @@ def _save(run: _Run) -> None:
 
 
 def _save_trunk(run: _Run) -> None:
-    """Leave the state before the cool-down, and the curve up to it, to runs of other lengths."""
+    """Save the state before the cool-down, and the curve up to it, for runs of other lengths."""
     if run.trunk and run.step:
         _save_state(run, run.trunk, {"cell": run.trunk.name, "rows": read_rows(run.metrics)}, keep=None)
 

@@ -1,4 +1,4 @@
-"""Probes of a cell: what its frozen encoder, or raw pixels, make possible on each task, by each probe's protocol."""
+"""Probes of a cell: how well its frozen encoder, or raw pixels, solve each task by each probe's protocol."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from orch_core.learn.result import Result, never
 def probe(
     cell: Cell, folder: Path, probes: Iterable[Probe], *, should_stop: Callable[[], bool] = never
 ) -> Iterator[tuple[Probe, Result]]:
-    """Score the cell's encoder on each task, in turn; probes of one task that follow each other share its features.
+    """Score the cell's encoder on each task in turn; consecutive probes of one task share its features.
 
-    Raises OrchError if `folder/encoder.safetensors` is missing or of another shape, or a task's file is unusable;
-    Stopped between two batches once `should_stop()` is true.
+    Raises OrchError if `folder/encoder.safetensors` is missing or of another shape, or a task's file is
+    unusable; Stopped between two batches once `should_stop()` is true.
     """
     subject = Subject(cell, folder, should_stop)
     loaded: tuple[tuple[str, str, int], Task] | None = None

@@ -1,6 +1,6 @@
-"""Random numbers as functions of counters: no generator's state is kept, so none has to be saved.
+"""Random numbers as functions of counters: a generator has no state, so none has to be saved.
 
-Philox (Salmon et al. 2011) is a counter-based generator: key and counter give the stream. The same
+Philox (Salmon et al. 2011) is a counter-based generator: key and counter determine the stream. The same
 (seed, stream, counter) gives the same numbers in every process, on every device and after every resume.
 """
 
@@ -22,9 +22,9 @@ def generator(seed: int, stream: str, counter: int = 0) -> np.random.Generator:
 
 
 class Rows:
-    """A generator for the rows `part` of a batch of `total`: numpy's methods, but every array has those rows of the whole draw.
+    """A generator for the rows `part` of a batch of `total`: numpy's methods, each returning only those rows.
 
-    An image's randomness therefore does not depend on how a batch is divided among processes.
+    An image's random numbers therefore do not depend on how a batch is divided among processes.
     """
 
     def __init__(self, rng: np.random.Generator, part: slice, total: int) -> None:
@@ -57,7 +57,7 @@ Draws = np.random.Generator | Rows
 def epoch_indices(first: int, count: int, n: int, seed: int) -> NDArray[np.int64]:
     """Which of `n` images are shown at positions first .. first+count-1 of an endless sequence of epochs.
 
-    Every epoch is a permutation of its own (a Feistel network walked back into range: Black and Rogaway 2002),
+    Every epoch is another permutation (a Feistel network, iterated until in range: Black and Rogaway 2002),
     so any position is computed without those before it, in O(count) time and memory.
     """
     positions = np.arange(first, first + count, dtype=np.int64)
@@ -72,7 +72,7 @@ ROUNDS = 6
 
 
 def permuted(offsets: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Images of `offsets` (each < n) under the permutations of range(n) that `keys` [offsets, rounds] name."""
+    """Images at `offsets` (each < n) of the permutations of range(n) with `keys` [offsets, rounds]."""
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)
     value = _network(offsets, keys, half, low)

@@ -1,4 +1,4 @@
-"""What a model in training is worth, read out without changing it: held-out loss, health, nearest neighbours, a linear map."""
+"""Evaluation of a model in training, without changing it: held-out loss, health, k-NN, a linear read-out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orch_core.learn.randomness import Rows, generator
 from orch_core.learn.step import autocast
 
 CHUNK = 128
-"""Images of one held-out loss term: fixed, for a contrastive loss depends on how many it contrasts."""
+"""Images of one held-out loss term; fixed, because a contrastive loss depends on how many it contrasts."""
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 """Of the weighted nearest-neighbour vote (Wu et al. 2018, section 3.4; DINO's evaluation)."""
 RIDGE = 1e-3
@@ -27,9 +27,9 @@ RIDGE = 1e-3
 def online_metrics(
     objective: Objective, held_out: Batch, gallery: Batch, patch: int, precision: str
 ) -> dict[str, float]:
-    """Figures of the model as it is: `heldout_loss` on draws that every cell shares, spread of features, accuracies.
+    """Metrics of the model: `heldout_loss` on draws that all cells share, spread of features, accuracies.
 
-    Read-outs learn from the gallery and are tested on as many held-out images.
+    The read-outs are fitted on the gallery and tested on as many held-out images.
     """
     module, total, chunks = objective.module, 0.0, max(1, len(held_out) // CHUNK)
     queries = held_out.rows(slice(len(gallery)))
@@ -49,7 +49,7 @@ def online_metrics(
 
 @torch.no_grad()
 def spread(objective: Objective, held_out: Batch, patch: int, images: int) -> dict[str, float]:
-    """How far the features of `images` held-out images are apart (see `health.health`)."""
+    """How different the features of `images` held-out images are (see `health.health`)."""
     module = objective.module
     module.eval()
     sharding.unshard(module)
@@ -60,7 +60,7 @@ def spread(objective: Objective, held_out: Batch, patch: int, images: int) -> di
 
 
 def features(encoder: VisionTransformer, images: Tensor, patch: int) -> Tensor:
-    """Mean-pooled tokens [n, width] of plain uint8 images, fp32."""
+    """Mean-pooled tokens [n, width] of uint8 images without augmentation, fp32."""
     return torch.cat(
         [
             encode(encoder, patchify(plain_view(part), patch))[:, 1:].mean(1).float()
@@ -70,12 +70,12 @@ def features(encoder: VisionTransformer, images: Tensor, patch: int) -> Tensor:
 
 
 def accuracies(gallery: Tensor, queries: Tensor, known: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Accuracy on queries [m, width] of what the gallery's features [n, width] and labels [n] say; none with one class.
+    """Accuracies on queries [m, width] of read-outs of the gallery's features [n, width] and labels [n].
 
-    A label below 0 is unknown.
+    A label below 0 is unknown. The result is empty if the gallery has fewer than two classes.
 
     knn_accuracy:    vote of the 20 nearest by cosine, weighted exp(cosine / 0.07) (Wu et al. 2018)
-    linear_accuracy: ridge regression onto one-hot labels, features standardised by the gallery, penalty 1e-3 of n
+    linear_accuracy: ridge regression on one-hot labels, features standardised by the gallery, penalty 1e-3 n
     """
     gallery, known = gallery[known >= 0], known[known >= 0]
     queries, wanted = queries[wanted >= 0], wanted[wanted >= 0]

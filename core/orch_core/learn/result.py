@@ -1,4 +1,4 @@
-"""What pretraining or a probe hands to the worker, which makes a record of it."""
+"""The result of pretraining or of a probe, of which the worker makes a record."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from orch_core.study.record import Reason, Status
 
 
 class Stopped(Exception):  # noqa: N818
-    """The work was asked to stop; what there was to save is saved."""
+    """The work was asked to stop, and has saved its state."""
 
 
 def never() -> bool:
-    """Do not stop."""
+    """Return False: the default of `should_stop`."""
     return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """values: numbers that depend on the cell alone; cost: what they took here; reason: why there is no result.
+    """values: numbers that depend on the cell only; cost: seconds, memory and the like of this execution.
 
-    files: contents of files to lie beside the record, by name.
+    reason: why there is no result; files: contents of files to write beside the record, by name.
     """
 
     status: Status

@@ -1,4 +1,4 @@
-"""Learning rate, decay and momentum over a run, and which parameters decay."""
+"""Learning rate, weight decay and momentum over a run, and the parameters that decay."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def cosine(progress: float, start: float, end: float) -> float:
 
 
 def linear_warmup(progress: float, share: float) -> float:
-    """0 to 1 over the first share of the run, then 1."""
+    """Rises from 0 to 1 over the first `share` of the run, then stays at 1."""
     return min(1.0, progress / share) if share > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A run's rates by step: `warm` steps of warm-up; from step `branch` on the rate falls to zero.
+    """A run's learning rate by step: `warm` steps of warm-up; from step `branch` it falls to zero.
 
-    Without a cool-down it falls along half a cosine right after the warm-up (Loshchilov and Hutter 2017). With one it
-    is constant in between and falls as 1 - sqrt (Hägele et al. 2024, arXiv 2405.18392, section 3): up to `branch` a run
-    of any length does the same.
+    Without a cool-down it falls along half a cosine from the end of the warm-up (Loshchilov and Hutter 2017).
+    With one it is constant in between and falls as 1 - sqrt (Hägele et al. 2024, arXiv 2405.18392, section
+    3), so runs of all lengths agree up to `branch`.
     """
 
     steps: int
@@ -36,7 +36,7 @@ class Schedule:
     constants: Constants
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, the first being 0."""
+        """Learning rate of a step, counted from 0."""
         peak = float(self.constants["lr"])
         if step < self.warm:
             return peak * (step + 1) / self.warm
@@ -47,8 +47,8 @@ class Schedule:
     def progress(self, step: int) -> Progress:
         """How far the run is before a step.
 
-        With an absolute warm-up, shares of the run are those of a run whose warm-up is that long: they do not depend on
-        its length. With a cool-down, what runs to an end does so in it.
+        If the warm-up is absolute, `early` is a fraction of a nominal run with that warm-up, so it does not
+        depend on the run's length. With a cool-down, `late` runs from 0 to 1 during it.
         """
         whole = step / self.steps
         share = max(0.01, float(self.constants["warmup"]))
@@ -71,7 +71,7 @@ def schedule_of(steps: int, batch: int, constants: Constants) -> Schedule:
 
 
 def build_optimiser(objective: Objective, constants: Constants) -> torch.optim.AdamW:
-    """AdamW in groups of equal rate and decay; biases, norms and scales (one-dimensional) do not decay."""
+    """AdamW in groups of equal rate and decay; one-dimensional parameters do not decay."""
     groups: dict[tuple[bool, float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in objective.module.named_parameters():
         if parameter.requires_grad:
@@ -90,7 +90,7 @@ def build_optimiser(objective: Objective, constants: Constants) -> torch.optim.A
 
 
 def set_schedule(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    """Learning rate and decay of every group for a step."""
+    """Set the learning rate and weight decay of every group for a step."""
     rate, progress = schedule.rate(step), schedule.progress(step)
     start = float(schedule.constants["weight_decay"])
     decay = cosine(progress.late, start, float(schedule.constants.get("weight_decay_end", start)))

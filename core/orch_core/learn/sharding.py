@@ -1,4 +1,4 @@
-"""Parameters, gradients and moments of a large model divided among processes (FSDP2: Zhao et al. 2023, arXiv 2304.11277)."""
+"""Sharding of a large model's parameters, gradients, moments (FSDP2: Zhao et al. 2023, arXiv 2304.11277)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.distributed.tensor import DTensor
 from orch_core.learn import distributed
 
 LARGE = 5e8
-"""Parameters from which on a model is divided: ViT-H has 632 M, and 12 bytes each of gradient and moments."""
+"""Parameters from which a model is sharded: ViT-H has 632 M, and 12 bytes each of gradient and moments."""
 
 
 def is_large(module: nn.Module) -> bool:
-    """Whether its trained parameters are worth dividing."""
+    """Whether the module has enough trained parameters to shard it."""
     return sum(part.numel() for part in module.parameters() if part.requires_grad) >= LARGE
 
 
 def shard(module: nn.Module) -> None:
-    """Divide the module's parameters in place, block by block."""
+    """Shard the module's parameters in place, block by block."""
     device = next(module.parameters()).device.type
     mesh = init_device_mesh(device, (distributed.world(),))
     for part in module.modules():
@@ -30,25 +30,25 @@ def shard(module: nn.Module) -> None:
 
 
 def set_gradient_sync(module: nn.Module, *, wanted: bool) -> None:
-    """Whether the next backward pass adds up the gradients of all processes."""
+    """Set whether the next backward pass sums the gradients of all processes."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(wanted)
 
 
 def reshard(module: nn.Module) -> None:
-    """Divide again what a forward pass without backward has put together."""
+    """Shard again the parameters that a forward pass without backward has gathered."""
     if isinstance(module, FSDPModule):
         module.reshard()
 
 
 def unshard(module: nn.Module) -> None:
-    """Have the root's parameters whole, for what does not go through its forward."""
+    """Gather the root's parameters, for computations that bypass its forward."""
     if isinstance(module, FSDPModule):
         module.unshard()
 
 
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with every divided one put together; all processes must call it."""
+    """The tensors, sharded ones gathered; all processes must call it."""
     return {
         name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         for name, tensor in tensors.items()
@@ -56,5 +56,5 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def local(tensors: list[Tensor]) -> list[Tensor]:
-    """The own part of each tensor."""
+    """Each tensor's shard in this process."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

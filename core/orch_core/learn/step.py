@@ -1,4 +1,4 @@
-"""One gradient step on the global batch: micro-batches that fit into memory, mixed precision, all processes."""
+"""One gradient step on the global batch, with micro-batches, mixed precision and several processes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """How a batch fits into memory; numbers depend on it by rounding alone.
+    """How a batch fits into memory; results depend on it by rounding only.
 
     micro_batch:   images at a time in each process; 0 for all
-    checkpointing: blocks keep no activations, which costs a forward pass
+    checkpointing: blocks keep no activations and run their forward pass twice
     """
 
     micro_batch: int = 0
@@ -33,9 +33,9 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What takes a gradient step of an objective.
+    """Takes gradient steps of an objective.
 
-    forward: the objective's module, as processes share it
+    forward: the objective's module, wrapped for several processes if there are several
     """
 
     objective: Objective
@@ -48,7 +48,7 @@ class Step:
     memory_plan: MemoryPlan
 
     def __call__(self, step: int, inputs: Inputs) -> Tensor:
-        """Take step number `step` on this process's rows of the batch; the loss on them, a scalar in double precision."""
+        """Take step number `step` on this process's rows of the batch; returns their loss (float64)."""
         progress = self.schedule.progress(step)
         self.objective.before_step(progress)
         set_schedule(self.optimiser, self.schedule, step)
@@ -67,11 +67,11 @@ class Step:
     def gradients(
         self, inputs: Inputs, again: Callable[[], AbstractContextManager[object]] = nullcontext
     ) -> Tensor:
-        """Add the gradients of the batch to the parameters; the loss, a scalar in double precision.
+        """Add the gradients of the batch to the parameters; returns the loss, a float64 scalar.
 
-        A mean over images is summed over micro-batches. Where images are coupled the encoder runs on a micro-batch at a
-        time and again in the backward pass (Gao et al. 2021, arXiv 2101.06983); heads and loss see the whole batch.
-        `again` is entered around what is computed again.
+        Micro-batches sum up a mean over images. If images are coupled, the encoder runs on one micro-batch at
+        a time, and again in the backward pass (Gao et al. 2021, arXiv 2101.06983), while heads and loss see
+        the whole batch. `again` is entered around recomputation.
         """
         n, micro = len(inputs[0]), self.memory_plan.micro_batch
         coupled = self.objective.coupled
@@ -90,7 +90,7 @@ class Step:
         return total
 
     def _shared(self, *, last: bool) -> AbstractContextManager[object]:
-        """Processes exchange gradients after the last micro-batch."""
+        """Let processes exchange gradients only after the last micro-batch."""
         if isinstance(self.forward, DistributedDataParallel):
             return nullcontext() if last else self.forward.no_sync()
         sharding.set_gradient_sync(self.forward, wanted=last)
@@ -100,13 +100,13 @@ class Step:
 def build_step(
     objective: Objective, schedule: Schedule, *, device: torch.device, precision: str, memory_plan: MemoryPlan
 ) -> Step:
-    """What trains an objective on a device, alone or with other processes; raises OrchError for a precision it lacks."""
+    """The step of an objective on a device; raises OrchError if the device does not support the precision."""
     if (
         precision == "bf16"
         and device.type == "cuda"
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
-        message = f"{torch.cuda.get_device_name(device)} has no bf16"
+        message = f"{torch.cuda.get_device_name(device)} does not support bf16"
         raise OrchError(
             message, hint="set `precision: fp16` or `fp32` in the grid, or choose another partition"
         )
@@ -134,7 +134,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def rows_here(batch: int) -> slice:
-    """The rows of the global batch that are this process's; raises OrchError where they cannot be equally many."""
+    """The rows of the global batch for this process; raises OrchError if they cannot be equally many."""
     world = distributed.world()
     if batch % world:
         message = f"{world} processes cannot share a batch of {batch}"

@@ -1,8 +1,8 @@
-"""A cell's images: the pretraining set, the held-out set, and batches of them in the order of the seed.
+"""A cell's images: the pretraining set, the held-out set, and batches in the order of the seed.
 
-`pretraining_set(cell)` is a `Batch` (everything in memory, where all sources are npz files) or a `Packed` (read and
-decoded when asked for, where one is a pack folder). Both have `len` and `rows(indices) -> Batch`; `batches` gives every
-step's batch of either, and reads ahead in worker processes for the second.
+`pretraining_set(cell)` is a `Batch` in memory if all sources are npz files, and a `Packed`, which reads and
+decodes on demand, if one is a pack folder. Both have `len` and `rows(indices) -> Batch`. `batches` yields
+every step's batch of either, and reads a `Packed` ahead in worker processes.
 """
 
 from orch_core.learn.data.batch import Batch, as_tensor, chunks_of, to_device

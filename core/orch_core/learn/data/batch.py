@@ -1,4 +1,4 @@
-"""Images as a tensor, with what goes with them."""
+"""Images as a tensor, with their labels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """images: uint8 [n, channels, resolution, resolution]; orientation_free: bool [n], no up and down.
+    """images: uint8 [n, channels, resolution, resolution]; orientation_free: bool [n], no up or down.
 
-    labels: int64 [n], the first label of each image, those of every source after those of the sources before it;
-    -1 for an image without one.
+    labels: int64 [n], the first label of each image, -1 for none; each source's labels follow those of the
+            sources before.
     """
 
     images: Tensor
@@ -37,14 +37,14 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device; from pinned memory the copy runs beside what the device does."""
+        """The batch on a device; a copy from pinned memory runs in parallel with the device's work."""
         images, orientation_free, labels = (
             part.to(device, non_blocking=True) for part in (self.images, self.orientation_free, self.labels)
         )
         return Batch(images=images, orientation_free=orientation_free, labels=labels)
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory that a GPU can read by itself."""
+        """The batch in pinned memory, which a GPU reads directly."""
         return Batch(
             images=self.images.pin_memory(),
             orientation_free=self.orientation_free.pin_memory(),
@@ -53,12 +53,12 @@ class Batch:
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array as a tensor on a device; the copy is queued, so that the host goes on drawing while a GPU computes."""
+    """The array as a tensor on a device; the copy is queued, so the host can draw while a GPU computes."""
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def joined(parts: list[Batch]) -> Batch:
-    """Batches one after the other."""
+    """The batches as one."""
     if len(parts) == 1:
         return parts[0]
     return Batch(
@@ -69,7 +69,7 @@ def joined(parts: list[Batch]) -> Batch:
 
 
 def as_tensor(images: NDArray[np.uint8], *, resolution: int, channels: int) -> Tensor:
-    """Images [n, h, w, c] as uint8 [n, channels, resolution, resolution]: luma where grey is asked, resized if needed."""
+    """Images [n, h, w, c] as uint8 [n, channels, resolution, resolution], in luma if `channels` is 1."""
     tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     if channels == 1 and tensor.shape[1] == 3:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601, as PIL's convert("L")

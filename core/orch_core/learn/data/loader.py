@@ -1,4 +1,4 @@
-"""Every step's batch, in the order of the seed, read ahead by worker processes where images lie in packs."""
+"""Every step's batch in the order of the seed; worker processes read packs ahead."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orch_core.learn.data.packed import Packed
 from orch_core.learn.randomness import epoch_indices
 
 PIECE = 64
-"""Images that a worker reads at a time: a batch is shared among the workers, and memory ahead stays near two batches."""
+"""Images that a worker reads at a time: workers share a batch, and about two batches are in memory ahead."""
 MOST_WORKERS = 16
 
 
@@ -37,10 +37,10 @@ def batches(
 ) -> Iterator[Batch]:
     """The batch of every step from `first_step` to the cell's last, on `device`.
 
-    Step s shows `images.rows(epoch_indices(s * cell.batch, cell.batch, len(images), cell.seed)[share])`, whatever the
-    number of workers, and wherever a run begins: nothing is skipped over to get there. `share` is a process's part of
-    the global batch. Raises OrchError where a pack cannot be read; workers end with the iterator (`close()` it, or
-    drop it), and do not heed the signals that tell the run to save.
+    Step s shows `images.rows(epoch_indices(s * cell.batch, cell.batch, len(images), cell.seed)[share])`, with
+    any number of workers and from any first step; earlier steps are not read. `share` is a process's part of
+    the global batch. Raises OrchError if a pack cannot be read. Workers end with the iterator (`close()` or
+    delete it), and ignore the signals that ask the run to save.
     """
     place = device or torch.device("cpu")
     if isinstance(images, Batch) or workers == 0:
@@ -51,13 +51,13 @@ def batches(
 
 
 def workers_here() -> int:
-    """Worker processes for a run on this machine: the cores it may use but one, at least one."""
+    """Worker processes for a run on this machine: one less than the cores that it may use, at least one."""
     return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pieces:
-    """Every step's batch in pieces, numbered through: piece p of step s is number s * pieces + p."""
+    """Every step's batch in pieces: piece p of step s is number s * pieces + p."""
 
     images: Packed
     cell: Cell
@@ -65,7 +65,7 @@ class _Pieces:
     pieces: int
 
     def __getitem__(self, number: int) -> Batch | OrchError:
-        """One piece; an error is handed over as a value, for raised in a worker it would lose its remedy."""
+        """One piece, or the error as a value: raised in a worker, it would lose its hint."""
         step, piece = divmod(number, self.pieces)
         order = _order(self.images, self.cell, step)[self.share]
         try:
@@ -91,15 +91,15 @@ def _read_ahead(
         collate_fn=cast("Any", _as_is),
         prefetch_factor=max(2, math.ceil(2 * pieces / workers)),
         pin_memory=device.type == "cuda",
-        worker_init_fn=_deaf,
+        worker_init_fn=_ignore_signals,
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
-        generator=torch.Generator(),  # of its own: it would draw from the global one, whose state is the run's
+        generator=torch.Generator(),  # otherwise it draws from the global one, whose state belongs to the run
     )
     waiting: list[Batch] = []
     for piece in loader:
         if isinstance(piece, OrchError):
             raise piece
-        waiting.append(piece.to(device))  # before they are joined: what is joined is not pinned
+        waiting.append(piece.to(device))  # before joining, because a joined batch is not pinned
         if len(waiting) == pieces:
             yield joined(waiting)
             waiting = []
@@ -113,7 +113,7 @@ def _as_is(piece: Batch | OrchError) -> Batch | OrchError:
     return piece
 
 
-def _deaf(_worker: int) -> None:
-    """Leave signals to the run: Slurm sends them to all its processes, and the run needs batches until it has saved."""
+def _ignore_signals(_worker: int) -> None:
+    """Slurm signals all processes of the run, but the run needs batches until it has saved."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

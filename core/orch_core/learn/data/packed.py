@@ -1,4 +1,4 @@
-"""Images in packs, read and decoded when they are asked for. Holds no open file: any process may use it."""
+"""Images in packs, read and decoded on demand. No file stays open, so any process may use it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedPart:
-    """The first `count` images of a selection of one pack folder.
+    """The first `count` images of a selection from one pack folder.
 
-    fingerprint: of the whole folder, which must stay what it is
-    orientation_free: by modality, whether its images have no up and down; first_labels: by source, what is added to its labels
+    fingerprint:      of the whole folder, which must not change
+    orientation_free: by modality, whether its images have no up or down
+    first_labels:     by source, the number added to its labels
     """
 
     folder: Path
@@ -37,7 +38,7 @@ class PackedPart:
         return self.count
 
     def rows(self, places: Places) -> Batch:
-        """The images at `places` (each below `count`); raises OrchError where a pack is not what was packed."""
+        """The images at `places` (each below `count`); raises OrchError if a pack has changed."""
         packs = open_packs(self.folder, self.fingerprint)
         rows = self.selection.at(places)
         entries = packs.table[rows]
@@ -50,7 +51,7 @@ class PackedPart:
         )
 
     def _resized(self, images: list[NDArray[np.uint8]]) -> Tensor:
-        """Images of any shapes at the cell's resolution, those of one shape together."""
+        """Images of any shapes at the cell's resolution; images of equal shape are resized together."""
         out = torch.empty((len(images), self.channels, self.resolution, self.resolution), dtype=torch.uint8)
         shapes: dict[tuple[int, ...], list[int]] = {}
         for place, image in enumerate(images):
@@ -63,7 +64,7 @@ class PackedPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """The parts of a cell's data one after the other, of which at least one is packed."""
+    """The parts of a cell's data in order, of which at least one is packed."""
 
     parts: tuple[Batch | PackedPart, ...]
 
@@ -91,5 +92,5 @@ class Packed:
         )
 
     def to(self, _device: torch.device) -> Packed:
-        """The same images: each batch goes to the device when it is drawn."""
+        """Return self: each batch goes to the device when it is drawn."""
         return self

@@ -1,4 +1,4 @@
-"""Which images a cell sees: the first by hash rank of each portion of its data."""
+"""The images that a cell sees: the first by hash rank of each portion of its data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from orch_core.packs.layout import is_pack_folder, modality_code
 from orch_core.packs.read import open_packs, select
 
 ORIENTATION_FREE = ("microscopy", "histology", "pathology", "dermoscopy", "cytology")
-"""Words of modalities whose images have no up and down: these are also flipped vertically."""
+"""Words in the names of modalities whose images have no up or down: these are also flipped vertically."""
 
 
 def pretraining_set(cell: Cell) -> Batch | Packed:
-    """The first images by hash rank of each portion; raises OrchError where a source holds fewer, or has changed.
+    """The first images by hash rank of each portion; raises OrchError if a source has fewer, or has changed.
 
-    In memory where every portion is of an npz; else each image is read when it is asked for.
+    In memory if every portion comes from an npz file; otherwise images are read on demand.
     """
     parts: list[Batch | PackedPart] = []
     first = 0
@@ -40,7 +40,7 @@ def pretraining_set(cell: Cell) -> Batch | Packed:
 
 
 def held_out_set(cell: Cell) -> Batch:
-    """The first images by hash rank of the validation splits, from each source in proportion to its size, mixed."""
+    """The first validation images by hash rank, from each source in proportion to its size, shuffled."""
     sizes = [_val_images(portion) for portion in cell.data]
     parts, first = [], 0
     for portion, size in zip(cell.data, sizes, strict=True):
@@ -52,7 +52,7 @@ def held_out_set(cell: Cell) -> Batch:
 
 
 def is_orientation_free(modality: str) -> bool:
-    """Whether images of a modality have no up and down."""
+    """Whether images of a modality have no up or down."""
     words = modality.lower()
     return any(word in words for word in ORIENTATION_FREE)
 
@@ -68,7 +68,7 @@ def _first_of_npz(portion: SourceSubset, first: int, cell: Cell) -> Batch:
 
 def _enough(portion: SourceSubset, there: int) -> None:
     if there < portion.images:
-        message = f"{portion.path}: {portion.images} images asked for, {there} are there"
+        message = f"{portion.path}: {portion.images} images requested, but only {there} exist"
         raise OrchError(message, hint="lower the data size, or plan again if the file has changed")
 
 
@@ -94,7 +94,7 @@ def _packed_part(portion: SourceSubset, split: str, images: int, first: int, cel
 
 
 def _first_labels(portion: SourceSubset, first: int) -> tuple[int, ...]:
-    """What is added to the labels of each source of a pack folder, so that classes of different sources differ."""
+    """Number to add to the labels of each source of a pack folder, so that classes of sources differ."""
     packs = open_packs(Path(portion.path))
     used = _sources_used(portion)
     starts = []
@@ -117,7 +117,7 @@ def _sources_used(portion: SourceSubset) -> set[int]:
 
 
 def _classes(portion: SourceSubset) -> int:
-    """Classes of a portion's source; 0 without labels."""
+    """Number of classes of a portion's source; 0 without labels."""
     path = Path(portion.path)
     if not is_pack_folder(path):
         return int(read_split(path, "train", portion.fingerprint)[1][:, 0].max()) + 1

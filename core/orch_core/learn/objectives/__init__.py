@@ -1,4 +1,4 @@
-"""One file per algorithm, each with `build(cell, constants) -> Objective`, named like its recipe."""
+"""One file per algorithm, named like its recipe, with `build(cell, constants) -> Objective`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """A parameter's learning rate: `scale` of the schedule's, none for the first share `frozen` of the run."""
+    """A parameter's learning rate: `scale` times the schedule's, zero for the share `frozen` of the run."""
 
     scale: float = 1.0
     frozen: float = 0.0
@@ -27,7 +27,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is: `early` counts shares of it from its start, `late` goes to 1 at its end.
+    """How far a run is, in shares: `early` counts from its start, `late` reaches 1 at its end.
 
     They differ under a schedule with a cool-down (see `orch_core.learn.schedule.Schedule.progress`).
     """
@@ -36,40 +36,29 @@ class Progress:
     late: float
 
 
-def _nothing(_progress: Progress) -> None:
-    return None
-
-
-def _none(_images: Tensor) -> dict[str, float]:
-    return {}
-
-
-def _same(_name: str) -> Rate:
-    return Rate()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """A pretraining objective.
 
-    module:  `module(*inputs)` is the loss, a scalar; a function of its inputs and state alone. Its state dict is what
-             a checkpoint holds: student, teacher, heads, centres.
+    module:  `module(*inputs)` is the loss, a scalar function of its inputs and state only. A checkpoint
+             contains its
+             state dict: student, teacher, heads, centres.
     encoder: the part that is probed
     draw:    augmented, masked inputs of a batch; all randomness is here
-    before_step, after_step: what happens around the gradient step, by the run's progress (momentum, centres)
+    before_step, after_step: called around the gradient step with the run's progress (momentum, centres)
     rate:    learning rate of a parameter, by its name in `module`
-    figures: what else tells whether training is healthy, of plain images [n, c, h, w]
-    coupled: the loss of an image depends on the others of its batch; else it is a mean over images, of inputs whose
-             rows are images
+    figures: further signs of healthy training, from images [n, c, h, w] without augmentation
+    coupled: whether the loss of an image depends on others of its batch; if not, it is a mean over the rows
+             of inputs
     """
 
     module: nn.Module
     encoder: VisionTransformer
     draw: Callable[[Batch, Rows], Inputs]
-    before_step: Callable[[Progress], None] = _nothing
-    after_step: Callable[[Progress], None] = _nothing
-    rate: Callable[[str], Rate] = _same
-    figures: Callable[[Tensor], dict[str, float]] = _none
+    before_step: Callable[[Progress], None] = lambda _progress: None
+    after_step: Callable[[Progress], None] = lambda _progress: None
+    rate: Callable[[str], Rate] = lambda _name: Rate()
+    figures: Callable[[Tensor], dict[str, float]] = lambda _images: {}
     coupled: bool = False
 
 

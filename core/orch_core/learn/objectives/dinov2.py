@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2023, section 4): a student predicts its moving average's view of other crops and masked patches."""
+"""DINOv2 (Oquab et al. 2023, section 4): a student matches its moving average on crops and masked patches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Head(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """Student, teacher (momentum copy), one head each for class tokens and patches, and a centre for either."""
+    """Student, teacher (momentum copy), one head each, and a centre each for class tokens and for patches."""
 
     class_centre: Tensor
     patch_centre: Tensor
@@ -65,9 +65,10 @@ class DinoV2(nn.Module):
         self.means: tuple[Tensor, Tensor] | None = None
 
     def forward(self, crops: Tensor, masked: Tensor, small: Tensor, *uniform: Tensor) -> Tensor:
-        """Loss of global crops [2n, c, h, w] (all first ones, then all second ones), masks [2n, l] on them, local crops [k n, ...].
+        """Loss of global crops [2n, c, h, w] (all first ones, then all second), masks [2n, l], local crops.
 
-        uniform: drop path's numbers for the student's global and local crops, [2n, paths] and [k n, paths].
+        small: [k n, ...]; uniform: drop path's numbers for global and local crops, [2n, paths] and [k n,
+               paths].
         """
         drop, drop_small = uniform or (None, None)
         student_temperature = float(self.constants["student_temperature"])
@@ -97,7 +98,7 @@ class DinoV2(nn.Module):
 
     @torch.no_grad()
     def _teach(self, crops: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher's distributions of whole crops [2n, k] and at masked patches, under the centres of the step before."""
+        """Teacher's distributions of crops [2n, k] and of masked patches, with the last step's centres."""
         tokens = encode(self.teacher_encoder, patchify(crops, self.patch))
         logits = self.teacher_head(torch.cat([tokens[:, 0], tokens[:, 1:].flatten(0, 1)[where]]))
         whole, parts = logits[: len(crops)], logits[len(crops) :]
@@ -109,10 +110,11 @@ class DinoV2(nn.Module):
 
     @torch.no_grad()
     def figures(self, images: Tensor) -> dict[str, float]:
-        """Entropies of the teacher's distributions of images [n, c, h, w], as shares of the logarithm of the prototypes.
+        """Entropies of the teacher's distributions of images [n, c, h, w], over the log of the prototypes.
 
-        teacher_entropy: mean of each image's, 1 where all are uniform; teacher_usage: of their mean, 0 where all images
-        fall to one prototype. Caron et al. 2021 (DINO, section 5.3) show either collapse.
+        teacher_entropy: mean over images, 1 if all are uniform; teacher_usage: that of the mean distribution,
+                         0 if all images
+        are assigned to one prototype. Caron et al. 2021 (DINO, section 5.3) describe both collapses.
         """
         tokens = encode(self.teacher_encoder, patchify(images, self.patch))[:, 0]
         shares = ((self.teacher_head(tokens) - self.class_centre) / self.temperature).double().softmax(1)
@@ -138,19 +140,19 @@ class DinoV2(nn.Module):
 
 
 def _mean(rows: Tensor, otherwise: Tensor) -> Tensor:
-    """Mean [1, k] of the rows of all processes, which may have none."""
+    """Mean [1, k] over the rows of all processes; `otherwise` if there are none."""
     count = distributed.total(rows.new_full((), len(rows), dtype=torch.float32))
     mean = distributed.total(rows.sum(0, keepdim=True)) / count.clamp(min=1)
     return torch.where(count > 0, mean, otherwise)
 
 
 def distillation(logs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over all pairs of a student crop and a teacher's global crop that are not the same crop.
+    """Mean cross-entropy over all pairs of a student's crop and another, global crop of the teacher.
 
     logs: [(2 + k) n, prototypes], crop by crop; targets: [2 n, prototypes].
     """
     n = len(targets) // GLOBALS
-    # unbound: the gradient of an index is as large as what it indexes, for every pair
+    # unbind, because the gradient of an index is as large as the indexed tensor, for every pair
     student, teacher = logs.view(-1, n, logs.shape[1]).unbind(), targets.view(GLOBALS, n, -1).unbind()
     terms = [
         -(teacher[t] * student[s]).sum(1).mean()
@@ -162,9 +164,9 @@ def distillation(logs: Tensor, targets: Tensor) -> Tensor:
 
 
 def koleo(features: Tensor) -> Tensor:
-    """-mean log distance to the nearest neighbour among unit vectors (Sablayrolles et al. 2019), fp32 at least.
+    """-mean log distance to the nearest neighbour of unit vectors (Sablayrolles et al. 2019), at least fp32.
 
-    The vectors of all processes are neighbours.
+    The neighbours include the vectors of all processes.
     """
     with torch.autocast(features.device.type, enabled=False):
         unit = functional.normalize(
@@ -174,8 +176,8 @@ def koleo(features: Tensor) -> Tensor:
         shift = distributed.rank() * len(unit) if distributed.world() > 1 else 0
         with torch.no_grad():
             similar = unit @ others.T
-            own = torch.arange(len(unit), device=unit.device)[:, None]
-            nearest = similar.scatter_(1, own + shift, -1).argmax(1)
+            mine = torch.arange(len(unit), device=unit.device)[:, None]
+            nearest = similar.scatter_(1, mine + shift, -1).argmax(1)
         return -(functional.pairwise_distance(unit, others[nearest], eps=1e-8) + 1e-8).log().mean()
 
 
@@ -225,7 +227,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
 
 
 def _uniform(depth: int, inputs: Inputs, rng: Rows) -> Inputs:
-    """Drop path's numbers of the student's crops: two branches a block."""
+    """Drop path's numbers for the student's crops: two branches per block."""
     device, n = inputs[0].device, len(inputs[0]) // GLOBALS
     drawn = [
         np.concatenate(
@@ -237,7 +239,7 @@ def _uniform(depth: int, inputs: Inputs, rng: Rows) -> Inputs:
 
 
 def layer_rate(name: str, depth: int, constants: Constants) -> Rate:
-    """Learning rate falls by `layer_decay` a block towards the pixels; prototypes rest at first."""
+    """The learning rate falls by `layer_decay` per block towards the input; prototypes start frozen."""
     if name == "head.prototypes":
         return Rate(frozen=float(constants["last_layer_frozen"]))
     if not name.startswith("encoder."):
@@ -249,7 +251,7 @@ def layer_rate(name: str, depth: int, constants: Constants) -> Rate:
 
 
 def views(cell: Cell, constants: Constants) -> tuple[View, View, View]:
-    """First and second global crop, local crop."""
+    """First global, second global, and local crop."""
     jitter = {name: float(constants[name]) for name in ("brightness", "contrast", "jitter_share")}
     size = {
         "side": cell.resolution,

@@ -1,4 +1,4 @@
-"""I-JEPA (Assran et al. 2023, section 3): from a context, predict the teacher's representation of target blocks."""
+"""I-JEPA (Assran et al. 2023, section 3): predict the teacher's features of target blocks from a context."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orch_core.recipes.i_jepa import context, target_block
 
 
 class Predictor(nn.Module):
-    """Narrow transformer over a context and the mask tokens of one block."""
+    """A narrow transformer on a context and the mask tokens of one block."""
 
     def __init__(self, width: int, predictor_width: int, depth: int, side: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         self.predict = nn.Linear(predictor_width, width)
 
     def forward(self, tokens: Tensor, seen: Tensor, targets: Tensor) -> Tensor:
-        """Representations [n b, area, width] of blocks `targets` [n, b, area] from context tokens [n, k, width] at `seen`."""
+        """Predictions [n b, area, width] of blocks `targets` [n, b, area], tokens [n, k, width] at `seen`."""
         grid, blocks = self.get_buffer("positions").expand(len(tokens), -1, -1), targets.shape[1]
         visible = (self.embed(tokens) + pick(grid, seen)).repeat_interleave(blocks, 0)
         hidden = self.mask_token + pick(grid.repeat_interleave(blocks, 0), targets.flatten(0, 1))
@@ -45,7 +45,7 @@ class Predictor(nn.Module):
 
 
 class IJepa(nn.Module):
-    """Encoder, predictor, and the encoder's moving average, whose normed output is the target."""
+    """Encoder, predictor, and the encoder's moving average, whose normalised output is the target."""
 
     def __init__(self, encoder: VisionTransformer, predictor: Predictor, *, patch: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def build(cell: Cell, constants: Constants) -> Objective:
     keep, blocks, start = context(side, constants), int(constants["targets"]), float(constants["momentum"])
 
     def draw(batch: Batch, rng: Rows) -> Inputs:
-        block = (height, width) if rng.random() < 0.5 else (width, height)  # one shape a batch
+        block = (height, width) if rng.random() < 0.5 else (width, height)  # one shape per batch
         targets, others = apart(len(batch), side, block, blocks, rng)
         device = batch.images.device
         seen = to_device(others[:, :keep], device)

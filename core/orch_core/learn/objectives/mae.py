@@ -1,4 +1,4 @@
-"""MAE (He et al. 2022, section 3): encode the visible patches, decode all, predict the pixels of the masked ones."""
+"""MAE (He et al. 2022, section 3): encode the visible patches, decode all, predict masked pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orch_core.recipes.mae import kept
 
 
 class Decoder(nn.Module):
-    """Light transformer over visible tokens and mask tokens, in whatever order they come: positions go with them."""
+    """A small transformer on visible tokens and mask tokens in any order, with their positions."""
 
     def __init__(self, width: int, decoder_width: int, depth: int, side: int, pixels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Mae(nn.Module):
         self.patch, self.norm_pixels = patch, norm_pixels
 
     def forward(self, images: Tensor, seen: Tensor, masked: Tensor) -> Tensor:
-        """Loss of images [n, c, h, w] whose patches `seen` [n, k] are visible and `masked` [n, l - k] are not."""
+        """Loss of images [n, c, h, w] with visible patches `seen` [n, k] and masked `masked` [n, l - k]."""
         patches = patchify(images, self.patch)
         predicted = self.decoder(encode(self.encoder, patches, seen), seen, masked)
         target = pick(patches, masked)
@@ -62,7 +62,7 @@ class Mae(nn.Module):
 
 
 def normalised(patches: Tensor) -> Tensor:
-    """Each patch with mean 0 and variance 1 over its pixels, unbiased, epsilon 1e-6 (section 4.1 and the paper's code note)."""
+    """Each patch with mean 0 and unbiased variance 1 over its pixels, epsilon 1e-6 (section 4.1)."""
     mean = patches.mean(-1, keepdim=True)
     return (patches - mean) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 

@@ -1,4 +1,4 @@
-"""MoCo v3 (Chen, Xie, He 2021, algorithm 1): a view predicts the momentum encoder's other view among the batch's."""
+"""MoCo v3 (Chen, Xie, He 2021, algorithm 1): a view identifies the momentum encoder's other view."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """By the statistics of the whole batch, over all processes; none are kept."""
+    """Batch norm with the statistics of the batch over all processes, without running statistics."""
 
     def __init__(self, features: int, *, affine: bool = True) -> None:
         super().__init__(features, affine=affine, track_running_stats=False)
@@ -89,7 +89,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def head(layers: tuple[int, ...], *, last_norm: bool = True) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU in between; the last norm has no scale and shift (section 4.1)."""
+    """Linear layers with batch norm and ReLU between; the last norm is not affine (section 4.1)."""
     parts: list[nn.Module] = []
     for index, (a, b) in enumerate(pairwise(layers)):
         parts.append(nn.Linear(a, b, bias=False))

@@ -1,4 +1,4 @@
-"""SimMIM (Xie et al. 2022, section 3): all tokens through the encoder, L1 on the raw pixels of the masked patches."""
+"""SimMIM (Xie et al. 2022, section 3): all tokens are encoded; L1 loss on pixels of masked patches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orch_core.recipes.simmim import masked
 
 
 class SimMim(nn.Module):
-    """Encoder, mask token and one linear layer; the loss is the mean absolute error over the masked pixels."""
+    """Encoder, mask token and linear layer; the loss is the mean absolute error over the masked pixels."""
 
     def __init__(self, encoder: VisionTransformer, predict: nn.Linear, *, patch: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The supervised control (Beyer et al. 2022): cross-entropy of a linear head on the mean of the patch tokens."""
+"""The supervised control (Beyer et al. 2022): cross-entropy of a linear head on mean patch tokens."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def build(cell: Cell, constants: Constants) -> Objective:
     def draw(batch: Batch, rng: Rows) -> Inputs:
         if int(batch.labels.min()) < 0:
             message = "some images of the sources have no label"
-            raise OrchError(message, hint="the supervised control needs one for every image: leave it out")
+            raise OrchError(message, hint="the supervised control needs a label for every image: remove it")
         if int(batch.labels.max()) >= classes:
-            message = f"the sources have {int(batch.labels.max()) + 1} classes together, the head {classes}"
+            message = f"the sources have {int(batch.labels.max()) + 1} classes, the head has {classes}"
             raise OrchError(message, hint="raise the recipe's `classes`")
         return draw_view(batch, view, rng), batch.labels
 

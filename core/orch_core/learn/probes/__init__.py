@@ -1,4 +1,4 @@
-"""One file per probing protocol, each with `evaluate(subject, task, probe) -> Scored`, named like its protocol."""
+"""One file per probing protocol, named like it, with `evaluate(subject, task, probe) -> Scored`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orch_core.protocols import protocol_named
 
 
 def evaluate_probe(subject: Subject, task: Task, probe: Probe) -> Scored:
-    """Score a subject on a task by the probe's protocol; raises OrchError for a protocol that this version lacks."""
+    """Score a subject on a task by the probe's protocol; raises OrchError if the protocol is unknown."""
     name = protocol_named(probe.protocol).name.replace("-", "_")
     scored: Scored = importlib.import_module(f"orch_core.learn.probes.{name}").evaluate(subject, task, probe)
     return scored

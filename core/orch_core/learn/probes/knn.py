@@ -1,7 +1,7 @@
-"""The protocol `knn`: each image's nearest training images by cosine vote for their labels, weighted exp(cosine / temperature).
+"""The protocol `knn`: the nearest training images by cosine vote, weighted exp(cosine / temperature).
 
-Features are those of `linear` (class token and mean patch token), not standardised. The shares of the votes are the
-scores; the validation split chooses nothing.
+Features are those of `linear` (class token and mean patch token), but not standardised. Scores are the shares
+of the votes. The validation split is not used to choose anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from orch_core.learn.probes.task import Task
 from orch_core.protocols.knn import PROTOCOL
 
 VALUES = 2**23
-"""Cosines held at a time."""
+"""Cosines in memory at a time."""
 
 
 def evaluate(subject: Subject, task: Task, probe: Probe) -> Scored:
@@ -42,7 +42,7 @@ def unit(features: Features) -> Features:
 
 
 def vote(cosine: Features, truth: NDArray[np.int64]) -> Features:
-    """Shares [m, k] of the weighted votes of the nearest of n images for truth [n, k], from cosines [m, n]."""
+    """Shares [m, k] of weighted votes of the nearest of n images with truth [n, k], from cosines [m, n]."""
     count = min(int(PROTOCOL.value("neighbours")), cosine.shape[1])
     near = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
     closeness = np.take_along_axis(cosine, near, axis=1)

@@ -1,4 +1,4 @@
-"""Principal components of raw pixels, for the control without an encoder, with few images in memory at a time."""
+"""Principal components of raw pixels, for the control without an encoder; only few images in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def principal_components(
 ) -> dict[str, Floats]:
     """Scores [n, components] of each split on the first principal components of the train split's pixels.
 
-    There are fewer components if the train split has fewer images, or its pixels a lower rank. `check_stop` is called
-    between batches, and may raise.
+    There are fewer components if the train split has fewer images, or pixels of a lower rank. `check_stop` is
+    called between batches, and may raise.
     """
     flat = {split: array.reshape(len(array), -1) for split, array in images.items()}
     train = flat["train"]
@@ -42,7 +42,7 @@ def principal_components(
 
 
 def _batches(flat: NDArray[np.uint8], mean: Floats, check_stop: Callable[[], None]) -> Iterator[Floats]:
-    """Centred rows in [0, 1] less their mean, a batch at a time."""
+    """Rows in [0, 1] minus their mean, a batch at a time."""
     rows = max(1, BATCH_BYTES // (8 * flat.shape[1]))
     for first in range(0, len(flat), rows):
         check_stop()
@@ -54,7 +54,7 @@ def _batches(flat: NDArray[np.uint8], mean: Floats, check_stop: Callable[[], Non
 def _columns(
     flat: NDArray[np.uint8], mean: Floats, check_stop: Callable[[], None]
 ) -> Iterator[tuple[slice, Floats]]:
-    """The same, a stretch of pixels of all rows at a time."""
+    """The same, for a range of pixels of all rows at a time."""
     width = max(1, BATCH_BYTES // (8 * len(flat)))
     for first in range(0, flat.shape[1], width):
         check_stop()
@@ -94,7 +94,7 @@ def _by_images(
 def _by_iteration(
     train: NDArray[np.uint8], mean: Floats, components: int, check_stop: Callable[[], None]
 ) -> tuple[Floats, Floats]:
-    """The same, nearly: subspace iteration from random directions, then the best components in the subspace."""
+    """Approximately the same: subspace iteration from random directions, then the best components in it."""
     count = min(components + OVERSAMPLED, *train.shape)
     space = generator(0, "projection").standard_normal((train.shape[1], count))
     for _ in range(ITERATIONS):

@@ -1,4 +1,4 @@
-"""A task's scores from predictions on its test split: AUC and accuracy with their intervals, the same for every protocol."""
+"""AUC and accuracy of test predictions on a task, with intervals, the same for every protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Value = float | int | str | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """What a record of a probe holds: its values, None for one that is not defined, and AUCs of the bootstrap [1000]."""
+    """Values of a probe's record, None if undefined, and the bootstrap's AUCs [1000]."""
 
     values: Mapping[str, Value]
     draws: NDArray[np.float64]
@@ -28,8 +28,8 @@ class Scored:
 def scored(predicted: Mapping[str, NDArray[np.float64]], task: Task, probe: Probe, **more: Value) -> Scored:
     """Scores of probabilities [n, k] on `val` and `test`, with `more` values of the protocol.
 
-    The resamples depend on the test set alone, so that replicate k of two encoders on one task is of the same images:
-    the spread of their difference is that of a paired bootstrap.
+    The resamples depend on the test set only, so replicate k contains the same images for two encoders on one
+    task: the standard deviation of their difference is that of a paired bootstrap.
     """
     truth = {split: task.truth(split, probe) for split in predicted}
     test, labels = predicted["test"], task.labels["test"]

@@ -1,4 +1,4 @@
-"""What is probed: a cell's frozen encoder, or the principal components of raw pixels, and their features of a task."""
+"""A cell's frozen encoder, or the principal components of pixels, and the features of a task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Features = NDArray[np.float64]
 
 
 class Subject:
-    """A cell's encoder (None for raw pixels), and the features of the task that was asked for last.
+    """A cell's encoder (None for raw pixels), and the features of the last task.
 
     Every method raises Stopped between batches of images once `should_stop()` is true.
     """
@@ -50,7 +50,7 @@ class Subject:
 
     @torch.inference_mode()
     def encoded(self, encoder: VisionTransformer, images: Images) -> Features:
-        """Features [n, 2 width]: the class token and the mean of the patch tokens, after the last norm."""
+        """Features [n, 2 width]: the class token and the mean patch token, after the final norm."""
         device, cell = encoder.patch_embed.proj.weight.device, self.cell
         parts = []
         for first in range(0, len(images), CHUNK):

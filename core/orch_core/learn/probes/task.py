@@ -17,7 +17,7 @@ from orch_core.learn.metrics import indicator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Images uint8 [n, h, w, c] and labels [n, k] of each split; train already cut to the probe's limit."""
+    """Images uint8 [n, h, w, c] and labels [n, k] of each split; train is cut to the probe's limit."""
 
     images: dict[str, Images]
     labels: dict[str, Labels]
@@ -28,7 +28,7 @@ class Task:
 
 
 def load_task(one: Probe) -> Task:
-    """A task's images and labels; raises OrchError if they are unusable, or have changed since the plan was made."""
+    """A task's images and labels; raises OrchError if they are unusable, or have changed since planning."""
     images, labels = {}, {}
     for split in SPLITS:
         images[split], labels[split] = read_split(Path(one.path), split, one.fingerprint)
@@ -42,7 +42,7 @@ def load_task(one: Probe) -> Task:
 
 
 def limited(images: Images, labels: Labels, limit: int) -> NDArray[np.int64]:
-    """The first `limit` images by hash rank, each class (of the first label) in proportion; at least one of each."""
+    """The first `limit` images by hash rank, stratified by the first label, at least one per class."""
     order = hash_order(image_keys(images), 0)
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
