@@ -293,7 +293,7 @@ def test_leaving_one_out_of_one_is_refused_at_its_place(tmp_path: Path):
 def test_an_empty_grid_is_refused_at_the_rules(tmp_path: Path):
     line, _, message = problem_of(tmp_path, ("training:", "exclude:\n  - seed >= 0\ntraining:"))
     assert (tmp_path / "grid.yaml").read_text().splitlines()[line - 1].strip() == "- seed >= 0"
-    assert "no cell is left after `exclude` (seed >= 0)" in message
+    assert "`exclude` removes every cell (seed >= 0)" in message
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_a_device_without_the_precision_is_refused_with_those_it_has(tmp_path: P
         if precision == "fp16":
             assert draft(tmp_path / "grid.yaml", tmp_path / "study")[0].frame.height == 4
             continue
-        with pytest.raises(OrchError, match="V100 has no bf16") as caught:
+        with pytest.raises(OrchError, match="V100 does not support bf16") as caught:
             draft(tmp_path / "grid.yaml", tmp_path / "study")
         assert caught.value.hint == "set training.precision to fp32 or fp16, or another cluster.device"
 

@@ -41,12 +41,12 @@ def enumerate_cells(checked: CheckedGrid) -> pl.DataFrame:
 
 
 def cells_and_idle_rules(checked: CheckedGrid) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """The frame of `enumerate_cells`, and the rules of `exclude` that exclude no cell which earlier rules leave."""
+    """The frame of `enumerate_cells`, and the rules of `exclude` that match none of the remaining cells."""
     used: set[str] = set()
     frame = pl.concat([_block(checked, block, used) for block in blocks(checked)], how="vertical")
     if frame.is_empty():
         rules = "; ".join(checked.grid.exclude)
-        message = f"no cell is left after `exclude` ({rules}): drop a rule, or widen the axes"
+        message = f"`exclude` removes every cell ({rules}): remove a rule, or widen the axes"
         raise refuse(checked, ("exclude",) if checked.grid.exclude else ("axes",), message)
     keys = np.sort(frame["id"].hash().to_numpy())
     if (keys[1:] == keys[:-1]).any():  # else all ids differ; this is faster than asking for unique ones

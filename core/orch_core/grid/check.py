@@ -97,12 +97,8 @@ def read_grid(path: Path) -> CheckedGrid:
     )
 
 
-_NOT_IN_FILE = (
-    "[key]",
-    "a shape",
-    "a family",
-    "a name",
-)  # parts of pydantic's places that are its own: keys, tags of unions
+_NOT_IN_FILE = ("[key]", "a shape", "a family", "a name")
+"""Parts of pydantic's locations that are not in the file: keys and tags of unions."""
 
 
 def _validation_problem(document: Document, error: dict[str, Any]) -> Problem:

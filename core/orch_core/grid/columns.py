@@ -21,12 +21,7 @@ from orch_core.cell import Cell, Model, Override, SourceSubset, identity_of_data
 from orch_core.identity import Hashes, field_hashes
 
 Part = Literal["shape", "data", "run", "cost"]
-TEXT, SMALL, WHOLE, REAL = (
-    pl.Categorical,
-    pl.Int32,
-    pl.Int64,
-    pl.Float64,
-)  # texts are categorical: rows share them
+TEXT, SMALL, WHOLE, REAL = pl.Categorical, pl.Int32, pl.Int64, pl.Float64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,14 +59,14 @@ def axes_of(text: str) -> set[str]:
 def evaluate(text: str, axes: Mapping[str, Any], *, is_in: Callable[[Any, list[Any]], Any]) -> Any:
     """The value of an expression over `axes`: plain values, or columns that overload the operators.
 
-    `is_in(value, items)` says how membership is asked. Raises ExpressionError as `axes_of` does.
+    `is_in(value, items)` tests membership. Raises ExpressionError as `axes_of` does.
     """
     axes_of(text)
     return _Translator(text, axes, is_in).visit(_parsed(text))
 
 
 def is_expression(text: str) -> bool:
-    """Whether a text compares anything, rather than being a name: `mix == 'ct'` does, `mae-w64-all-2000-s0` does not."""
+    """Whether a text contains a comparison: `mix == 'ct'` does, the name `mae-w64-all-2000-s0` does not."""
     try:
         node = _parsed(text)
     except ExpressionError:
@@ -96,7 +96,7 @@ def _indent(text: str) -> int:
 
 
 class _Visitor(ast.NodeVisitor):
-    """Goes through an expression; what it has no method for is not allowed."""
+    """Visits the nodes of an expression; nodes without a method here are not allowed."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -119,20 +119,18 @@ class _Visitor(ast.NodeVisitor):
 
 
 class _Kinds(_Visitor):
-    """The kind of each part: number, text or truth. Refuses values that no cell has or that cannot compare."""
+    """The kind of each part: number, text or truth. Refuses values that no cell has or that do not fit."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.used: set[str] = set()
 
     def require(self, node: ast.expr, kind: str, where: str, about: ast.expr | None = None) -> None:
-        """Refuse a part of another kind; the message names `where` it is, and the part `about` which that is said."""
+        """Refuse a part of another kind; the message names its role `where`, and the part `about`."""
         found = self.visit(node)
         if found != kind:
             example = {"truth": "a comparison, such as seed == 0"}.get(kind, f"a {kind}")
-            place = (
-                f"{where} {self._part(about)!r}" if about else where
-            )  # slow: a part is cut out of the whole text
+            place = f"{where} {self._part(about)!r}" if about else where
             message = f"{self._part(node)!r} is a {found}, where {place} must be {example}"
             raise ExpressionError(message, self._offset(node))
 
@@ -160,7 +158,7 @@ class _Kinds(_Visitor):
         if not isinstance(node.op, ast.Not | ast.USub):
             self.generic_visit(node)
         kind, sign = ("truth", "not") if isinstance(node.op, ast.Not) else ("number", "-")
-        self.require(node.operand, kind, f"what follows `{sign}`")
+        self.require(node.operand, kind, f"the operand of `{sign}`")
         return kind
 
     def visit_BinOp(self, node: ast.BinOp) -> str:
@@ -181,18 +179,18 @@ class _Kinds(_Visitor):
                 self.generic_visit(node)
             if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
                 for side in (left, *sides):
-                    self.require(side, "number", "what has an order")
+                    self.require(side, "number", "each side of an inequality")
             else:
                 kind = self.visit(left)
                 for side in sides:
-                    self.require(side, kind, "what is compared with", left)
+                    self.require(side, kind, "a value compared with", left)
             for side in (left, *sides):
                 self._versioned(left, side)
             left = right
         return "truth"
 
     def _versioned(self, left: ast.expr, right: ast.expr) -> None:
-        """An algorithm is `mae`, a recipe `mae@1`: the other way round no cell would ever match."""
+        """An algorithm is `mae`, a recipe `mae@1`: a comparison with the other would never match."""
         if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant):
             return
         name, value = left.id, right.value
@@ -204,7 +202,7 @@ class _Kinds(_Visitor):
 
 
 def _joined(join: Callable[[Any, Any], Any], values: list[Any]) -> Any:
-    """All values joined pair by pair: one after another, a chain of a thousand would be nested a thousand deep."""
+    """All values joined pair by pair, because joining a thousand in turn would nest a thousand deep."""
     while len(values) > 1:
         odd = values[-1:] if len(values) % 2 else []
         values = [join(a, b) for a, b in zip(values[::2], values[1::2], strict=False)] + odd

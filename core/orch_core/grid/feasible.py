@@ -16,7 +16,7 @@ from orch_core.yaml import Document, Loc
 
 
 def infeasible(document: Document, grid: Grid, tasks: Mapping[str, NpzFacts]) -> list[Problem]:
-    """Mistakes of all blocks of axes: no length or two, impossible shapes, indivisible batches, and wrong kinds of task."""
+    """Mistakes of all blocks of axes: lengths, impossible shapes, indivisible batches, kinds of task."""
     problems = _lengths(document, grid) + _shares(document, grid) + _lonely(document, grid)
     problems += _kinds(document, grid, tasks)
     blocks: list[tuple[Loc, Axes | Include | IsoFlop]] = [(("axes",), grid.axes)]
@@ -92,11 +92,11 @@ def _kinds(document: Document, grid: Grid, tasks: Mapping[str, NpzFacts]) -> lis
 
 def _kind_fault(kind: str, facts: NpzFacts) -> str:
     if kind != "multi-label" and facts.labels > 1:
-        return f"it has {facts.labels} columns of labels: multi-label, or one column with the number of the class"
+        return f"it has {facts.labels} label columns: use multi-label, or one column with the class number"
     if kind == "binary-class" and facts.classes > 2:
-        return f"it has {facts.classes} classes: multi-class or ordinal-regression"
+        return f"it has {facts.classes} classes: use multi-class or ordinal-regression"
     if kind == "multi-label" and facts.labels == 1 and facts.classes > 2:
-        return f"it has one column of labels with {facts.classes} classes: multi-class"
+        return f"it has one label column with {facts.classes} classes: use multi-class"
     return ""
 
 
@@ -136,7 +136,7 @@ def _model_problems(model: Shape | Family, grid: Grid) -> list[str]:
 def _shape_problem(shape: Shape, grid: Grid) -> str:
     try:
         model = shape.model()
-    except Exception as error:  # noqa: BLE001 - pydantic's own error type carries the words
+    except Exception as error:  # noqa: BLE001 - pydantic's error contains the message
         return str(error)
     if not shape.params:
         return ""

@@ -222,7 +222,7 @@ class Training(Section):
 
 
 class Probes(Section):
-    """Probes of every encoder: names of `tasks` (or of sources, whose labels they are), and how they are scored."""
+    """Probes of every encoder: names of `tasks` (or of sources with labels), and the protocols."""
 
     tasks: list[str] | None = Field(
         default=None, min_length=1, description="default: every task, and every source whose labels make one"
@@ -231,11 +231,8 @@ class Probes(Section):
     protocol: Names = Field(default=["linear@1"], description="one protocol, or a list of them")
 
 
-class Include(Section):
-    """Extra cells: a product of axes, in which an axis that is not set takes the values of `axes`.
-
-    `model` may also be the name of one in `axes.model`.
-    """
+class _Block(Section):
+    """Axes of a block of extra cells; an axis that is not set takes the values of `axes`."""
 
     model: ModelRefs | None = None
     algorithm: Names | None = None
@@ -244,12 +241,20 @@ class Include(Section):
     seed: Seeds | None = None
     resolution: Wholes | None = None
     patch: Wholes | None = None
+
+
+class Include(_Block):
+    """Extra cells: a product of axes, in which an axis that is not set takes the values of `axes`.
+
+    `model` may also be the name of one in `axes.model`.
+    """
+
     samples_seen: Counts | None = None
     epochs: Lengths | None = None
     flops: Lengths | None = None
 
 
-class IsoFlop(Section):
+class IsoFlop(_Block):
     """Cells of equal training compute: budgets (FLOPs) x sizes, for which the training length is solved.
 
     Without `images` the data size is also solved for, so that every image is seen `epochs` times. A size is
@@ -260,13 +265,6 @@ class IsoFlop(Section):
     budgets: Lengths
     epochs: float = Field(default=1.0, gt=0)
     min_steps: Whole = 100
-    model: ModelRefs | None = None
-    algorithm: Names | None = None
-    images: Sizes | None = None
-    mix: Names | None = None
-    seed: Seeds | None = None
-    resolution: Wholes | None = None
-    patch: Wholes | None = None
 
 
 class Budget(Section):

@@ -1,4 +1,4 @@
-"""Names of a plan's cells: unique, and with whatever varies in the grid in them. They are labels and are never parsed."""
+"""Names of a plan's cells: unique, and with everything that varies in the grid. Names are never parsed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from orch_core.cell import Override
 from orch_core.grid.columns import overrides_of
 
-BASE = ("algorithm", "model", "mix", "images", "seed")  # what the name of every cell has
+BASE = ("algorithm", "model", "mix", "images", "seed")  # parts of every cell's name
 VARYING = {  # column -> how its value is written if the cells of an algorithm differ in it
     "recipe": "{}",
     "width": "w{}",
@@ -30,8 +30,9 @@ IMPLIED = {"recipe": "algorithm", "width": "model", "depth": "model", "heads": "
 def cell_names(frame: pl.DataFrame) -> pl.Series:
     """A name for every row of a plan's frame, such as `mae-w64-all-2000-s0`; no two are equal.
 
-    What the cells of an algorithm differ in stands before the seed: `mae-w64-all-2000-224px-mask_ratio0.6-s0`. Lengths
-    do if cells of one model, data and seed have several. Cells that still share a name have the start of their ids in it.
+    Columns that vary within an algorithm come before the seed: `mae-w64-all-2000-224px-mask_ratio0.6-s0`.
+    Lengths are included if cells of one model, data and seed have several. Cells whose names still collide
+    get the start of their ids.
     """
     parts = [frame.filter(pl.col("algorithm") == name) for name in frame["algorithm"].unique()]
     named = pl.concat([part.select("id", name=_name(part)) for part in parts])

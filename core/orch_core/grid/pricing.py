@@ -29,9 +29,7 @@ PRICED = tuple(
     for column in COLUMNS
     if column.field and column.field not in {"data", "samples_seen", "seed", "subset_seed"}
 )
-FLOPS_PAID = pl.col("samples_paid") * pl.col(
-    "flops_train_image"
-)  # what a cell has to train, with its share of a trunk
+FLOPS_PAID = pl.col("samples_paid") * pl.col("flops_train_image")  # of a cell, with its share of a trunk
 
 
 def device_named(name: str | None, precision: str) -> Device:
@@ -41,7 +39,7 @@ def device_named(name: str | None, precision: str) -> Device:
         raise OrchError(message, hint="set cluster.device to one of them")
     device = DEVICES[name or "CPU"]
     if precision not in device.peak:
-        message = f"{device.name} has no {precision}"
+        message = f"{device.name} does not support {precision}"
         raise OrchError(
             message, hint=f"set training.precision to {' or '.join(device.peak)}, or another cluster.device"
         )
@@ -53,11 +51,11 @@ def with_hours(
 ) -> pl.DataFrame:
     """Add device-hours of training and probing (`hours_low`, `hours_mid`, `hours_high`) and `hours_probes`.
 
-    With a calibration, hours are the measured seconds, 25% less and 25% more. Without one they are FLOPs,
-    with those of fitting the probes, at an assumed fraction of the device's peak. The `devices` of a cell
-    share its training without loss; one of them runs the probes while the others are paid for too. Cells side
-    by side on a device take as long as one after another. `memory_bytes` of the control without an encoder
-    becomes what projecting the pixels of its largest task takes.
+    With a calibration, hours are the measured seconds, 25% less and 25% more. Without one, they are FLOPs
+    (including those of fitting the probes) at an assumed fraction of the device's peak. The `devices` of a
+    cell share its training without loss; one of them runs the probes while the others are paid for too. Cells
+    that share a device take as long as in sequence. For the control without an encoder, `memory_bytes`
+    becomes the memory to project the pixels of its largest task.
     """
     if measured is not None:
         probing, training = measured.probing(load) / 3600, measured.training_seconds() / 3600

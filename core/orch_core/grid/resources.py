@@ -21,13 +21,8 @@ NAMED = (
     "gpus_per_node",
     "nodes",
     "time",
-)  # fields that are sbatch's own options
-GPU_OPTIONS = (
-    "gpus",
-    "gpus-per-node",
-    "gpus-per-task",
-    "gres",
-)  # of `sbatch`: they take gpus_per_node's place
+)  # fields named like sbatch's options
+GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gres")  # in `sbatch`, they replace gpus_per_node
 SHORT = {"A": "account", "G": "gpus", "N": "nodes", "n": "ntasks", "p": "partition", "q": "qos", "t": "time"}
 SET_BY_ORCH = frozenset(
     {
@@ -155,7 +150,7 @@ class ResourceClass(Section):
         return {name: value for name, value in own.items() if value is not None} | self.sbatch
 
     def gpu_options(self) -> dict[str, Option]:
-        """The options that ask for GPUs; empty where none does."""
+        """The options that request GPUs; empty if there are none."""
         found = {name: value for name, value in self.options().items() if name in GPU_OPTIONS}
         return {name: value for name, value in found.items() if name != "gres" or "gpu" in str(value)}
 
@@ -184,14 +179,14 @@ class ResourceClass(Section):
 
     @property
     def minutes(self) -> float | None:
-        """The time limit of a job in minutes, None where none is given."""
+        """The time limit of a job in minutes, or None."""
         return None if self.time is None else minutes_of(self.time)
 
 
 def unshareable(classes: Mapping[str, ResourceClass], batch: int) -> dict[str, str]:
-    """Why the devices of a class cannot have equal parts of a batch, by the class; classes that can are left out."""
+    """The fault of each class whose devices cannot share a batch equally; other classes are not included."""
     return {
-        name: f"{asked.devices:g} GPUs cannot share a batch of {batch}: choose a batch that their number divides"
+        name: f"{asked.devices:g} GPUs cannot share a batch of {batch}: choose a multiple of their number"
         for name, asked in classes.items()
         if (asked.cells_per_job or 1) == 1 and batch % asked.devices
     }

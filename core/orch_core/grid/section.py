@@ -16,7 +16,7 @@ Whole = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 def name_fault(name: str) -> str:
-    """Why a name may not become part of a path or a table; "" if it may. Letters of every script are allowed."""
+    """Why a name may not become part of a path or a table; "" if it may. Letters of any script may occur."""
     if not name or name != name.strip():
         return "a name may not be empty, or begin or end with a space"
     if name[0] in ".-" or "/" in name or "\\" in name:
