@@ -1,6 +1,6 @@
 """What a scaling-law study consists of: grids, cells, recipes, records, and what they cost.
 
-`read_grid` checks a grid file, `enumerate_cells` lists its cells as a table, `open_study` opens a study's folder.
+`read_grid` checks a grid file, `enumerate_cells` lists its cells as a table, `open_study` opens a study.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Cost:
     flops_forward:     one image with all patches through the probed encoder
     flops_train_image: model FLOPs of training on one image: forward and backward, all views, teacher included
     flops_train:       of the whole run
-    flops_hardware:    of the whole run with attention's recomputation: what FlopCounterMode counts
+    flops_hardware:    of the whole run with attention's recomputation, as FlopCounterMode counts
     tokens:            tokens through the trained encoder in the whole run
     activation_bytes:  kept of one image between forward and backward pass, with heads and loss
     memory_bytes:      peak of training with the whole batch at once (see `memory_bytes`)

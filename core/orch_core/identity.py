@@ -64,7 +64,7 @@ def field_hashes(field: str, values: Sequence[object]) -> Hashes:
 
 
 def join_ids(hashes: Hashes) -> pl.Series:
-    """Ids of summed hashes, shape (cells, 2), as 32 hexadecimal digits each; equal to the `digest` of fields."""
+    """Ids of summed hashes, shape (cells, 2), as 32 hexadecimal digits each; equal to `digest` of fields."""
     import polars as pl
 
     text = np.frombuffer(hashes.astype(">u8").tobytes().hex().encode(), dtype="S32")

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, code state, hardware, host. Nothing that is named here is imported."""
+"""The origin of a number: versions, code state, hardware, host. Imports no package that it describes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def code_state() -> dict[str, str]:
-    """The checkout that this package is imported from: `commit` and `dirty`, a hash of the uncommitted changes.
+    """The checkout that this package is imported from: `commit`, and `dirty`, a hash of uncommitted changes.
 
     Empty if the package is installed from a wheel or git fails; `dirty` is empty for a clean tree.
     """
@@ -65,7 +65,7 @@ def gpus() -> list[str]:
 
 
 def visible_gpus() -> list[str]:
-    """Ids of the NVIDIA GPUs that this process may use: those of CUDA_VISIBLE_DEVICES if it is set, else all."""
+    """Ids of the NVIDIA GPUs that this process may use: those of CUDA_VISIBLE_DEVICES if set, else all."""
     ids = [str(number) for number in range(len(gpus()))]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return ids if visible is None or not ids else [one for one in visible.split(",") if one]

@@ -22,7 +22,7 @@ def folder() -> Path:
 def user_cluster() -> Cluster:
     """The section of the user's file, empty without a file; raises GridError with each mistake's place.
 
-    It applies where the grid sets nothing; the command line takes precedence over both. Size classes belong
+    It applies if the grid sets nothing; the command line takes precedence over both. Size classes belong
     to grids.
     """
     path = folder() / "cluster.yaml"

@@ -61,7 +61,7 @@ def named_model(name: str) -> Model:
 class Flops:
     """FLOPs of a part of a model for one image.
 
-    forward, backward: model FLOPs; recompute: what fused attention computes again in its backward pass (one
+    forward, backward: model FLOPs; recompute: FLOPs that fused attention repeats in its backward pass (one
                        of
     its two products), which hardware does and FlopCounterMode counts, but model FLOPs by convention do not
     (Chowdhery et al. 2022, PaLM, appendix B).

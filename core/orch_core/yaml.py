@@ -37,7 +37,7 @@ class Document:
         return _problem(self.file, self.lines, places.get(loc, (1, 1)), message)
 
     def problem_within(self, loc: Loc, value: str, offset: int, message: str) -> Problem:
-        """A mistake `offset` characters into the text `value` at `loc`, or at its start if the file spells it otherwise."""
+        """A mistake `offset` characters into `value` at `loc`, or at its start if its spelling differs."""
         found = self.problem(loc, message)
         start = found.text.find(value, found.column - 1)
         return replace(found, column=start + offset + 1) if start >= 0 else found

@@ -48,9 +48,9 @@ class NpzFacts:
 def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
     """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError for a mistake in the file.
 
-    expected: the file's fingerprint when the plan was made; raises OrchError if it is another now ("": it may be any).
+    expected: the file's fingerprint in the plan; raises OrchError if the file has changed ("": do not check).
 
-    The arrays are kept for the next call (up to KEPT_BYTES of them) and shared: not to be written to.
+    The arrays are cached (up to KEPT_BYTES of them) and shared, so they must not be written to.
     """
     if not path.exists():
         return _read_split(path, split)  # raises with the mistake
@@ -230,7 +230,7 @@ def pretraining_order(path: Path, subset_seed: int, expected: str = "") -> NDArr
 
 
 def fingerprint(path: Path) -> str:
-    """Content hash of a file: blake2b-128, 32 hexadecimal digits. A file that has not changed is read once a process."""
+    """Content hash of a file: blake2b-128 in hexadecimal. An unchanged file is read once per process."""
     stamp = _stamp(path)
     if stamp not in _fingerprints:
         with path.open("rb") as file:

@@ -42,7 +42,7 @@ def check_task(path: Path) -> None:
 
 
 def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
-    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming what is wrong with the files.
+    """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError naming the fault in the files.
 
     expected: fingerprint of the source or task when the plan was made; raises OrchError if it has changed.
     """

@@ -1,4 +1,4 @@
-"""Probing protocols by name. Adding one is adding its module here and one of the same name in `orch_core.learn.probes`."""
+"""Probing protocols by name. A new one is a module here, and its namesake in `orch_core.learn.probes`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on frozen features (Wu et al. 2018, arXiv 1805.01978, section 3.4), with DINO's constants."""
+"""Weighted nearest neighbours on frozen features (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FEATURES_PER_WIDTH = 2  # class token and mean patch token
 
 
 def cost(size: TaskSize) -> ProbeCost:
-    """The cosine of every scored image with every training image: a multiplication and an addition per feature."""
+    """The cosine of every scored image with every training image: 2 FLOPs per feature."""
     return ProbeCost(solver_flops=2 * FEATURES_PER_WIDTH * size.train * (size.val + size.test))
 
 

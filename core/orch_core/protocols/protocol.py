@@ -1,4 +1,4 @@
-"""The type of a protocol: how a task is scored with what an encoder makes of its images. Imports no torch."""
+"""The type of a protocol: how a task is scored from an encoder's features of its images. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orch_core.recipes.base import Constant, Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSize:
-    """What the cost of a probe depends on: images of each split (of `train` those within the limit), and classes."""
+    """Size of a task, which sets the cost: images per split (`train` after the limit), classes."""
 
     train: int
     val: int
@@ -28,7 +28,7 @@ class ProbeCost:
     """The work of one probe.
 
     solver_flops:   FLOPs of fitting and scoring, per unit of the encoder's width
-    encoder_images: images through the encoder, besides the one pass whose features all protocols of a task share
+    encoder_images: images through the encoder, besides the pass that all protocols of a task share
     """
 
     solver_flops: float = 0.0

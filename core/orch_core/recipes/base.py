@@ -68,13 +68,11 @@ class Recipe:
 
     display: the algorithm's name in reports; colour: its colour in figures, as `#rrggbb`.
     loss_unit: what the pretraining loss measures; empty for a control, which has none.
-    loss_comparable_across: axes along which losses of two cells measure the same quantity, so that a law may
-                            be fitted
-        along them: `size` (the encoder's shape) and `batch`. Along data size and length of training they
-                    always do;
-        resolution, patch, mix, and recipe constants change the quantity.
-    uses_model: False for a control without encoder (raw pixels); uses_data: False for controls that train on
-                nothing.
+    loss_comparable_across: axes along which the loss measures the same quantity, so that a law may be fitted
+        along them: `size` (the encoder's shape) and `batch`. Data size and length of training always are;
+        resolution, patch, mix and recipe constants change the quantity.
+    uses_model: False for a control without encoder (raw pixels).
+    uses_data: False for a control without training.
     learned_positions: position embedding trained with the encoder, else fixed sin-cos.
     layer_scale: residual branches have a scale (Touvron et al. 2021, CaiT), which starts at the constant
                  `layer_scale`.

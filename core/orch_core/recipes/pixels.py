@@ -1,7 +1,8 @@
 """The control without an encoder: raw pixels, their first principal components, and a probe of these.
 
-Up to EXACT images or pixels the components are exact, from the eigenvectors of the smaller of the two matrices of inner
-products. Beyond, they are those of a randomised subspace iteration (Halko, Martinsson, Tropp 2011, arXiv 0909.4061).
+Up to EXACT images or pixels the components are exact, from the eigenvectors of the smaller matrix of inner
+products. Beyond, they come from a randomised subspace iteration (Halko, Martinsson, Tropp 2011, arXiv
+0909.4061).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ OVERSAMPLED, ITERATIONS = 28, 6
 
 
 def projection_flops(train: int, images: int, pixels: int, components: int) -> float:
-    """FLOPs of finding components in `train` images of `pixels` values each, and of projecting `images` onto them."""
+    """FLOPs to find components in `train` images of `pixels` values, and to project `images` onto them."""
     small = min(train, pixels)
     if small <= EXACT:
         finding = 2 * train * pixels * small + 9 * small**3

@@ -1,1 +1,1 @@
-"""The study folder: the only code that knows a path inside it, and the readers and writers of what lies there."""
+"""The study folder: the only code that knows a path inside it, and the readers and writers of its files."""

@@ -3,7 +3,7 @@
 attempts/<k>/owner.json   who claimed it; its flock is held while the owner lives
              log.txt      stdout, stderr and traceback; its mtime is the heartbeat
              end.json     how it ended; missing while it runs, or if it was killed
-             record.json  what pretraining gave in this attempt
+             record.json  the result of pretraining in this attempt
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Owner:
 
     job:       its Slurm job id, or empty
     started:   Unix seconds
-    devices:   GPUs that the attempt holds, or 1 where there are none; a share where cells lie side by side on one
+    devices:   GPUs of the attempt, 1 on a CPU; a fraction if several cells share a GPU
     restart:   how often the Slurm job had been requeued
-    oom_kills: processes that the kernel of this machine had killed for want of memory before
+    oom_kills: processes that this machine's kernel had killed for lack of memory before the attempt
     """
 
     token: str
@@ -60,9 +60,9 @@ class End:
 
     cause:     empty for `done`; why it failed or stopped otherwise
     signature: of the traceback, to recognise the same error in another cell
-    progress:  a checkpoint was written during the attempt, so that the next one starts further on
+    progress:  whether a checkpoint was written during the attempt, so that the next one starts further on
     seconds:   wall time of the attempt
-    devices:   GPUs that it held, or 1 where there are none
+    devices:   GPUs of the attempt, 1 on a CPU
     """
 
     how: How
@@ -75,12 +75,12 @@ class End:
 
     @property
     def device_seconds(self) -> float:
-        """What the attempt took of the budget."""
+        """Device-seconds that the attempt used."""
         return self.seconds * self.devices
 
 
 def machine() -> str:
-    """Identity of the running kernel: locks of two processes with the same one see each other."""
+    """Identity of the running kernel: two processes with the same one see each other's locks."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
@@ -108,24 +108,22 @@ def is_overtaken(folder: Path) -> bool:
 
 
 def end_of(folder: Path) -> End | None:
-    """How the attempt in `folder` ended, or None; one whose end cannot be read counts as killed."""
+    """How the attempt in `folder` ended, None if it has not; an unreadable end counts as killed."""
     try:
         return End(**_known(End, json.loads((folder / "end.json").read_bytes())))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        return End(
-            how="failed", cause=Cause.KILLED, message="how it ended cannot be read: its end.json is damaged"
-        )
+        return End(how="failed", cause=Cause.KILLED, message="its end.json is damaged")
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Who claimed the attempt (or runs the worker) in `folder`, or None where that cannot be read."""
+    """The owner of the attempt (or of the worker) in `folder`, or None if it cannot be read."""
     return read_owner(folder / "owner.json")
 
 
 def read_owner(path: Path) -> Owner | None:
-    """The owner written in `path`, or None where it is missing or damaged."""
+    """The owner in the file `path`, or None if it is missing or damaged."""
     try:
         return Owner(**_known(Owner, json.loads(path.read_bytes())))
     except (OSError, ValueError, TypeError):
@@ -133,16 +131,16 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def _known(kind: type[Owner | End], document: Any) -> dict[str, Any]:
-    """What this version knows of a document: workers of a newer one may be at the same study."""
+    """The fields that this version knows: workers of a newer version may use the same study."""
     if not isinstance(document, dict):
         raise TypeError
     return {field.name: document[field.name] for field in fields(kind) if field.name in document}
 
 
 def is_held(path: Path) -> bool:
-    """True while a living process holds the lock of `path`, as far as this machine can see."""
+    """Whether a living process holds the lock of `path`, as far as this machine can see."""
     try:
-        descriptor = os.open(path, os.O_RDWR)  # NFS locks only what is open for writing
+        descriptor = os.open(path, os.O_RDWR)  # NFS locks only files that are open for writing
     except FileNotFoundError:
         return False
     except OSError:
@@ -170,7 +168,7 @@ def is_alive(owner_path: Path, heartbeat: Path) -> bool:
 
 
 def file_clock(folder: Path) -> float:
-    """The file server's time, so that clocks of nodes that disagree do not matter; ours where it is read-only."""
+    """The file server's time, which makes clocks of nodes comparable; local time if `folder` is read-only."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".now-") as file:
             os.utime(file.name)
@@ -189,11 +187,11 @@ def made_progress(cell_folder: Path, attempt_folder: Path) -> bool:
 
 
 def claimability(folder: Path, *, after: int, limit: int) -> tuple[Claimability, int]:
-    """What may be done with a cell that is not finished, and the number of its newest attempt.
+    """Whether an unfinished cell may be claimed, and the number of its newest attempt.
 
-    claim: its next attempt is free. busy: a living process works at it. dead: its newest attempt
-    was killed and awaits `record_crash`. spent: it failed for good in this launch, that is in an attempt
-    above `after`: once for errors that come back, `limit` times in a row without progress for others.
+    claim: the next attempt is free. busy: a living process works on the cell. dead: its newest attempt was
+    killed and awaits `record_crash`. spent: it failed permanently in this launch, that is in an attempt above
+    `after`: once with an error that would repeat, or `limit` times in a row without progress.
     """
     taken = numbers(folder)
     if not taken:
@@ -209,7 +207,7 @@ def claimability(folder: Path, *, after: int, limit: int) -> tuple[Claimability,
 
 
 def is_spent(ends: Sequence[End], limit: int) -> bool:
-    """Whether a cell with these ended attempts is beyond its retries; see `claimability`."""
+    """Whether a cell with these ended attempts may not be retried; see `claimability`."""
     without_progress = 0
     for end in ends:
         if end.how != "failed" or end.cause in FREE:
@@ -221,13 +219,13 @@ def is_spent(ends: Sequence[End], limit: int) -> bool:
 
 
 def count(folder: Path, cause: str) -> int:
-    """How many attempts at a cell failed with `cause`, in all launches."""
+    """Number of attempts at a cell that failed with `cause`, in all launches."""
     ends = (end_of(folder_of(folder, number)) for number in numbers(folder))
     return sum(end is not None and end.how == "failed" and end.cause == cause for end in ends)
 
 
 def seconds_alive(attempt: Path) -> float:
-    """From the claim of the attempt in a folder to its last heartbeat, both by the file server's clock; 0 if unknown."""
+    """Seconds from an attempt's claim to its last heartbeat, by the file server's clock; 0 if unknown."""
     try:
         return max(0.0, (attempt / "log.txt").stat().st_mtime - (attempt / "owner.json").stat().st_mtime)
     except FileNotFoundError:

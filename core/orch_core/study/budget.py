@@ -27,7 +27,7 @@ NAMED = 10  # cells that an error names; the rest is counted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of a study in device-hours and money; None is no limit. `usd_per_hour` is the price per hour."""
+    """Limits of a study in device-hours and USD, None if unlimited; `usd_per_hour` prices a device-hour."""
 
     gpu_hours: float | None = None
     usd: float | None = None
@@ -44,14 +44,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Which cells fit a budget. All numbers are device-hours.
+    """The cells that fit a budget. All numbers are device-hours.
 
-    limit:    of the study, None without one
-    spent:    by every attempt so far, with failed ones
-    reserved: for cells of other launches that are not done
-    fits:     rows of the plan that are not done and fit, in its order, with their hours as `asked`; asked:
-              their sum
-    refused:  rows that do not, with the hours they ask for
+    limit:    of the study, None if unlimited
+    spent:    by all attempts so far, failed ones included
+    reserved: for unfinished cells of other launches
+    fits:     unfinished rows of the plan that fit, in its order, with their hours as `asked`; asked: their
+              sum
+    refused:  the other unfinished rows, with their hours
     """
 
     limit: float | None
@@ -183,7 +183,7 @@ def _is_done(study: Study, cell: str) -> bool:
 
 
 def spent_hours(study: Study) -> float:
-    """Device-hours of every attempt at every cell, running ones up to their last sign of life."""
+    """Device-hours of all attempts at all cells, running ones up to their last heartbeat."""
     seconds = 0.0
     for cell in map(study.cell_folder, study.cells()):
         for number in attempts.numbers(cell):

@@ -1,4 +1,4 @@
-"""`metrics.ndjson`: one JSON object a line, appended while a cell trains."""
+"""`metrics.ndjson`: one JSON object per line, appended while a cell trains."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Row = dict[str, float | int]
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a line."""
+    """Append a line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows; lines that are not whole, such as one that a crash cut short, are left out."""
+    """All rows; incomplete lines, such as one that a crash cut short, are skipped."""
     return _rows(path, 0)
 
 
@@ -35,7 +35,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Drop the rows beyond `step`, which a resumed run writes again."""
+    """Drop the rows beyond `step`, because a resumed run writes them again."""
     if path.exists():
         write_rows(path, [row for row in read_rows(path) if row.get("step", 0) <= step])
 

@@ -30,8 +30,8 @@ def draft(
 ) -> tuple[Plan, Study, CheckedGrid]:
     """Read, check, enumerate and price a grid, without writing a plan; opens or creates the study.
 
-    gpu_hours, usd: limits that take the place of the grid's budget.
-    Raises GridError for a wrong grid; OrchError for a study that is another's or cannot be written.
+    gpu_hours, usd: limits that replace the grid's budget.
+    Raises GridError for a wrong grid; OrchError if the study is another one or cannot be written.
     """
     checked = read_grid(grid)
     (frame, idle), probes = cells_and_idle_rules(checked), _probes(checked)
@@ -79,7 +79,7 @@ def save(plan: Plan, study: Study, checked: CheckedGrid) -> PlanSummary:
 
 
 def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
-    """Every task by every protocol, task after task."""
+    """Every task with every protocol, by task."""
     probes = []
     for name in checked.probed:
         facts = _facts(checked, name)
@@ -101,7 +101,7 @@ def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
 
 
 def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
-    """The work of the probes of one cell."""
+    """The work of all probes of one cell."""
     limit, images, test, solver, projection, memory = checked.grid.probes.train_limit, 0, 0, 0.0, 0.0, 0.0
     for place, probe in enumerate(probes):
         facts = _facts(checked, probe.task)
@@ -162,7 +162,7 @@ def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
 
 
 def _exclusive_notes(cluster: Cluster, device: Device) -> list[str]:
-    """A note on jobs that get, and pay for, more GPUs than they name."""
+    """A note on jobs that get, and pay for, more GPUs than they request."""
     classes = cluster.resource_classes()
     whole = [
         name for name, asked in classes.items() if "exclusive" in asked.sbatch and not asked.gpu_options()
@@ -189,9 +189,8 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
         facts = _facts(checked, name)
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
-            notes.append(
-                f"{name}: its splits share byte-equal images ({pairs}); scores on these images are too high by an unknown amount"
-            )
+            shared = f"{name}: its splits share byte-equal images ({pairs})"
+            notes.append(f"{shared}; scores on these images are too high by an unknown amount")
     recipes = set(checked.grid.axes.algorithm)
     if not any(recipe.startswith("random@") for recipe in recipes):
         notes.append(

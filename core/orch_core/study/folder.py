@@ -1,19 +1,19 @@
-"""The study folder: the only truth. Every database is a mirror that can be rebuilt from it.
+"""The study folder: the only source of truth. Every database is a mirror that can be rebuilt from it.
 
 study.json                     name, schema version
-grid.yaml, plan.parquet        the grid planned last, and its plan (plan.json: in numbers; plans/: all of them)
+grid.yaml, plan.parquet        the last grid and its plan (plan.json: in numbers; plans/: all plans)
 cells/<id>/cell.json           resolved config
            record.json         the result, published once
            metrics.ndjson      curves
-           checkpoint/         resumable state, the last two, until the record is there
+           checkpoint/         resumable state, the last two, until the record is written
            encoder.safetensors the weights that probes read
-           attempts/<k>/       log.txt, record.json of each attempt, failed ones included
+           attempts/<k>/       log.txt and record.json of each attempt, failed ones included
            probes/<task>-<probe>/record.json, auc_draws.npy, attempts/
 trunks/                        states shared by runs of several lengths
 launches/<token>/              what was launched, see `orch.launching.journal`
 code/                          the code that was launched
 logs/                          submitit's own files
-mlflow.db, mlruns/             the mirror that people browse
+mlflow.db, mlruns/             the MLflow mirror
 report/, laws/                 tables, figures, laws.json, report.html
 """
 
@@ -86,7 +86,7 @@ class Study:
 
     @property
     def journal_file(self) -> Path:
-        """What was submitted to Slurm, an event a line."""
+        """Jobs submitted to Slurm, one event per line."""
         return self.root / "journal.ndjson"
 
     @property
@@ -96,7 +96,7 @@ class Study:
 
     @property
     def code(self) -> Path:
-        """Sources of what was launched."""
+        """Source code of each launch."""
         return self.root / "code"
 
     @property
@@ -125,7 +125,7 @@ class Study:
         return self.root / "mlruns"
 
     def plan(self) -> dict[str, Any]:
-        """What plan.json says of the plan planned last; empty if there is none, or a damaged one."""
+        """The contents of plan.json, about the last plan; empty if missing or damaged."""
         return _mapping(self.plan_file)
 
     def cells(self) -> list[str]:
@@ -145,7 +145,7 @@ class Study:
         return self.probe_folder(cell, probe) if probe else self.cell_folder(cell)
 
     def record_file(self, cell: str, probe: Probe | None = None) -> Path:
-        """Where the record of a cell, or of one of its probes, is published."""
+        """Path of the published record of a cell, or of one of its probes."""
         return self.result_folder(cell, probe) / RECORD
 
     def is_published(self, cell: str, probe: Probe | None = None) -> bool:
@@ -153,7 +153,7 @@ class Study:
         return stored.is_whole(str(self.record_file(cell, probe)))
 
     def record(self, cell: str, probe: Probe | None = None) -> Record | None:
-        """The published record of a cell, or of one of its probes; None if there is none, or a damaged one."""
+        """The published record of a cell, or of one of its probes; None if missing or damaged."""
         try:
             return stored.read_record(self.record_file(cell, probe))
         except OrchError:
@@ -164,7 +164,7 @@ class Study:
         return stored.latest(cell, str(self.result_folder(cell, probe)), is_probe=probe is not None)
 
     def stored(self) -> Iterator[StoredRecord]:
-        """Every record, published or of the last attempt: cells in the order of ids, each before its probes."""
+        """Every record, published or of the last attempt: cells by id, each before its probes."""
         return stored.stored(self.root)
 
     def stored_of(self, cell: str) -> Iterator[StoredRecord]:
@@ -172,14 +172,14 @@ class Study:
         return stored.stored_of(str(self.cell_folder(cell)))
 
     def records(self) -> Iterator[Record]:
-        """Every published record that is whole: cells in the order of their ids, each before its probes."""
+        """Every intact published record: cells in the order of their ids, each before its probes."""
         for found in self.stored():
             with contextlib.suppress(OrchError):
                 if found.published:
                     yield found.read()
 
     def failures(self) -> Iterator[Record]:
-        """The last attempt's record of everything that has failed and is not published yet."""
+        """The last attempt's record of each failed cell or probe without a published record."""
         for found in self.stored():
             with contextlib.suppress(OrchError):
                 if not found.published and (record := found.read()).status == "failed":
@@ -190,7 +190,7 @@ class Study:
         return self.cell_folder(cell) / "cell.json"
 
     def config(self, cell: str) -> dict[str, Any]:
-        """That config as written; empty if there is none, or a damaged one."""
+        """A cell's config as written; empty if missing or damaged."""
         return _mapping(self.config_file(cell))
 
     def cell(self, cell: str) -> Cell:
@@ -219,9 +219,9 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def create_study(root: Path, name: str) -> Study:
-    """Open the study at `root`, creating it where there is none.
+    """Open the study at `root`, or create it.
 
-    Raises OrchError where the folder holds another study, another schema, or cannot be written.
+    Raises OrchError if the folder contains another study or schema, or cannot be written.
     """
     path = root / "study.json"
     try:
@@ -235,13 +235,13 @@ def create_study(root: Path, name: str) -> Study:
         raise OrchError(message, hint="choose a writable folder with --study, or free some disk") from error
     study = open_study(root)
     if study.name != name:
-        message = f"{root} belongs to the study {study.name!r}, this grid is {name!r}"
+        message = f"{root} belongs to the study {study.name!r}, but this grid names {name!r}"
         raise OrchError(message, hint="give this grid its own folder with --study, or rename it")
     return study
 
 
 def open_study(root: Path) -> Study:
-    """Open an existing study; raises OrchError if there is none, or it has another schema."""
+    """Open an existing study; raises OrchError if there is none, or if its schema is another."""
     version = _document(root).get("schema_version")
     if version != SCHEMA_VERSION:
         message = f"{root} has schema version {version}, this orch reads {SCHEMA_VERSION}"
@@ -256,7 +256,7 @@ def _document(root: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         message = f"{root} is not a study: it has no study.json"
-        raise OrchError(message, hint="`orch plan GRID` makes one") from error
+        raise OrchError(message, hint="`orch plan GRID` creates one") from error
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or not isinstance(document.get("name"), str):

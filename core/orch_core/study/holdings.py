@@ -1,4 +1,4 @@
-"""What a study already holds of a plan: which cells are trained, and which of their probes are done."""
+"""The part of a plan that a study has already: trained cells, and their finished probes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orch_core.study.folder import Study
 
 
 def with_state(frame: pl.DataFrame, study: Study, probes: tuple[Probe, ...]) -> pl.DataFrame:
-    """Add `state` (new, partial, done) and `probes_left`, from the records that the study holds.
+    """Add `state` (new, partial, done) and `probes_left`, from the records in the study.
 
     Only folders that exist are looked at, so that a new plan costs the same however many cells it has.
     """

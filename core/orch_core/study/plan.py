@@ -1,6 +1,7 @@
-"""A plan: the cells and probes of a grid, what the study already holds of them, and what the rest costs.
+"""A plan: the cells and probes of a grid, which of them the study already has, and the cost of the rest.
 
-`plan.parquet` is the whole document: cells in rows, everything else in its metadata, sealed by the plan's hash.
+`plan.parquet` is the whole document: cells in rows, everything else in its metadata, sealed by the plan's
+hash.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ METADATA = "orch"  # key of the document in the Parquet's metadata
 class Plan:
     """Cells (one row each, see `orch_core.grid.cells`), the probes that every cell gets, and their cost.
 
-    The frame has, beside the cell's columns: `state` (new, partial, done), `probes_left`, `hours_low`, `hours_mid`,
-    `hours_high` and `hours_probes` of devices, `size_class`, `devices`, how many train it together, and `micro_batch` and
-    `checkpointing` that fit the memory of each.
-    device, rates: what hours are computed for, and whether from measured or assumed speeds
-    cluster: the grid's section of that name: what jobs ask for, by size class
-    usd_per_hour: price of a device-hour, None without one; budget: `gpu_hours` and `usd`, None without a limit
+    Besides a cell's columns, the frame has `state` (new, partial, done), `probes_left`, `hours_low`,
+    `hours_mid`, `hours_high` and `hours_probes` in device-hours, `size_class`, `devices` (how many train the
+    cell together), and `micro_batch` and `checkpointing`, chosen to fit the memory of each.
+
+    device, rates: the device that hours are computed for, and whether speeds are measured or assumed
+    cluster: the grid's section of that name: resources of jobs, by size class
+    usd_per_hour: price of a device-hour, or None; budget: `gpu_hours` and `usd`, None if unlimited
     test_images: size of each task's test split
-    absent:  sources and tasks whose files are not on this machine: such a plan cannot be launched
+    absent: sources and tasks whose files are not on this machine: such a plan cannot be launched
     """
 
     study: str
@@ -71,7 +73,7 @@ class Plan:
         return cell_names(self.frame)
 
     def jobs(self) -> Iterator[Job]:
-        """Every row as a job, in the order of the plan, what is done included."""
+        """Every row as a job, in the order of the plan, finished ones included."""
         for row, name in zip(self.frame.iter_rows(named=True), self.names(), strict=True):
             seconds = 3600 * row["hours_mid"] / row["devices"]
             yield Job(
@@ -87,22 +89,22 @@ class Plan:
 
 
 def read_plan(study: Study) -> Plan:
-    """The plan written last, with the state of the study as it is now; raises OrchError where there is none."""
+    """The last plan, with the present state of the study; raises OrchError if there is none."""
     plan = stored_plan(study)
     return replace(plan, frame=with_state(plan.frame, study, plan.probes))
 
 
 def stored_plan(study: Study) -> Plan:
-    """The plan written last, as written: without the state of its cells. Raises OrchError if it cannot be read."""
+    """The last plan as written, without the state of its cells; raises OrchError if it cannot be read."""
     plan = _read(study.plan_table)[0]
     _belongs(plan, study)
     return plan
 
 
 def open_plan(path: Path) -> tuple[Plan, Study]:
-    """A plan's own file, exactly as it was written, and the study it belongs to, whose state it is shown with.
+    """A plan file exactly as written, and its study, whose present state the plan has.
 
-    Raises OrchError where it is no plan, was changed after it was written, or its study is gone.
+    Raises OrchError if it is not a plan, was changed after it was written, or its study is missing.
     """
     plan, root = _read(path)
     beside = next((parent for parent in path.resolve().parents if (parent / "study.json").exists()), root)
@@ -114,7 +116,7 @@ def open_plan(path: Path) -> tuple[Plan, Study]:
 def _belongs(plan: Plan, study: Study) -> None:
     if plan.study != study.name:
         message = f"the plan in {study.root} is of another study: {plan.study!r}, not {study.name!r}"
-        raise OrchError(message, hint="plan again with `orch plan GRID`, or move it back to its own study")
+        raise OrchError(message, hint="plan again with `orch plan GRID`, or move it back to its study")
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _cluster(document: Mapping[str, Any]) -> Cluster:
 
 
 def _allowed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What an old plan asks of Slurm, without the options that orch sets itself and that grids may not give any more."""
+    """An old plan's Slurm options without those that orch sets itself, which grids may no longer give."""
     options = {
         name: value for name, value in given["sbatch"].items() if name.replace("_", "-") not in SET_BY_ORCH
     }
@@ -179,7 +181,7 @@ def _allowed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapping[str, Any]) -> None:
-    """Write a plan with its summary into its study, as the plan planned last; raises OrchError where it cannot."""
+    """Write a plan and its summary into its study, as the last plan; raises OrchError if it cannot."""
     document = {
         **numbers,
         "root": str(study.root),
@@ -206,7 +208,7 @@ def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapp
 
 
 def hours_left(probes: int, column: str = "hours_mid") -> pl.Expr:
-    """Device-hours still to come of a row: all for a new cell, those of its missing probes for a trained one."""
+    """Remaining device-hours of a row: all for a new cell, those of its missing probes for a trained one."""
     ratio = pl.when(pl.col("hours_mid") > 0).then(pl.col(column) / pl.col("hours_mid")).otherwise(0.0)
     probing = ratio * pl.col("hours_probes") * pl.col("probes_left") / max(probes, 1)
     return pl.when(pl.col("state") == "new").then(pl.col(column)).otherwise(probing).alias(column)

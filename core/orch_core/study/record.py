@@ -1,8 +1,8 @@
-"""Records: what a cell, or a probe of a cell, gave, or the reason it gave nothing.
+"""Records: the result of a cell, or of a probe of a cell, or the reason why there is none.
 
-A record is one JSON document with five parts. `values` are the numbers that a fit may use: the same
-cell on the same machine gives the same bits. `cost` and `provenance` say what they took and where
-they come from. `reason` is None unless the status is not `done`.
+A record is one JSON document with five parts. `values` are the numbers that a fit may use: the same cell on
+the same machine gives the same bits. `cost` and `provenance` are what the result took and where it comes
+from. `reason` is None if the status is `done`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Cause(StrEnum):
     COLLAPSED = "collapsed"
     """The features collapsed to a point or a line; such a run has the status `diverged`."""
     BAD_DATA = "bad_data"
-    """An input file is missing, damaged, or not what the grid says; the message names it."""
+    """An input file is missing, damaged, or not what the grid describes; the message names it."""
     CODE_ERROR = "code_error"
     """An exception that none of the other causes explains."""
     OUT_OF_MEMORY = "out_of_memory"
@@ -38,7 +38,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     """The job reached its time limit before it could save."""
     KILLED = "killed"
-    """The process ended without recording a result, and nothing says why."""
+    """The process ended without recording a result, for an unknown reason."""
     NODE_FAILURE = "node_failure"
     """Slurm reports that the node failed."""
     PREEMPTED = "preempted"
@@ -48,9 +48,9 @@ class Cause(StrEnum):
     CLASS_STOPPED = "class_stopped"
     """Not tried: three cells of its recipe failed with the same traceback."""
     SIGNAL = "signal"
-    """Stopped by a signal after saving; a later attempt goes on."""
+    """Stopped by a signal after saving; a later attempt continues."""
     DEADLINE = "deadline"
-    """Saved and stopped shortly before the job's time limit; a later attempt goes on."""
+    """Saved and stopped shortly before the job's time limit; a later attempt continues."""
     BUDGET = "budget"
     """Saved and stopped because the launch has spent its device-hours."""
     MISSING = "missing"
@@ -65,8 +65,8 @@ class Cause(StrEnum):
 class Reason:
     """Why a record contains no result.
 
-    cause: a `Cause`, or the word of another version; message: one line; log: path of the attempt's log, relative to
-    the study.
+    cause: a `Cause`, or a word of another version; message: one line; log: the attempt's log, relative to the
+           study.
     """
 
     cause: str

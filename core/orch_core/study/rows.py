@@ -1,4 +1,4 @@
-"""A record as a flat row: what its config, its values and its cost say, under the names that tables use."""
+"""A record as a flat row of its config, values and cost, with the column names of tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBE = ("kind", "protocol", "train_limit")
 
 
 def config_row(config: Mapping[str, Any]) -> Row:
-    """What a cell's config (`cell.json`) says: algorithm, recipe, model and its shape, CONFIG, and `hp.<override>`."""
+    """A cell's config (`cell.json`): algorithm, recipe, model and its shape, CONFIG, and `hp.<override>`."""
     model, recipe = config.get("model") or {}, str(config.get("recipe", ""))
     return {
         "algorithm": algorithm_of(recipe),
@@ -30,7 +30,7 @@ def config_row(config: Mapping[str, Any]) -> Row:
 
 
 def record_row(record: Record) -> Row:
-    """Cell, name, status, task and probe of a record, its numbers, `seconds`, and of a probe its kind and protocol."""
+    """Cell, name, status, task, probe, numbers and `seconds` of a record; kind and protocol of a probe."""
     probe = record.provenance.get("probe") or {}
     return {
         "cell": record.cell,
@@ -45,7 +45,7 @@ def record_row(record: Record) -> Row:
 
 
 def reason_row(record: Record) -> dict[str, str]:
-    """Cell, name and task of a record that holds no result, with cause, message and log."""
+    """Cell, name and task of a record without a result, with cause, message and log."""
     reason = record.reason
     return {
         "cell": record.cell,
@@ -58,7 +58,7 @@ def reason_row(record: Record) -> dict[str, str]:
 
 
 def task_labels(records: Iterable[Record]) -> dict[tuple[str, str], str]:
-    """A label by (task, probe id): the task, with the id's first digits if the records have several probes of it.
+    """A label by (task, probe id): the task, plus the id's first digits if a task has several probes.
 
     Scores of two probes of one task (another file, protocol or number of training images) do not compare.
     """

@@ -1,6 +1,7 @@
-"""The records of a study as they lie on disk: what is published, else what the last attempt left.
+"""The records of a study on disk: published ones, else those of the last attempt.
 
-Plain strings and `os.scandir`: for a hundred thousand records, paths as objects would take longer than reading them.
+Plain strings and `os.scandir`: for a hundred thousand records, paths as objects would take longer than
+                                reading them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class StoredRecord:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record at `path`, None if there is none; raises OrchError that names the file if it is damaged."""
+    """The record at `path`, None if there is none; raises OrchError naming the file if it is damaged."""
     text = read_bytes(str(path))
     return None if text is None else _parsed(str(path), text)
 
@@ -115,7 +116,7 @@ def subfolders(path: str) -> list[str]:
 
 
 def is_whole(path: str) -> bool:
-    """Whether there is a record at `path` that was not cut short: judged by its end, or else by parsing it."""
+    """Whether `path` is a complete record, judged by its last bytes, or else by parsing it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -144,9 +145,9 @@ def publish(folder: Path, record: Record) -> bool:
 
 
 def repair(root: Path) -> list[Path]:
-    """Set damaged published records aside, and publish the copy that their attempt left; returns where they lie now.
+    """Rename damaged published records, and publish their attempts' copies; returns the renamed files.
 
-    What has no such copy is not done any more: a launch makes it again.
+    A cell or probe without such a copy is not done any more: a launch makes it again.
     """
     moved = []
     for found in stored(root):
