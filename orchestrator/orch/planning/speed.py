@@ -37,9 +37,7 @@ from orch_core.recipes import RECIPES, recipe_of
 
 STEPS = (4, 12)  # lengths of the two runs of each shape
 VALIDATION = 128  # images of the random data
-READ_OUT = (
-    GALLERY + VALIDATION
-)  # images of a look's gallery and queries, which go through the encoder as well
+READ_OUT = GALLERY + VALIDATION  # images through the encoder at each evaluation: gallery and queries
 MOST_FLOPS = {"CPU": 2e12}  # of the runs of one shape: half a minute of a core
 MOST_FLOPS_GPU = 1e16
 Array = NDArray[np.float64]
