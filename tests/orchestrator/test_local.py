@@ -268,7 +268,7 @@ def test_a_full_disk_stops_the_launch_with_a_remedy_and_the_next_one_completes(l
     _, talk = launch.communicate(timeout=90)
     assert launch.returncode == 2, talk
     assert "no space left" in talk
-    assert "make room" in talk
+    assert "free some space" in talk
     assert "Traceback" not in talk
     launching.check_complete(open_study(root), launching.jobs(2))
     subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)

@@ -1,4 +1,4 @@
-"""How one cell's numbers came about: config, result or reason, cost, code, attempts, and the end of its log."""
+"""The report on one cell: config, result or reason, cost, code, attempts, and the end of its log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG_LINES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSummary:
-    """One attempt at a cell: who made it, how it ended (None while it runs), and where its log is."""
+    """One attempt at a cell: its owner, its end (None while it runs), and the path of its log."""
 
     number: int
     owner: Owner | None
@@ -34,10 +34,10 @@ class AttemptSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellReport(Answer):
-    """How one cell's numbers came about.
+    """The origin of one cell's numbers.
 
     status:  of its record; `running` or `not done` without one
-    reason:  why it gave no result
+    reason:  why there is no result
     probes:  values of its published probes by task
     damaged: files of the cell that cannot be read
     """
@@ -87,7 +87,7 @@ class CellReport(Answer):
 
 
 def report(study: Study, cell: str) -> CellReport:
-    """How a cell's numbers came about: config, result or reason, cost, code, attempts with their nodes, log tail."""
+    """The report on a cell: config, result or reason, cost, code, attempts, end of the log."""
     folder = study.cell_folder(cell)
     taken = attempts.numbers(folder)
     made = tuple(_attempt(study, attempts.folder_of(folder, number), number) for number in taken)

@@ -1,8 +1,8 @@
-"""The code that was launched, frozen: one zip of the packages' sources that workers import.
+"""The launched code, frozen: one zip of the packages' sources that workers import.
 
-Python imports from a zip on its path, so that a snapshot costs one file, whatever happens to the
-working tree afterwards. Its name is its content's hash: equal code is stored once, and code that was
-damaged or changed since is refused. What a launch runs is always the code of the orch that launches.
+Python imports from a zip on its path, so a snapshot is one file, independent of later changes to the working
+tree. Its name is its content's hash: equal code is stored once, and damaged or changed code is refused. A
+launch always runs the code of the orch that launches.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from orch_core.errors import OrchError
 from orch_core.files import publish_once
 from orch_core.study.folder import Study
 
-FROZEN = ("orch", "orch_core")  # what a worker imports; analysis stays on the laptop
+FROZEN = ("orch", "orch_core")  # a worker does not import the analysis
 
 
 def freeze(study: Study) -> Path:
-    """Store the sources of this process's packages in the study; returns the zip, to be put on PYTHONPATH."""
+    """Store the sources of this process's packages in the study; returns the zip, for PYTHONPATH."""
     data = _zip(sources())
     folder = study.code
     folder.mkdir(exist_ok=True)
@@ -32,19 +32,19 @@ def freeze(study: Study) -> Path:
 
 
 def check(snapshot: Path) -> None:
-    """Raise OrchError if a snapshot is not the code that its name says."""
+    """Raise OrchError if a snapshot's content does not have the hash in its name."""
     if _digest(snapshot.read_bytes()) != snapshot.stem:
         message = f"{snapshot} was damaged or changed: it is not the code that was launched"
-        raise OrchError(message, hint="delete it, and `orch launch` again: it is written anew")
+        raise OrchError(message, hint="delete it and run `orch launch` again, which writes a new one")
 
 
 def check_running(snapshot: Path) -> None:
-    """Raise OrchError unless this process runs a snapshot that is whole: Python passes over a damaged zip."""
+    """Raise OrchError unless this process runs an intact snapshot: Python ignores a damaged zip."""
     check(snapshot)
     running = Path(__file__).parents[2]
     if running.name != snapshot.name:
         message = f"this worker runs the code in {running}, not the code that was launched, {snapshot.name}"
-        raise OrchError(message, hint="`orch launch` again from a Python that has orch installed once")
+        raise OrchError(message, hint="run `orch launch` again from a Python with orch installed once")
 
 
 def _digest(data: bytes) -> str:

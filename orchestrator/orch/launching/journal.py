@@ -1,14 +1,14 @@
-"""What was launched: one folder a launch, and a journal that is ahead of the cluster.
+"""The record of launches: a folder per launch, and a journal that is written before the cluster is called.
 
-journal.ndjson                       intents and what became of them, one line an event, fsynced
+journal.ndjson                       intents and their outcomes, one line per event, fsynced
 launches/<token>/launch.json         settings, code state and snapshot, command line
-                 jobs.ndjson         the manifest: one job a line, with the attempts made before
+                 jobs.ndjson         the manifest: one job per line, with the number of earlier attempts
                  launcher.json       locked by `orch launch` while it waits
-                 workers/<name>.json locked by each worker while it lives, `.ended` once it has ended by itself
-                 errors/             tracebacks seen, to stop a class whose code is broken
-                 deaths/             workers that died, by node, to keep away from bad ones
-                 cancelled           tombstone: workers stop, and nothing requeues itself
-cancelled-cells/<id>                 tombstones of single cells: no launch works at them until `orch retry`
+                 workers/<name>.json locked by each worker while it lives; renamed to `.ended` when it ends
+                 errors/             tracebacks seen, to stop a recipe whose code fails
+                 deaths/             workers that died, by node, to avoid bad nodes
+                 cancelled           mark of `orch cancel`: workers stop, and do not requeue themselves
+cancelled-cells/<id>                 marks of single cells: no launch runs them until `orch retry`
 code/<hash>.zip                      the packages' sources, frozen at launch
 """
 
@@ -37,7 +37,7 @@ DEATHS_OF_A_BAD_NODE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEntry:
-    """A line of a manifest: a job, its cell's id and resource class, and the attempts made before the launch."""
+    """A line of a manifest: a job, its cell's id and resource class, and the number of earlier attempts."""
 
     id: str
     job: Job
@@ -51,8 +51,8 @@ class JobRequest:
 
     options: of sbatch, without the time limit
     minutes: their time limit
-    longest: the time limit that a job may have for cells that met theirs, in minutes
-    cells:   side by side in one job
+    longest: the highest time limit, in minutes, for cells that reached theirs
+    cells:   number of cells that share a job
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class JobRequest:
     cells: int = 1
 
     def minutes_after(self, timeouts: int) -> float:
-        """The time limit for a cell that met its limit that many times: doubled each time, up to `longest`."""
+        """The time limit for a cell that reached its limit that often: doubled each time, up to `longest`."""
         return min(self.longest, self.minutes * 2.0**timeouts)
 
 
@@ -71,7 +71,7 @@ class Launch:
 
     code:     state of the code, and `snapshot`, the path in the study of its frozen sources
     argv:     the command line
-    requests: what jobs on Slurm are asked for, by resource class; empty on one's own machine
+    requests: resources of the jobs on Slurm, by resource class; empty on a local machine
     """
 
     token: str
@@ -85,7 +85,7 @@ class Launch:
     requests: Mapping[str, JobRequest] = field(default_factory=dict)
 
     def request(self, group: str) -> JobRequest:
-        """What the jobs of a resource class are asked for."""
+        """The resources of a resource class's jobs."""
         return self.requests.get(group, JobRequest())
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Launch:
 
 
 def launch_from_json(document: Mapping[str, Any]) -> Launch:
-    """The launch that `to_json`, or orch before 0.2, wrote; raises KeyError or TypeError for other documents."""
+    """The launch that `to_json`, or orch before 0.2, wrote; raises KeyError or TypeError for other data."""
     names = ("token", "created", "cluster", "parallel", "attempts", "gpus", "code")
     requests = document["requests"] if "requests" in document else _old_requests(document)
     return Launch(
@@ -118,7 +118,7 @@ def _old_requests(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class Step(StrEnum):
-    """What happened to an array of workers; its submission is in doubt while INTENT is its last step."""
+    """An event of an array of workers; if INTENT is the last one, the outcome of sbatch is unknown."""
 
     INTENT = "intent"
     SUBMITTED = "submitted"
@@ -133,7 +133,7 @@ class Event:
     name:    the Slurm job name of the array
     group:   its resource class; workers: tasks; minutes: their time limit
     job:     its Slurm job id, once it is known
-    words:   what sbatch said if it refused
+    words:   sbatch's message if it refused
     """
 
     step: Step
@@ -147,7 +147,7 @@ class Event:
     time: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The line as a document, which leaves out what is empty."""
+        """The line as a document, without empty fields."""
         rest = {name: value for name, value in asdict(self).items() if value and name != "step"}
         return {"event": self.step, **rest}
 
@@ -160,7 +160,7 @@ def event_from_json(document: Mapping[str, Any]) -> Event:
 
 
 def new_token() -> str:
-    """A launch's name: when, and 32 random bits. Part of the Slurm job name, so that orphans can be found."""
+    """A launch's name: the time, and 32 random bits. It is part of the Slurm job name, to find orphans."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
 
 
@@ -170,7 +170,7 @@ def launch_folder(root: Path, token: str) -> Path:
 
 
 def begin(study: Study, launch: Launch, entries: Iterable[ManifestEntry]) -> Path:
-    """Make a launch's folder with its manifest and settings; nothing is submitted yet."""
+    """Create a launch's folder with its manifest and settings; nothing is submitted yet."""
     folder = launch_folder(study.root, launch.token)
     for part in ("workers", "errors"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def manifest(root: Path, token: str, group: str = "") -> list[ManifestEntry]:
 
 
 def entries_of(root: Path, token: str, jobs: Mapping[str, Job]) -> dict[str, ManifestEntry]:
-    """By cell id, the entries of a launch for these jobs, read without the jobs of the manifest."""
+    """By cell id, the entries of a launch for these jobs, without parsing the jobs of the manifest."""
     return {
         document["id"]: ManifestEntry(
             id=document["id"],
@@ -223,7 +223,7 @@ def cell_ids(root: Path, token: str) -> set[str]:
 
 
 def _manifest_lines(root: Path, token: str) -> Iterator[dict[str, Any]]:
-    """The lines of a manifest; those that a crash or a full disk cut short are left out."""
+    """The lines of a manifest; those that a crash or a full disk cut short are skipped."""
     path = launch_folder(root, token) / "jobs.ndjson"
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
@@ -251,7 +251,7 @@ def live_workers(root: Path, token: str) -> list[Path]:
 
 
 def worker_ended(root: Path, job: str) -> bool:
-    """Whether every worker that ran as a Slurm job has marked that it ended; one that was killed has not."""
+    """Whether every worker that ran as a Slurm job has ended by itself, and was not killed."""
     files = [path.suffix for path in Study(root).launches.glob(f"*/workers/{job}-*")]
     return bool(files) and set(files) == {".ended"}
 
@@ -262,21 +262,21 @@ def launcher_lives(root: Path, token: str) -> bool:
 
 
 def errors_folder(root: Path, token: str, entry: ManifestEntry) -> Path:
-    """Where the tracebacks of an entry's recipe are counted: a folder for each, with a file for each cell."""
+    """Folder of the tracebacks of an entry's recipe: a folder for each, with a file for each cell."""
     return launch_folder(root, token) / "errors" / entry.job.cell.recipe
 
 
 def note_death(root: Path, token: str, node: str, cell: str) -> None:
-    """Remember that a worker died on a node, for reasons that are not the cell's."""
+    """Record that a worker died on a node for a reason that is not the cell's."""
     folder = launch_folder(root, token) / "deaths" / node
     folder.mkdir(parents=True, exist_ok=True)
     (folder / cell).touch()
 
 
 def bad_nodes(root: Path, token: str) -> list[str]:
-    """Nodes on which workers died at two cells or more, and at least half of all that died in this launch.
+    """Nodes on which workers died at two or more cells, and at least half of all deaths in this launch.
 
-    New workers stay away from them. Deaths everywhere are no node's fault, and exclude none.
+    New workers avoid them. If workers die everywhere, no node is excluded.
     """
     nodes = sorted((launch_folder(root, token) / "deaths").glob("*"))
     deaths = {node.name: len(list(node.iterdir())) for node in nodes}
@@ -285,12 +285,12 @@ def bad_nodes(root: Path, token: str) -> list[str]:
 
 
 def is_cancelled(root: Path, token: str) -> bool:
-    """Whether a launch carries the tombstone of `orch cancel`."""
+    """Whether a launch has the mark of `orch cancel`."""
     return _tombstone(root, token).exists()
 
 
 def cancel(root: Path, token: str) -> None:
-    """Mark a launch as cancelled: its workers stop, and nothing requeues itself."""
+    """Mark a launch as cancelled: its workers stop, and do not requeue themselves."""
     _tombstone(root, token).touch()
 
 
@@ -304,14 +304,14 @@ def is_cell_cancelled(root: Path, cell: str) -> bool:
 
 
 def cancel_cells(root: Path, cells: Iterable[str]) -> None:
-    """Give cells their tombstones."""
+    """Mark cells as cancelled."""
     Study(root).cancelled_cells.mkdir(exist_ok=True)
     for cell in cells:
         (Study(root).cancelled_cells / cell).touch()
 
 
 def cancelled_cells(root: Path) -> set[str]:
-    """The cells that carry them."""
+    """The cells that are marked as cancelled."""
     try:
         return {entry.name for entry in os.scandir(Study(root).cancelled_cells)}
     except FileNotFoundError:
@@ -319,13 +319,13 @@ def cancelled_cells(root: Path) -> set[str]:
 
 
 def revive_cells(root: Path, cells: Iterable[str]) -> None:
-    """Take the tombstones of cells away."""
+    """Remove the marks of cancelled cells."""
     for cell in cells:
         (Study(root).cancelled_cells / cell).unlink(missing_ok=True)
 
 
 def write(root: Path, event: Event) -> None:
-    """Append an event to the journal, durable before this returns (one write, O_APPEND, fsync)."""
+    """Append an event to the journal; it is durable on return (one write, O_APPEND, fsync)."""
     line = json.dumps({**event.to_json(), "time": time.time()}) + "\n"
     descriptor = os.open(Study(root).journal_file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
@@ -339,7 +339,7 @@ def write(root: Path, event: Event) -> None:
 
 
 def events(root: Path) -> Iterator[Event]:
-    """The journal's events in order; a line cut short by a crash is left out."""
+    """The journal's events in order; a line cut short by a crash is skipped."""
     try:
         lines = Study(root).journal_file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -350,7 +350,7 @@ def events(root: Path) -> Iterator[Event]:
 
 
 def open_intents(root: Path) -> list[Event]:
-    """Intents whose outcome the journal does not know: their submitter was killed, or is at it just now."""
+    """Intents without an outcome in the journal: their submitter was killed, or is submitting just now."""
     waiting: dict[str, Event] = {}
     for event in events(root):
         if event.step == Step.INTENT:

@@ -1,4 +1,4 @@
-"""`orch launch`: what a plan lacks becomes a manifest; workers walk it, in this process, here or on Slurm."""
+"""`orch launch`: a manifest of what a plan lacks, run by workers, in this process, here or on Slurm."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ from orch_core.study import attempts
 from orch_core.study.budget import limits_of, release, reserve, spent_hours
 from orch_core.study.folder import Study
 from orch_core.study.plan import Plan
+from orch_core.study.record import Cause
 from orch_core.study.stored import repair
 
-MIN_MINUTES, MAX_MINUTES = 10.0, 24 * 60.0  # of a job if the user gives no time: it requeues itself
-YEAR_MINUTES = 365 * 24 * 60.0  # stands for a time limit without end
+MIN_MINUTES, MAX_MINUTES = 10.0, 24 * 60.0  # of a job if the user sets no time limit: it requeues itself
+YEAR_MINUTES = 365 * 24 * 60.0  # replaces an infinite time limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What would be submitted for one resource class."""
+    """The sbatch script of one resource class, with its cells, workers and hours."""
 
     group: str
     cells: int
@@ -74,9 +75,9 @@ def _script_page(script: Script) -> str:
 
 
 def launch_study(plan: Plan, study: Study, options: LaunchOptions) -> Summary:
-    """Launch what is missing of a study's plan; raises OrchError before anything runs.
+    """Launch what a study lacks of its plan; raises OrchError before anything runs.
 
-    The plan's budget is reserved first, and refused beyond: the message names the cells that do not fit.
+    The plan's budget is reserved first: if it is exceeded, the error names the cells that do not fit.
     """
     settings = settings_of(plan.cluster, options)
     _check_training(options)
@@ -113,13 +114,13 @@ def launch_jobs(
     wait: bool = True,
     overspent: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Run what is missing of the jobs; safe to call again, or twice at once: nothing is done twice.
+    """Run the jobs without a record; safe to call again, or twice at once: nothing runs twice.
 
-    Once `overspent()` is true, asked now and then, workers save and end.
+    Workers save and end once `overspent()`, which is checked now and then, is true.
     Raises OrchError if nothing can be launched: a full disk, workers that cannot start, a bad Slurm option.
     """
     for path in repair(study.root):
-        progress.say(f"a damaged record was set aside, and counts as not done: {path}")
+        say(f"a damaged record was renamed, and counts as not done: {path}")
     entries = open_entries(study, jobs, settings)
     if not entries:
         return Summary(study=str(study.root), cluster=settings.cluster)
@@ -152,12 +153,12 @@ def launch_jobs(
     finally:
         os.close(lock)
     if stop.reason:
-        progress.say(progress.how_to_go_on(stop.reason, settings.cluster))
+        say(progress.how_to_continue(stop.reason, settings.cluster))
     return summarise(study, launch.token, states, cluster=settings.cluster, stopped=stop.reason)
 
 
 def open_entries(study: Study, jobs: Sequence[Job], settings: Settings) -> list[ManifestEntry]:
-    """The jobs that lack a record, in the order in which to start them."""
+    """The jobs without a record, in the order in which to start them."""
     entries, cancelled = [], journal.cancelled_cells(study.root)
     for job in jobs:
         cell, group = job.cell.id, settings.class_of(job)
@@ -188,7 +189,7 @@ def _in_order(entries: Sequence[ManifestEntry]) -> list[ManifestEntry]:
 
 
 def scripts(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Script, ...]:
-    """What a launch on Slurm would submit: the exact sbatch script of each resource class. Submits nothing."""
+    """The sbatch script of each resource class that a launch on Slurm would submit. Submits nothing."""
     entries = open_entries(study, jobs, settings)
     shares = _shares(entries, settings)
 
@@ -196,7 +197,7 @@ def scripts(study: Study, jobs: Sequence[Job], settings: Settings) -> tuple[Scri
         for group, request in job_requests(study, entries, settings).items():
             array = Array(
                 study=study,
-                token="TOKEN",  # noqa: S106  # a place holder
+                token="TOKEN",  # noqa: S106  # a placeholder
                 group=group,
                 workers=shares[group],
                 request=request,
@@ -229,7 +230,7 @@ def _launch(settings: Settings, snapshot: Path, requests: Mapping[str, JobReques
 
 
 def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> list[JobState]:
-    """Walk the manifest here, one cell after another, output on the terminal."""
+    """Run the manifest in this process, one cell after another, with output on the terminal."""
     os.environ.update(ONE_THREAD)
     context = WorkerContext(
         study=watch.study,
@@ -242,7 +243,7 @@ def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> l
     def look() -> list[JobState]:
         return job_states(watch.study, entries, token=watch.token, limit=watch.limit)
 
-    if main.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == "disk_full":
+    if main.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == Cause.DISK_FULL:
         raise disk_full(watch.study)
     return look()
 
@@ -273,7 +274,7 @@ def _workers(
 
 
 def _leave(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[JobState]:
-    """Start the workers, and do not wait for them."""
+    """Start the workers without waiting for them."""
     jobs = [job_state(watch.study, entry) for entry in entries]
     workers.keep([job for job in jobs if job.state == "pending"])
     return jobs
@@ -288,7 +289,7 @@ def _shares(entries: Sequence[ManifestEntry], settings: Settings) -> Counter[str
 
 
 def job_requests(study: Study, entries: Sequence[ManifestEntry], settings: Settings) -> dict[str, JobRequest]:
-    """Checked sbatch options of each resource class, with a time limit if the user gave none."""
+    """Checked sbatch options of each resource class, with a time limit if the user set none."""
     shares, requests = _shares(entries, settings), {}
     for group in shares:
         asked = settings.resources(group)
@@ -311,7 +312,7 @@ def job_requests(study: Study, entries: Sequence[ManifestEntry], settings: Setti
 
 def _check_training(options: LaunchOptions) -> None:
     missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
-    if missing and options.cluster != "slurm":  # the nodes of a cluster may have what the login node has not
+    if missing and options.cluster != "slurm":  # compute nodes may have what the login node lacks
         message = f"this machine cannot train: {', '.join(missing)} not installed"
         raise OrchError(message, hint="pip install 'orch-scaling[train]'; `orch doctor` checks the rest")
 
@@ -319,7 +320,7 @@ def _check_training(options: LaunchOptions) -> None:
 def _say_cancelled(study: Study) -> None:
     count = len(journal.cancelled_cells(study.root))
     if count:
-        say(f"{count} cancelled cells stay so; `orch retry --cause cancelled` brings them back")
+        say(f"{count} cancelled cells are skipped; `orch retry --cause cancelled` launches them again")
 
 
 def _mirror(study: Study) -> None:
@@ -327,5 +328,5 @@ def _mirror(study: Study) -> None:
 
     try:
         sync(study)
-    except OrchError as error:  # the records are safe; the mirror can be made at any time
+    except OrchError as error:  # the records are safe, and can be mirrored at any time
         say(f"warning: not mirrored into MLflow: {error.message}; `orch sync` tries again")

@@ -19,15 +19,15 @@ from orch_core.files import exclusive
 from orch_core.study import attempts
 from orch_core.study.folder import Study
 
-REGISTER_SECONDS = 60.0  # that a worker may take to start Python and be seen
+REGISTER_SECONDS = 60.0  # that a worker may take to start Python and write its lock file
 
 
 @dataclass(slots=True, kw_only=True)
 class LocalWorkers:
-    """Workers of this machine: those of this launch, and those that a killed launch left behind.
+    """Workers on this machine: those of this launch, and those that a killed launch left behind.
 
     parallel:  how many may live at once
-    gpus_each: GPUs that each of them sees
+    gpus_each: number of GPUs that each of them sees
     handles:   those that this launch has started
     """
 
@@ -46,10 +46,10 @@ class LocalWorkers:
         return len(local_workers(self.study))
 
     def keep(self, pending: Sequence[JobState]) -> int:
-        """Start what is missing for the pending cells; returns how many were started."""
+        """Start missing workers for the pending cells; returns how many were started."""
         started = 0
         if pending and self.alive() < self.parallel:
-            # under a lock: two launches at once would each start as many as there are cores
+            # under a lock, because two launches at once would each start as many as there are cores
             with exclusive(self.study.launches / ".spawning"):
                 for _ in range(min(len(pending), self.parallel - self.alive())):
                     number = len(self.handles)
@@ -69,15 +69,15 @@ class LocalWorkers:
                     os.kill(owner.pid, signal.SIGTERM)
 
     def explain(self) -> str:
-        """What the last of them printed."""
+        """The end of the newest worker's output."""
         return last_words(self.study.logs / self.token)
 
     def note(self) -> str:
-        """Nothing: there is no cluster."""
+        """An empty string: there is no cluster."""
         return ""
 
     def _until_registered(self) -> None:
-        """Wait until each new worker is seen alive, or has ended already."""
+        """Wait until each new worker has written its lock file, or has ended."""
         folder = journal.launch_folder(self.study.root, self.token) / "workers"
         end = time.monotonic() + REGISTER_SECONDS
         while time.monotonic() < end:
@@ -87,13 +87,13 @@ class LocalWorkers:
 
 
 def parallel_here(settings: Settings) -> int:
-    """Workers at once on this machine: as asked for, or one for each group of GPUs, or for each core."""
+    """Workers at once on this machine: the given number, else one per group of GPUs, else one per core."""
     gpus = len(provenance.visible_gpus())
     return settings.parallel or (max(1, gpus // settings.gpus) if gpus else provenance.hardware()["cores"])
 
 
 def local_workers(study: Study, token: str = "") -> list[Path]:
-    """Lock files of live workers: the study's, or those of `token` and of launches whose launcher is gone."""
+    """Lock files of live workers: the study's, or those of `token` and of launches without a launcher."""
     return [
         path
         for other in journal.tokens(study.root)
@@ -103,9 +103,9 @@ def local_workers(study: Study, token: str = "") -> list[Path]:
 
 
 def last_words(logs: Path) -> str:
-    """The end of the log that was written last."""
+    """The end of the newest log."""
     last = max(logs.glob("*_log.out"), key=lambda path: path.stat().st_mtime, default=None)
     if not last:
-        return f"nothing was written to {logs}: do the nodes see this folder?"
+        return f"no worker has written to {logs}: do the nodes see this folder?"
     lines = last.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
     return f"{last} ends with:\n" + "\n".join(lines)

@@ -1,4 +1,4 @@
-"""After a launch: cancel it, launch failed cells again, find a cell and its log."""
+"""Operations after a launch: cancel it, launch failed cells again, find a cell and its log."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from orch_core.study.folder import Study
 from orch_core.study.plan import read_plan
 from orch_core.study.record import Cause
 
-LEAST_DIGITS = 4  # of an id that names a cell
+LEAST_DIGITS = 4  # of an id, to name a cell by them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Answer):
-    """What `cancel` reached: launches marked as cancelled, cells named, workers on this machine asked to stop."""
+    """The effect of `cancel`: numbers of marked launches and cells, and of local workers asked to stop."""
 
     launches: int
     cells: int
@@ -52,14 +52,14 @@ class Cancelled(Answer):
 
 
 def cancel(study: Study, cells: Sequence[str] = (), *, dropped: bool = False) -> Cancelled:
-    """Stop the study's launches, or only some cells: running ones save first, and nothing starts again by itself.
+    """Stop the study's launches, or only some cells: running ones save first, and do not start again.
 
     cells: names, beginnings of ids, or expressions such as `mix == 'ct'`
-    dropped: also running cells that the plan does not contain any more
+    dropped: also running cells that are no longer in the plan
 
-    The mark is written before anything is stopped: a worker asks for it before it requeues itself. A new launch
-    continues from what was saved, except for single cells that were cancelled: `orch retry` launches those.
-    Raises OrchError if a text names no cell.
+    The mark is written before anything is stopped, because a worker checks it before it requeues itself. A
+    new launch continues from the saved state, except for single cells that were cancelled: `orch retry`
+    launches those. Raises OrchError if a text matches no cell.
     """
     ids = [cell for text in cells for cell in _matching(study, text)]
     if dropped:
@@ -94,11 +94,11 @@ def _cancel_slurm(study: Study, tokens: Sequence[str]) -> str:
     try:
         return f"{stop_slurm(study, tokens)} Slurm workers cancelled"
     except OrchError as error:
-        return f"{error.message}; the workers will see that they are cancelled, and stop"
+        return f"{error.message}; the workers will find the mark and stop"
 
 
 def _matching(study: Study, text: str) -> list[str]:
-    """Ids of the cells that a name, the beginning of an id, or an expression stands for."""
+    """Ids of the cells that a name, the beginning of an id, or an expression matches."""
     if not is_expression(text):
         return [find_cell(study, text)]
     axes_of(text)
@@ -110,7 +110,7 @@ def _matching(study: Study, text: str) -> list[str]:
 
 
 def retry(study: Study, cause: str, where: Where) -> Summary:
-    """Launch the failed cells again; raises OrchError if there is none (of the cause)."""
+    """Launch the failed cells again; raises OrchError if there are none (with the cause)."""
     plan = read_plan(study)
     failed = failed_jobs(study, list(plan.jobs()), cause)
     if not failed:
@@ -121,7 +121,7 @@ def retry(study: Study, cause: str, where: Where) -> Summary:
 
 
 def failed_jobs(study: Study, jobs: Sequence[Job], cause: str = "") -> list[Job]:
-    """The jobs that failed for good in the last launch: those of one cause, or all but what was cancelled."""
+    """The jobs that failed permanently in the last launch: with one cause, or all but cancelled ones."""
     failed = [job for job in job_states(study, entries_now(study, jobs)) if job.state == "failed"]
     return [
         job.entry.job for job in failed if job.cause == cause or (not cause and job.cause != Cause.CANCELLED)
@@ -129,7 +129,7 @@ def failed_jobs(study: Study, jobs: Sequence[Job], cause: str = "") -> list[Job]
 
 
 def dropped_cells(study: Study, jobs: Sequence[Job]) -> list[str]:
-    """Cells that launches still work at although the plan does not contain them any more."""
+    """Cells that launches still run although they are no longer in the plan."""
     wanted = {job.cell.id for job in jobs}
     launched = {
         cell
@@ -141,7 +141,7 @@ def dropped_cells(study: Study, jobs: Sequence[Job]) -> list[str]:
 
 
 def find_cell(study: Study, text: str) -> str:
-    """The id of the cell, launched or planned, that `text` names: by its name, or by the beginning of its id.
+    """The id of the cell, launched or planned, with this name or this beginning of its id.
 
     Raises OrchError if there is none, or more than one.
     """
@@ -149,7 +149,7 @@ def find_cell(study: Study, text: str) -> str:
     found = [cell for cell in cells if len(text) >= LEAST_DIGITS and cell.startswith(text)]
     names = {cell: one.name for cell, one in cells.items() if one}
     found = found or [cell for cell, name in names.items() if name == text]
-    for cell in study.cells() if not found else ():  # by the name that an earlier plan gave it
+    for cell in study.cells() if not found else ():  # by its name in an earlier plan
         with contextlib.suppress(OrchError):
             if study.cell(cell).name == text:
                 found.append(cell)
@@ -158,7 +158,7 @@ def find_cell(study: Study, text: str) -> str:
         message = f"no cell of {study.name} is called {text!r}"
         raise OrchError(message, hint=f"did you mean {close[0]!r}?" if close else "`orch map` shows the axes")
     if len(found) > 1:
-        message = f"{text!r} could be any of {len(found)} cells: {', '.join(cell[:12] for cell in found[:5])}"
+        message = f"{text!r} matches {len(found)} cells: {', '.join(cell[:12] for cell in found[:5])}"
         raise OrchError(message, hint="give more digits of its id")
     return found[0]
 

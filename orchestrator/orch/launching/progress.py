@@ -1,32 +1,33 @@
-"""Progress and results for people, on stderr: a live display on a terminal, plain lines elsewhere."""
+"""Progress of a launch on stderr: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from orch.console import is_terminal, say
 from orch.launching.status import JobState, eta_seconds
 from orch_core.formatting import duration
 from orch_core.study.curves import last_row
 from orch_core.study.folder import Study
+from orch_core.study.record import Cause
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-PLAIN_SECONDS = 15.0  # between plain lines when nothing has been finished
+PLAIN_SECONDS = 15.0  # between plain lines while no cell ends
 RUNNING_SHOWN = 8
 Tell = Callable[[Sequence[JobState], int, str], None]
 
 
 @contextlib.contextmanager
 def live(study: Study) -> Iterator[Tell]:
-    """A function to be called at every poll with the jobs, the number of workers, and a note on the cluster."""
-    if not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    """A function to call at every poll with the jobs, the number of workers, and a note on the cluster."""
+    if not is_terminal(sys.stderr):
         yield _plain(study)
         return
     from rich.console import Console
@@ -36,23 +37,17 @@ def live(study: Study) -> Iterator[Tell]:
         yield lambda jobs, workers, note: display.update(_panel(study, jobs, workers, note))
 
 
-def say(text: str) -> None:
-    """One line of talk, on stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def how_to_go_on(reason: str, cluster: str) -> str:
-    """What to say when a launch ends before its work does."""
-    if reason == "signal" and cluster == "slurm":
-        again = command("launch", cluster)
-        return f"the workers go on on Slurm: {again} joins them, `orch status` shows them, `orch cancel` stops them"
-    what = {"budget": "the GPU-hours allowed are spent", "cancelled": "cancelled"}.get(reason, "stopped")
-    return f"{what}: workers have saved; {command('launch', cluster)} goes on from there"
+def how_to_continue(reason: str, cluster: str) -> str:
+    """The message of a launch that ends before its work does."""
+    again = command("launch", cluster)
+    if reason == Cause.SIGNAL and cluster == "slurm":
+        return f"Slurm workers continue: {again} joins them, `orch status` lists, `orch cancel` stops them"
+    what: dict[str, str] = {Cause.BUDGET: "the allowed GPU-hours are spent", Cause.CANCELLED: "cancelled"}
+    return f"{what.get(reason, 'stopped')}: workers have saved; {again} continues from there"
 
 
 def command(verb: str, cluster: str) -> str:
-    """A command that launches where the last launch did: `orch retry --cluster slurm`."""
+    """A command with the last launch's cluster: `orch retry --cluster slurm`."""
     return f"`orch {verb}{' --cluster slurm' if cluster == 'slurm' else ''}`"
 
 
@@ -95,7 +90,7 @@ def cell_line(study: Study, job: JobState) -> str:
 
 
 def _plain(study: Study) -> Tell:
-    """Lines without control characters: when a cell ends or fails, and now and then in between."""
+    """Lines without control characters: when a cell ends or fails, and every PLAIN_SECONDS in between."""
     last, when = "", -PLAIN_SECONDS
 
     def tell(jobs: Sequence[JobState], workers: int, note: str) -> None:

@@ -1,4 +1,4 @@
-"""How a launch runs: the command line's options over the grid's cluster section over the user's `cluster.yaml`."""
+"""Settings of a launch: the command line's options, then the grid's cluster section, then `cluster.yaml`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class LaunchOptions:
     """Options of `orch launch`; raises OrchError if they contradict each other.
 
     parallel:      workers at once; None for the grid's number, or the default of `Settings`
-    resources:     what jobs on Slurm ask for; wins over the grid
+    resources:     of jobs on Slurm; overrides the grid
     max_gpu_hours: device-hours after which the launch saves and stops
-    wait:          until everything is done; otherwise return once workers have started
+    wait:          wait until everything is done; otherwise return once workers have started
     """
 
     cluster: Where = "local"
@@ -38,11 +38,11 @@ class LaunchOptions:
         asked = next(iter(self.resources.options()), "")
         if asked and self.cluster != "slurm":
             message = f"--{asked} is an option of Slurm, and this launch is {self.cluster}"
-            raise OrchError(message, hint="add --cluster slurm, or leave it out")
+            raise OrchError(message, hint="add --cluster slurm, or remove it")
 
 
 def resources_of(named: Mapping[str, Option | None], words: Sequence[str]) -> ResourceClass:
-    """What the command line asks of Slurm: named options, and `NAME=VALUE` or the flag `NAME` for any other.
+    """Slurm resources from the command line: named options, and `NAME=VALUE` or `NAME` for any other.
 
     Raises OrchError for anything else.
     """
@@ -65,7 +65,7 @@ class Settings:
 
     parallel:      workers at once; 0 for one per GPU or core of this machine, or for 32 on Slurm
     attempts:      of a cell in a row without progress before it counts as failed
-    classes:       what jobs ask for on Slurm, by resource class; other size classes are in `default`
+    classes:       resources of jobs on Slurm, by resource class; other size classes are in `default`
     gpus:          that a cell uses on this machine
     max_gpu_hours: device-hours after which the launch saves and stops; 0 for no limit
     """
@@ -82,14 +82,14 @@ class Settings:
         return job.size_class if job.size_class in self.classes else DEFAULT
 
     def resources(self, name: str) -> ResourceClass:
-        """What jobs of a resource class ask for."""
+        """Resources of the jobs of a resource class."""
         return self.classes.get(name, ResourceClass())
 
 
 def settings_of(cluster: Cluster, options: LaunchOptions) -> Settings:
-    """Settings from a grid's cluster section and the options; on Slurm the user's file fills the rest.
+    """Settings from a grid's cluster section and the options; on Slurm, `cluster.yaml` adds defaults.
 
-    Raises GridError for a mistake in that file.
+    Raises GridError for a mistake in `cluster.yaml`.
     """
     on_slurm = options.cluster == "slurm"
     cluster = cluster.with_defaults(user_cluster()) if on_slurm else cluster

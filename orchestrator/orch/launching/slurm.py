@@ -1,4 +1,4 @@
-"""Slurm's own commands, asked sparingly and believed with care: its state is a hint, the study is the truth."""
+"""Slurm's commands, called sparingly: Slurm's answers are hints, the study is the source of truth."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pathlib import Path
 
 from orch_core.errors import OrchError
 from orch_core.grid.resources import Option, minutes_of
+from orch_core.study.record import Cause
 
 COMMAND_SECONDS = 60.0
 STRANGE = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SRUN_", "SALLOC_")
-KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})  # where the cluster is, and which one the user means
+KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})  # they select the cluster
 TERMINAL = frozenset(
     [
         "BOOT_FAIL",
@@ -34,24 +35,25 @@ TERMINAL = frozenset(
         "REVOKED",
     ]
 )
-"""squeue's states of jobs that are over; a requeued PREEMPTED or NODE_FAIL job comes back as PENDING."""
+"""squeue's states of jobs that have ended; a requeued PREEMPTED or NODE_FAIL job returns as PENDING."""
 DEATHS = {
-    "NODE_FAIL": ("node_failure", "its node failed"),
-    "BOOT_FAIL": ("node_failure", "its node failed to boot"),
-    "PREEMPTED": ("preempted", "preempted before it could save"),
-    "REQUEUED": ("preempted", "requeued before it could save"),
-    "TIMEOUT": ("timeout", "it reached its time limit before it could save"),
-    "OUT_OF_MEMORY": ("out_of_memory", "killed by Slurm: out of memory"),
-    "CANCELLED": ("cancelled", "cancelled before it could save"),
+    "NODE_FAIL": (Cause.NODE_FAILURE, "its node failed"),
+    "BOOT_FAIL": (Cause.NODE_FAILURE, "its node failed to boot"),
+    "PREEMPTED": (Cause.PREEMPTED, "preempted before it could save"),
+    "REQUEUED": (Cause.PREEMPTED, "requeued before it could save"),
+    "TIMEOUT": (Cause.TIMEOUT, "it reached its time limit before it could save"),
+    "OUT_OF_MEMORY": (Cause.OUT_OF_MEMORY, "killed by Slurm: out of memory"),
+    "CANCELLED": (Cause.CANCELLED, "cancelled before it could save"),
 }
+UNKNOWN = (Cause.KILLED, "")
 STUCK = ("launch failed", "JobHoldMaxRequeue")
-NEVER = re.compile(r"PerJob|NotSatisfied|PartitionTimeLimit")  # reasons of jobs that cannot start as they are
+NEVER = re.compile(r"PerJob|NotSatisfied|PartitionTimeLimit")  # reasons why a job can never start
 MEMORY_LOCAL = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmJob:
-    """A worker as squeue shows it: its id (`12_3`, or `12_[4-9]` for tasks not split yet) and how many tasks it is."""
+    """Workers as squeue lists them; the id is `12_3`, or `12_[4-9]` for `tasks` that are still together."""
 
     id: str
     tasks: int
@@ -62,25 +64,25 @@ class SlurmJob:
 
 
 def environment() -> dict[str, str]:
-    """Our environment without what a surrounding job or the user's shell would add to options that are given here."""
+    """The environment without variables that would change the options given here."""
     return {name: value for name, value in os.environ.items() if name in KEPT or not name.startswith(STRANGE)}
 
 
 class SubmitLimitError(OrchError):
-    """The user may not have more jobs in the queue now; later they may."""
+    """The user's limit of jobs in the queue is reached; a later submission may succeed."""
 
 
 def refusal(command: str, words: str) -> OrchError:
-    """The error for what a command of Slurm printed when it failed."""
+    """The error for the message of a Slurm command that failed."""
     text = " ".join(words.split()).removeprefix(f"{command}: ")
     kind = SubmitLimitError if _is_submit_limit(text) else OrchError
     return kind(f"`{command}` reports: {text}", hint=hint_for(text))
 
 
 def _is_submit_limit(text: str) -> bool:
-    """Whether sbatch refused because of the number of jobs, which will fall, not because of what they ask for.
+    """Whether sbatch refused because of the number of jobs, which will fall, and not of their resources.
 
-    Its last line names both. Where that is all, jobs in the queue must be what is too much.
+    Its last line may name both; then the queue decides: without jobs in it, the number is not the reason.
     """
     named = re.findall(r"\b(?:QOS|Assoc)\w+", text)
     if named:
@@ -101,14 +103,14 @@ def run(*command: str, seconds: float = COMMAND_SECONDS) -> str:
         raise OrchError(message, hint="log in to the cluster's login node, or use --cluster local") from error
     except subprocess.TimeoutExpired as error:
         message = f"`{' '.join(command)}` did not answer within {seconds:.0f} s"
-        raise OrchError(message, hint="the controller may be down: `scontrol ping`") from error
+        raise OrchError(message, hint="the controller may be down: check with `scontrol ping`") from error
     if done.returncode:
         raise refusal(command[0], done.stderr or done.stdout)
     return done.stdout
 
 
 def hint_for(words: str) -> str:
-    """What to do about an error of Slurm."""
+    """The remedy for an error message of Slurm."""
     lower = words.lower()
     for part, hint in (
         ("partition", "`sinfo` lists the partitions"),
@@ -117,12 +119,9 @@ def hint_for(words: str) -> str:
         ("node configuration", "`sinfo -o '%N %c %m %G'` shows what the nodes have"),
         ("time", "`sinfo -o '%P %l'` shows the partitions' time limits; give minutes or D-HH:MM:SS"),
         ("option", "options are sbatch's long names: `man sbatch`"),
-        (
-            "slurmctld",
-            "the controller is down: wait for it, or ask who runs the cluster; `scontrol ping` tells",
-        ),
-        ("contact", "the controller may be down: `scontrol ping`"),
-        ("socket", "the controller may be down: `scontrol ping`"),
+        ("slurmctld", "the controller is down: wait, or ask an administrator; check with `scontrol ping`"),
+        ("contact", "the controller may be down: check with `scontrol ping`"),
+        ("socket", "the controller may be down: check with `scontrol ping`"),
     ):
         if part in lower:
             return hint
@@ -152,7 +151,7 @@ def describe(jobs: Sequence[SlurmJob]) -> str:
 
 
 def count_tasks(job: str) -> int:
-    """How many array tasks a line of squeue represents: `7_[0-3,8%2]` is five."""
+    """Number of array tasks in a line of squeue: `7_[0-3,8%2]` is five."""
     ranges = re.search(r"_\[([\d,\-:]+)", job)
     if not ranges:
         return 1
@@ -165,24 +164,24 @@ def count_tasks(job: str) -> int:
 
 
 def start_now(jobs: Sequence[SlurmJob], has_ended: Callable[[str], bool]) -> None:
-    """Spare requeued jobs the two minutes that Slurm lets them wait for the old credential to expire.
+    """Start requeued jobs now, instead of after the two minutes that Slurm waits for the old credential.
 
-    Only those whose worker `has_ended`: a node that failed and came back still runs the old process, and
+    Only jobs whose worker `has_ended`: a node that failed and came back still runs the old process, and
     starting the job there again makes Slurm drain the node (`Duplicate jobid`).
     """
     waiting = [
         job.id for job in jobs if job.state == "PENDING" and job.reason == "BeginTime" and has_ended(job.id)
     ]
     for name in waiting:
-        with contextlib.suppress(OrchError):  # it starts by itself, later
+        with contextlib.suppress(OrchError):  # it starts without this, later
             run("scontrol", "update", f"JobId={name}", "StartTime=now", seconds=15)
 
 
 def without_stuck(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
     """The workers that will run, after cancelling those that Slurm holds because it failed to start them.
 
-    They would wait for a person to release them; workers are alike, so that others are submitted instead.
-    A hold that the user asked for stays.
+    Held jobs would wait for a person to release them; other workers are submitted instead.
+    A job that the user holds is not cancelled.
     """
     stuck = [job.id for job in jobs if job.state == "PENDING" and job.reason.startswith(STUCK)]
     for name in stuck:
@@ -192,15 +191,15 @@ def without_stuck(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
 
 
 def hopeless(jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
-    """Jobs that Slurm lets wait although they can never start as they are."""
+    """Pending jobs that can never start."""
     return [job for job in jobs if job.state == "PENDING" and NEVER.search(job.reason)]
 
 
-def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:
-    """Why a worker's Slurm job died, as far as sacct knows: a cause and a message; `killed` if it does not.
+def cause_of_death(job: str, token: str, restart: int) -> tuple[Cause, str]:
+    """The cause and message of a worker's death by sacct; `killed` if unknown.
 
-    A job has a row for each of its runs, which `restart` counts from 0; rows of a job that had the same id before the
-    cluster's state was wiped lack the launch's token in their name.
+    A job has a row for each of its runs, which `restart` counts from 0. Rows whose name lacks the launch's
+    token belong to an older job with the same id, from before the cluster's state was wiped.
     """
     if job and shutil.which("sacct"):
         with contextlib.suppress(OrchError):
@@ -209,8 +208,8 @@ def cause_of_death(job: str, token: str, restart: int) -> tuple[str, str]:
             )
             states = [line.split("|")[0].split(" ")[0] for line in rows.splitlines() if token in line]
             if restart < len(states):
-                return DEATHS.get(states[restart], ("killed", ""))
-    return "killed", ""
+                return DEATHS.get(states[restart], UNKNOWN)
+    return UNKNOWN
 
 
 def seconds_left(job: str) -> float:
@@ -223,7 +222,7 @@ def seconds_left(job: str) -> float:
 
 
 def requeue(job: str) -> bool:
-    """Ask Slurm to run this job again; False if it does not answer or refuses."""
+    """Ask Slurm to run this job again; False if it refuses or does not answer."""
     try:
         run("scontrol", "requeue", job, seconds=30)
     except OrchError:
@@ -232,10 +231,11 @@ def requeue(job: str) -> bool:
 
 
 def check(options: Mapping[str, Option], root: Path) -> None:
-    """Refuse options that Slurm would refuse, or that would make a job wait for ever, before anything is submitted.
+    """Refuse options that Slurm would refuse, or with which a job would never start, before submission.
 
-    Raises OrchError for an unknown partition, account, qos or option, for more than a node has, for a time above a
-    limit, without Slurm, and for a study that lies in one machine's memory. A full queue is no reason.
+    Raises OrchError for an unknown partition, account, qos or option, for more resources than a node has, for
+    a time above a limit, if there is no Slurm, and if the study is in a file system in memory. A full queue
+    is not an error.
     """
     run("scontrol", "ping", seconds=30)
     flags = [flag(name, value) for name, value in options.items()]
@@ -255,18 +255,18 @@ def check(options: Mapping[str, Option], root: Path) -> None:
     limit, whose = wall_limit(options)
     if "time" in options and minutes_of(str(options["time"])) > limit:
         message = f"time {options['time']} is above the limit of {whose}, {limit:.0f} minutes"
-        raise OrchError(message, hint="the job would wait for ever: ask for less, or from another one")
+        raise OrchError(message, hint="the job would never start: request less, or choose another one")
     if "\n" in str(root.resolve()):
-        message = "the path of the study has a newline, which would end a line of the sbatch script"
+        message = "the study's path contains a newline, which would end a line of the sbatch script"
         raise OrchError(message, hint="rename its folder")
     kind = run("stat", "-f", "-c", "%T", str(root)).strip()
     if kind in MEMORY_LOCAL:
-        message = f"the study lies in the memory of this machine ({kind}): {root}"
-        raise OrchError(message, hint="put it on a file system that the nodes see")
+        message = f"the study is in this machine's memory ({kind}): {root}"
+        raise OrchError(message, hint="move it to a file system that the nodes see")
 
 
 def wall_limit(options: Mapping[str, Option]) -> tuple[float, str]:
-    """The shortest of the limits on a job's time, in minutes, and whose it is: a partition's, QOS's or account's."""
+    """The lowest time limit of a job in minutes, and its origin: a partition, QOS or account."""
     wanted = [name for name in str(options.get("partition", "")).split(",") if name]
     lines = run("scontrol", "show", "partition", "--oneliner").splitlines()
     partitions = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines]
@@ -284,7 +284,7 @@ def wall_limit(options: Mapping[str, Option]) -> tuple[float, str]:
 def _accounting_limits(
     options: Mapping[str, Option], partition_qos: Sequence[str]
 ) -> Iterable[tuple[float, str]]:
-    """The limits on a job's time of the user's accounts and of the QOS that apply to these options."""
+    """The time limits of the user's accounts and of the QOS that apply to these options."""
     user = getpass.getuser()
     account = str(options.get("account") or _accounting("user", f"user={user}", "DefaultAccount")[0][0])
     rows = _accounting("assoc", f"user={user} account={account}", "MaxWall,DefaultQOS")
@@ -299,7 +299,7 @@ def _accounting_limits(
 
 
 def _accounting(what: str, where: str, columns: str) -> list[list[str]]:
-    """Rows of `sacctmgr show`; an empty one if there is none."""
+    """Rows of `sacctmgr show`; one empty row if there are none."""
     text = run("sacctmgr", "-nP", "show", what, *where.split(), f"format={columns}", seconds=30)
     return [line.split("|") for line in text.splitlines()] or [[""] * (columns.count(",") + 1)]
 
@@ -311,6 +311,6 @@ def max_array_size() -> int:
 
 
 def flag(name: str, value: Option) -> str:
-    """An option as sbatch takes it: `--name=value`, or `--name` for True."""
+    """An option in sbatch's syntax: `--name=value`, or `--name` for True."""
     long = name.replace("_", "-")
     return f"--{long}" if value is True else f"--{long}={value}"

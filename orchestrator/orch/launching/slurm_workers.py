@@ -20,7 +20,7 @@ from orch_core.errors import OrchError
 from orch_core.files import exclusive
 from orch_core.study.folder import Study
 
-PARALLEL = 32  # workers at once if the user gives no number
+PARALLEL = 32  # workers at once if the user sets no number
 RETRY_SECONDS = 60.0  # after a submit limit
 QUEUE_SECONDS = 5.0  # between two squeue calls, whatever the number of cells
 
@@ -29,10 +29,11 @@ QUEUE_SECONDS = 5.0  # between two squeue calls, whatever the number of cells
 class SlurmWorkers:
     """Workers on Slurm.
 
-    shares:   how many each resource class gets
-    requests: what the jobs of each class ask for
-    queued:   jobs of the study's launches, as squeue showed them last
-    trouble:  why it did not answer; nothing is started then, and the study alone gives the states of cells
+    shares:   number of workers of each resource class
+    requests: resources of the jobs of each class
+    queued:   jobs of the study's launches in the last answer of squeue
+    trouble:  why squeue did not answer; no worker is started then, and states of cells come from the study
+              alone
     """
 
     study: Study
@@ -51,12 +52,12 @@ class SlurmWorkers:
         return sum(job.tasks for job in self.look())
 
     def keep(self, pending: Sequence[JobState]) -> int:
-        """Submit what is missing for the pending cells; returns how many workers were submitted."""
+        """Submit missing workers for the pending cells; returns how many were submitted."""
         missing = self._missing(pending, self.look())
         self._refuse_hopeless()
         if not missing or self.trouble or time.monotonic() < self._not_before:
             return 0
-        # under a lock: two launches at once would each submit all
+        # under a lock, because two launches at once would each submit all of them
         with exclusive(self.study.launches / ".spawning"):
             missing = self._missing(pending, self.look(now=True))
             started = 0 if self.trouble else sum(self._start(array) for array in missing)
@@ -69,15 +70,15 @@ class SlurmWorkers:
         stop_slurm(self.study, [self.token])
 
     def explain(self) -> str:
-        """What the last of them printed."""
+        """The end of the newest worker's output."""
         return last_words(self.study.logs / self.token)
 
     def note(self) -> str:
-        """What the cluster reports, in a few words."""
+        """A short description of the queue, or of what is wrong with Slurm."""
         return self.trouble or slurm.describe(self.queued)
 
     def look(self, *, now: bool = False) -> list[SlurmJob]:
-        """The workers of the study's launches; what was seen before if Slurm does not answer."""
+        """The workers of the study's launches; those of the last answer if Slurm does not answer now."""
         if self._asking.due() or now:
             try:
                 names = (f"orch-{token}-" for token in journal.tokens(self.study.root))
@@ -91,7 +92,7 @@ class SlurmWorkers:
         return self.queued
 
     def _adopt_orphans(self) -> None:
-        """Take over arrays whose submitter was killed between its intent and the end of the submission."""
+        """Complete arrays whose submitter was killed between its intent and the end of the submission."""
         for intent in journal.open_intents(self.study.root) if self.queued else ():
             job = next((job.id for job in self.queued if job.name == intent.name), "").partition("_")[0]
             if job:
@@ -101,7 +102,7 @@ class SlurmWorkers:
                 journal.write(self.study.root, event)
 
     def _refuse_hopeless(self) -> None:
-        """Cancel workers of this launch that can never start, and raise OrchError, instead of waiting for them."""
+        """Cancel this launch's workers and raise OrchError if they can never start."""
         mine = [job for job in self.queued if job.name.startswith(f"orch-{self.token}-")]
         jobs = slurm.hopeless(mine)
         if jobs:
@@ -110,7 +111,7 @@ class SlurmWorkers:
             raise OrchError(message, hint=slurm.hint_for(jobs[0].reason))
 
     def _missing(self, pending: Sequence[JobState], jobs: Sequence[SlurmJob]) -> list[Array]:
-        """The workers that the pending cells lack, as long as the cell needs that met its time limit most often."""
+        """The workers that the pending cells lack, with a time limit for the cell with most timeouts."""
         arrays = []
         for group, share in self.shares.items():
             waiting = [one for one in pending if one.entry.group == group]
@@ -123,7 +124,7 @@ class SlurmWorkers:
         return arrays
 
     def _serves(self, job: SlurmJob, group: str, pending: Sequence[JobState]) -> bool:
-        """Whether a worker walks a manifest that contains every pending cell of the class."""
+        """Whether a worker's manifest contains every pending cell of the class."""
         if job.name == job_name(self.token, group):
             return True
         tokens = journal.tokens(self.study.root)
@@ -146,8 +147,8 @@ class SlurmWorkers:
     def _start(self, wanted: Array) -> int:
         """Submit arrays no larger than the cluster allows; fewer workers if a submit limit is reached.
 
-        The intent is durable before sbatch is called, and the array carries the token in its name: a
-        submitter killed in between leaves an array that the next launch finds and counts.
+        The intent is durable before sbatch is called, and the array's name contains the token: if the
+        submitter is killed in between, the next launch finds and counts its array.
         """
         started, size = 0, min(wanted.workers, slurm.max_array_size() - 1)
         while started < wanted.workers:
@@ -175,7 +176,7 @@ class SlurmWorkers:
 
 
 def stop_slurm(study: Study, tokens: Sequence[str]) -> int:
-    """Cancel the workers of launches on Slurm; returns how many. The tombstone, written first, keeps them away."""
+    """Cancel the workers of launches on Slurm, after marking the launches; returns how many."""
     for token in tokens:
         journal.cancel(study.root, token)
     jobs = slurm.queue(f"orch-{token}-" for token in tokens)
@@ -188,7 +189,7 @@ def stop_slurm(study: Study, tokens: Sequence[str]) -> int:
 def shares_of(
     parallel: int, cells: Counter[str], seconds: Mapping[str, float], cells_per_job: Mapping[str, int]
 ) -> Counter[str]:
-    """Workers for each resource class: `parallel` in proportion to the classes' expected time, one at least."""
+    """Workers of each resource class: `parallel` shared by the classes' expected time, at least one each."""
     parallel, total = parallel or PARALLEL, sum(seconds.values())
     parts = {group: seconds[group] / total if total else 1 / len(cells) for group in cells}
     jobs = {group: math.ceil(count / cells_per_job.get(group, 1)) for group, count in cells.items()}

@@ -1,4 +1,4 @@
-"""The state of a study's jobs, read from its folder alone: it needs no cluster."""
+"""The state of a study's jobs, read from its folder: no cluster is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orch_core.study.folder import Study
 from orch_core.study.plan import read_plan
 from orch_core.study.record import Cause
 
-WATCH_SECONDS = 5.0  # between two looks
+WATCH_SECONDS = 5.0  # between two updates
 State = Literal["done", "diverged", "running", "pending", "failed"]
 
 
@@ -32,11 +32,11 @@ class JobState:
     cause:       why it failed
     attempt:     number of its newest attempt, 0 before the first
     probes_done: of `len(entry.job.probes)`
-    encoder:     the cell's own record is published, whatever its probes
-    dead:        its newest attempt was killed, and nobody has recorded that yet
+    encoder:     whether the cell's record is published, with or without its probes
+    dead:        whether its newest attempt was killed and this is not recorded yet
     seconds:     device-seconds of all its attempts so far
-    timeouts:    attempts that met their job's time limit
-    devices:     GPUs that its running attempt holds, or 1 where there are none
+    timeouts:    number of attempts that reached their job's time limit
+    devices:     GPUs of its running attempt, 1 on a CPU
     """
 
     entry: ManifestEntry
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Answer):
-    """A study's status: rows by axis, their total, what runs now, and the seconds it may still take."""
+    """A study's status: rows by axis, their total, running workers, and the estimated seconds left."""
 
     study: str
     axis: str
@@ -129,8 +129,8 @@ def status(
 ) -> Status:
     """The state of every job, grouped by one of `AXES`; raises OrchError for another axis.
 
-    ids: of the jobs' cells, where they are known: hashing ten thousand takes half a second
-    Slurm is asked once, and only where a launch went there; what it says is a remark, not the state.
+    ids: of the jobs' cells, if known: hashing ten thousand takes half a second
+    If a launch used Slurm, Slurm is asked once; its answer is a remark and does not change a state.
     """
     if axis not in AXES:
         message = f"there is no axis {axis!r}"
@@ -155,9 +155,9 @@ def status(
 
 
 def statuses(study: Study, axis: str, *, watch: bool) -> Iterator[Status]:
-    """The status of what a study has planned; if `watch`, again and again until nothing is running or pending.
+    """The status of a study's plan; if `watch`, repeatedly, until nothing is running or pending.
 
-    Looking takes a tenth of the time at most. Raises OrchError for an unknown axis.
+    Reading takes at most a tenth of the time. Raises OrchError for an unknown axis.
     """
     plan = read_plan(study)
     jobs, ids = list(plan.jobs()), plan.frame["id"].to_list()
@@ -171,7 +171,7 @@ def statuses(study: Study, axis: str, *, watch: bool) -> Iterator[Status]:
 
 
 def entries_now(study: Study, jobs: Sequence[Job], ids: Iterable[str] | None = None) -> list[ManifestEntry]:
-    """Entries of the jobs, judged as the last launch judges them; `ids` of their cells, where they are known."""
+    """Entries of the jobs as in the last launch; `ids` of their cells, if known."""
     cells = ids if ids is not None else (job.cell.id for job in jobs)
     by_id = dict(zip(cells, jobs, strict=True))
     tokens = journal.tokens(study.root)
@@ -182,7 +182,7 @@ def entries_now(study: Study, jobs: Sequence[Job], ids: Iterable[str] | None = N
 def job_states(
     study: Study, entries: Iterable[ManifestEntry], *, token: str = "", limit: int = 3
 ) -> list[JobState]:
-    """The state of each entry now; classes that launch `token` has stopped count as failed."""
+    """The present state of each entry; entries of recipes that launch `token` has stopped count as failed."""
     return [job_state(study, entry, token=token, limit=limit) for entry in entries]
 
 
@@ -247,9 +247,9 @@ def row(label: str, jobs: Sequence[JobState]) -> Row:
 
 
 def eta_seconds(jobs: Iterable[JobState], workers: int) -> float | None:
-    """Seconds until the last pending cell is done: what is planned, scaled by how the finished ones went.
+    """Seconds until the last pending cell is done: planned time, scaled by the ratio of the finished cells.
 
-    None while nothing runs, or where the plan does not say how long a cell takes.
+    None if nothing runs, or if the plan does not contain the time of a cell.
     """
     jobs = list(jobs)
     held = sum(job.devices for job in jobs)
@@ -269,11 +269,11 @@ def eta_seconds(jobs: Iterable[JobState], workers: int) -> float | None:
 
 
 def _cluster(study: Study, tokens: Sequence[str]) -> tuple[int, str]:
-    """Workers that run on Slurm, and a remark on them."""
+    """Number of workers that run on Slurm, and a remark on them."""
     if not journal.used_slurm(study.root):
         return 0, ""
     try:
         jobs = slurm.queue(f"orch-{token}-" for token in tokens)
     except OrchError as error:
-        return 0, f"Slurm does not answer ({error.message}): all this is read from the study"
+        return 0, f"Slurm does not answer ({error.message}): this status is from the study alone"
     return sum(job.tasks for job in jobs if job.state == "RUNNING"), slurm.describe(jobs)

@@ -1,6 +1,6 @@
-"""The door to submitit: starts workers on this machine, and submits arrays of them to Slurm under our sbatch header.
+"""The only module that uses submitit: it starts workers here, and submits arrays of them to Slurm.
 
-submitit carries a tiny entry point and strings; see `orch.launching.worker.main` for what runs.
+submitit carries an entry point and strings; `orch.launching.worker.main` is what runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from orch_core.study.folder import Study
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Array:
-    """An array of `workers` on Slurm that serve one resource class of a launch, with the code of `snapshot`."""
+    """An array of `workers` on Slurm for one resource class of a launch, with the code of `snapshot`."""
 
     study: Study
     token: str
@@ -38,20 +38,20 @@ class Array:
 
     @property
     def entry(self) -> Callable[[], str]:
-        """What each worker calls."""
+        """The function that each worker calls."""
         root = str(self.study.root.resolve())
         return functools.partial(main.run, root, self.token, "", self.group, self.request.minutes)
 
 
 def job_name(token: str, group: str) -> str:
-    """The Slurm job name of a launch's workers: a launch finds its workers by it, even if the submitter was killed."""
+    """The Slurm job name of a launch's workers, by which a launch finds them if the submitter was killed."""
     return f"orch-{token}-{group}"
 
 
 def header(array: Array) -> dict[str, Option]:
-    """The lines of the sbatch header beside what submitit writes (array, job-name, nodes, open-mode, time), by option.
+    """The sbatch header's options, besides submitit's (array, job-name, nodes, open-mode, time).
 
-    A line that every job is to have goes here. Workers stay away from nodes on which others of the launch died.
+    An option for every job goes here. Workers avoid nodes on which others of the launch died.
     """
     options = dict(array.request.options)
     bad = journal.bad_nodes(array.study.root, array.token)
@@ -67,12 +67,12 @@ def header(array: Array) -> dict[str, Option]:
 
 
 def submit(array: Array) -> str:
-    """Submit an array with one sbatch call; returns its job id. Raises OrchError with sbatch's words."""
+    """Submit an array with one sbatch call; returns its job id. Raises OrchError with sbatch's message."""
     from submitit.core.utils import FailedJobError
 
     executor = _executor(array)
     environment = slurm.environment()
-    environment.pop("CUDA_VISIBLE_DEVICES", None)  # of a job that we run in: Slurm gives each job its own
+    environment.pop("CUDA_VISIBLE_DEVICES", None)  # of a surrounding job: Slurm sets it for each job
     try:
         with _environment(environment):
             jobs = executor.submit_array([array.entry] * array.workers)
@@ -83,7 +83,7 @@ def submit(array: Array) -> str:
 
 
 def adopt(array: Array, job: str) -> None:
-    """Give the tasks of an orphaned array what they wait for: submitit writes it after sbatch has returned."""
+    """Write the file that tasks of an orphaned array wait for: submitit writes it after sbatch returns."""
     from submitit.core.utils import DelayedSubmission
 
     logs = _logs(array.study, array.token)
@@ -108,7 +108,7 @@ def _executor(array: Array) -> Any:
 
     folder = _logs(array.study, array.token)
     folder.mkdir(parents=True, exist_ok=True)  # a task whose log has no folder ends without a message
-    # exec: the worker itself gets the signals of the batch script, and no shell dies before it has saved
+    # exec: the worker receives the batch script's signals itself, and no shell ends before it has saved
     executor = submitit.SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)} -P")
     environment = worker_environment(array.snapshot)
     executor.update_parameters(
@@ -129,9 +129,9 @@ def _logs(study: Study, token: str) -> Path:
 
 
 def start_here(study: Study, token: str, number: int, gpus_each: int, snapshot: Path) -> Any:
-    """Start a worker process on this machine, which sees `gpus_each` of our GPUs; returns submitit's handle of it.
+    """Start a worker process on this machine that sees `gpus_each` GPUs; returns submitit's handle of it.
 
-    Inside a Slurm job it is not a part of that job: it does not start a process for each of the job's GPUs.
+    Inside a Slurm job the worker does not start a process for each of the job's GPUs.
     """
     import submitit
 
@@ -157,7 +157,7 @@ def start_here(study: Study, token: str, number: int, gpus_each: int, snapshot: 
 
 @contextlib.contextmanager
 def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Have this environment, and no other variable, inside the block."""
+    """Replace the whole environment inside the block."""
     before = dict(os.environ)
     _replace_environment(wanted)
     try:
@@ -173,7 +173,7 @@ def _replace_environment(wanted: Mapping[str, str]) -> None:
 
 
 def worker_environment(snapshot: Path) -> Mapping[str, str]:
-    """The environment of a worker: `python -P` for its children too, the snapshot, and one thread a process."""
+    """A worker's environment: `python -P` for its children too, the snapshot, one thread per process."""
     others = [
         str(Path(part).resolve()) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part
     ]

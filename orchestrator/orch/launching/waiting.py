@@ -1,4 +1,4 @@
-"""Waiting for a launch: workers are kept at work, deaths are noticed, Ctrl-C stops without losing anything."""
+"""Waiting for a launch: workers are replaced, deaths are recorded, Ctrl-C loses nothing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from orch.launching.worker.main import record_death
 from orch.launching.worker.process import Stop
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
+from orch_core.study.record import Cause
 
-BUDGET_SECONDS = 60.0  # between two looks at what the whole study has spent
+BUDGET_SECONDS = 60.0  # between two checks of what the whole study has spent
 POLL_SECONDS, POLL_SECONDS_MOST = 0.5, 30.0
 STOP_SECONDS = 60.0  # that workers get to save after Ctrl-C
-FUTILE_ROUNDS = 3  # of workers that end without having claimed anything, before the launch gives up
+FUTILE_ROUNDS = 3  # of workers that end without claiming a cell, before the launch gives up
 FINAL = frozenset({"done", "diverged", "failed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """What a launch waits for; `max_seconds` of device time may be spent on it, and no more once `overspent()`."""
+    """A launch to wait for; it stops after `max_seconds` of device time, or once `overspent()` is true."""
 
     study: Study
     token: str
@@ -43,12 +44,12 @@ class Watch:
 
 
 class Workers(Protocol):
-    """The workers of a launch, wherever they run; `detached` if Ctrl-C ends the waiting and not them."""
+    """The workers of a launch, on any machine; `detached` if they outlive a Ctrl-C."""
 
     detached: bool
 
     def keep(self, pending: Sequence[JobState]) -> int:
-        """Start what is missing for the pending cells; returns how many were started."""
+        """Start missing workers for the pending cells; returns how many were started."""
 
     def alive(self) -> int:
         """Count the living workers, queued ones included."""
@@ -57,14 +58,14 @@ class Workers(Protocol):
         """Ask them to save and end."""
 
     def explain(self) -> str:
-        """What the last of them printed, for when they die before they work."""
+        """The end of the newest worker's output, for workers that end before they claim a cell."""
 
     def note(self) -> str:
-        """What the cluster reports, in a few words."""
+        """A short description of the cluster's queue."""
 
 
 def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -> list[JobState]:
-    """Poll until every entry is done or failed for good, or until `watch.stop`; returns the state of each.
+    """Poll until every entry is done or has failed, or until `watch.stop`; returns the state of each.
 
     Raises OrchError if the disk is full, or if workers keep exiting before claiming a cell.
     """
@@ -79,7 +80,7 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
         here = list(jobs.values())
         watch.tell(here, workers.alive(), workers.note())
         pending = [job for job in here if job.state == "pending"]
-        if any(job.cause == "disk_full" for job in pending):
+        if any(job.cause == Cause.DISK_FULL for job in pending):
             _end(workers)
             raise disk_full(watch.study)
         if all(job.state in FINAL for job in here):
@@ -87,11 +88,11 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
         due = time.monotonic() - counted > BUDGET_SECONDS
         counted = time.monotonic() if due else counted
         if sum(one.seconds for one in here) - spent > watch.max_seconds or (due and watch.overspent()):
-            watch.stop.reason = watch.stop.reason or "budget"
+            watch.stop.reason = watch.stop.reason or Cause.BUDGET
         if journal.is_cancelled(watch.study.root, watch.token):
-            watch.stop.reason = watch.stop.reason or "cancelled"
+            watch.stop.reason = watch.stop.reason or Cause.CANCELLED
         if watch.stop.wanted():
-            if watch.stop.reason != "signal" or not workers.detached:
+            if watch.stop.reason != Cause.SIGNAL or not workers.detached:
                 _end(workers)
             _refresh(watch, jobs)
             return list(jobs.values())
@@ -103,12 +104,12 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
                 _end(workers)
                 message = "workers keep exiting before claiming a cell"
                 raise OrchError(message, hint=workers.explain())
-        # looking takes a tenth of the time at most, however slow the file system
+        # reading takes at most a tenth of the time, however slow the file system
         _sleep(watch.stop, min(max(POLL_SECONDS, 10 * looked), POLL_SECONDS_MOST))
 
 
 def _refresh(watch: Watch, jobs: dict[str, JobState]) -> None:
-    """Look again at what is not final, and record the deaths of workers; raises OrchError if the study cannot be written."""
+    """Update unfinished jobs and record dead workers; raises OrchError if the study cannot be written."""
     try:
         for cell, old in jobs.items():
             if old.state in FINAL:
@@ -125,13 +126,13 @@ def _refresh(watch: Watch, jobs: dict[str, JobState]) -> None:
 
 
 def _mark(jobs: dict[str, JobState]) -> int:
-    """A number that grows with every attempt and every record."""
+    """A number that increases with every attempt and every record."""
     return sum(job.attempt + job.probes_done for job in jobs.values())
 
 
 def _end(workers: Workers) -> None:
-    """Ask the workers to stop, and give them time to save; a second Ctrl-C leaves them to it."""
-    with contextlib.suppress(OrchError):  # Slurm may not answer: its workers find the tombstone
+    """Ask the workers to stop, and give them time to save; a second Ctrl-C skips the waiting."""
+    with contextlib.suppress(OrchError):  # Slurm may not answer; its workers find the mark
         workers.stop()
     stop = time.monotonic() + STOP_SECONDS
     while workers.alive() and time.monotonic() < stop:
@@ -139,7 +140,7 @@ def _end(workers: Workers) -> None:
 
 
 def _sleep(stop: Stop, seconds: float) -> None:
-    """Sleep, but not through a signal."""
+    """Sleep until a signal or the end."""
     end = time.monotonic() + seconds
     while not stop.reason and time.monotonic() < end:
         time.sleep(min(0.1, seconds))
@@ -150,13 +151,13 @@ def disk_full(study: Study, error: OSError | None = None) -> OrchError:
     what = "cannot be written" if error and error.errno in causes.UNWRITABLE else "has no space left"
     return OrchError(
         f"the file system of the study {what}: {study.root}",
-        hint="make room (or make it writable) and `orch launch` again: finished cells stay, others resume",
+        hint="free some space (or make it writable) and run `orch launch` again: it continues from there",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A cell, or one of its probes, that gave nothing: why, and the log's path in the study."""
+    """A failed cell or probe: its cause, message, and the log's path in the study."""
 
     cell: str
     name: str
@@ -240,7 +241,7 @@ def summarise(study: Study, token: str, jobs: Sequence[JobState], *, cluster: st
         diverged=states.count("diverged"),
         failed=len(failed),
         remaining=states.count("pending") + states.count("running"),
-        interrupted=stopped == "signal",
+        interrupted=stopped == Cause.SIGNAL,
         stopped=stopped,
         failures=tuple(failures),
     )

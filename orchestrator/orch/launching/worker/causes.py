@@ -1,4 +1,4 @@
-"""Why an attempt failed, as one word to group by, and how to recognise the same error elsewhere."""
+"""The cause of a failed attempt, and a signature to recognise the same error in another cell."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orch_core.errors import OrchError
 from orch_core.study.attempts import End
+from orch_core.study.record import Cause
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -24,34 +25,34 @@ DISK_WORDS = ("no space left", "os error 28", "disk quota exceeded", "read-only 
 
 
 def end_of(error: BaseException, root: Path) -> End:
-    """The end of an attempt that an error ended."""
+    """The end of an attempt after an error."""
     return End(
         how="failed", cause=cause_of(error, root), message=message_of(error), signature=signature_of(error)
     )
 
 
-def cause_of(error: BaseException, root: Path) -> str:
-    """`bad_data`, `out_of_memory`, `disk_full`, `network` (between the processes of one cell) or `code_error`.
+def cause_of(error: BaseException, root: Path) -> Cause:
+    """BAD_DATA, OUT_OF_MEMORY, DISK_FULL, NETWORK (between the processes of one cell) or CODE_ERROR.
 
-    Libraries wrap system errors in their own classes and words; if nothing else is known, the disk itself is checked.
+    Libraries wrap system errors in their classes and messages; if nothing else is known, the disk is checked.
     """
     text = str(error).lower()
     if isinstance(error, OrchError):
-        return "bad_data"
+        return Cause.BAD_DATA
     if (isinstance(error, OSError) and error.errno in FULL) or any(word in text for word in DISK_WORDS):
-        return "disk_full"
+        return Cause.DISK_FULL
     named = type(error).__name__ == "OutOfMemoryError"
     if isinstance(error, MemoryError) or named or any(word in text for word in MEMORY_WORDS):
-        return "out_of_memory"
+        return Cause.OUT_OF_MEMORY
     if isinstance(error, OSError | RuntimeError) and is_full(root):
-        return "disk_full"
+        return Cause.DISK_FULL
     if type(error).__name__.startswith("Dist") or any(word in text for word in NETWORK_WORDS):
-        return "network"
-    return "code_error"
+        return Cause.NETWORK
+    return Cause.CODE_ERROR
 
 
 def is_disk_error(error: OSError, root: Path) -> bool:
-    """Whether the study's disk is full, or it may not be written any more."""
+    """Whether the study's disk is full or read-only."""
     inside = error.filename is None or str(error.filename).startswith(str(root))
     return error.errno in FULL or (error.errno in UNWRITABLE and inside)
 
@@ -71,7 +72,7 @@ def message_of(error: BaseException) -> str:
 
 
 def signature_of(error: BaseException) -> str:
-    """16 hexadecimal digits over the error's type and the functions and lines it came through, not its words."""
+    """16 hexadecimal digits of the error's type and the functions and lines of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     places = "|".join(f"{Path(frame.filename).name}:{frame.lineno}:{frame.name}" for frame in frames)
     return hashlib.blake2b(f"{type(error).__name__}|{places}".encode(), digest_size=8).hexdigest()

@@ -1,8 +1,8 @@
 """Claiming attempts: atomic, held by a lock while the owner lives, and fenced.
 
-An attempt is claimed by renaming a folder that already holds its locked owner.json to the next
-number: rename fails if another claim came first. A later claim fences the earlier one, which
-must not write any more: a dead slurmd, for one, does not stop its process.
+An attempt is claimed by renaming a folder with a locked owner.json to the next number; rename fails if
+another claim came first. A later claim fences the earlier one, which must not write any more, even if its
+process still runs, for example because its slurmd died.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from orch_core.files import UMASK, dumps, publish_once
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner, is_overtaken, made_progress, owner_of, seconds_alive
+from orch_core.study.record import Cause
 
 HEARTBEAT_SECONDS = 15.0
 VMSTAT = Path("/proc/vmstat")
@@ -28,7 +29,7 @@ VMSTAT = Path("/proc/vmstat")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A claimed attempt of this process: `lock` is the descriptor that keeps it."""
+    """A claimed attempt of this process; `lock` is the descriptor that holds the lock."""
 
     folder: Path
     number: int
@@ -39,7 +40,7 @@ class Attempt:
 def current_owner(
     token: str, worker: str, environment: Mapping[str, str] = os.environ, *, devices: float = 1.0
 ) -> Owner:
-    """The present process as an owner; the Slurm job and node come from the environment."""
+    """The running process as an owner; the Slurm job and node come from the environment."""
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
     return Owner(
         token=token,
@@ -57,7 +58,7 @@ def current_owner(
 
 
 def oom_kills() -> int:
-    """Processes that this machine's kernel has killed since it started because memory was short; 0 if unknown."""
+    """Processes that this machine's kernel has killed for lack of memory since it started; 0 if unknown."""
     try:
         lines = VMSTAT.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -66,9 +67,9 @@ def oom_kills() -> int:
 
 
 def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
-    """Take attempt `number` of a cell, or None if another process has it.
+    """Claim attempt `number` of a cell; None if another process has it.
 
-    `number` is one above the newest: the attempt fences all earlier ones from now on.
+    `number` is one above the newest: the attempt fences all earlier ones.
     """
     target = attempts.folder_of(folder, number)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +91,12 @@ def claim(folder: Path, owner: Owner, number: int) -> Attempt | None:
 
 
 def lock_file(path: Path, text: str) -> int:
-    """Create `path` with `text` and keep its lock while the returned descriptor is open."""
+    """Create `path` with `text`, locked while the returned descriptor is open."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(descriptor, text.encode())
-        os.fsync(descriptor)  # it stays open: another node would see an empty file until then
+        os.fsync(descriptor)  # it stays open, and another node would see an empty file until then
     except OSError:
         os.close(descriptor)
         raise
@@ -103,7 +104,7 @@ def lock_file(path: Path, text: str) -> int:
 
 
 def release(attempt: Attempt, end: End) -> None:
-    """Write how the attempt ended, and let go of it. A full disk leaves it to be found dead."""
+    """Write how the attempt ended, and unlock it. On a full disk, others will find it dead."""
     try:
         publish_once(attempt.folder / "end.json", dumps(asdict(end)))
     finally:
@@ -115,7 +116,7 @@ def is_newest(attempt: Attempt) -> bool:
     return not is_overtaken(attempt.folder)
 
 
-def record_crash(folder: Path, number: int, cause: str = "killed", message: str = "") -> End | None:
+def record_crash(folder: Path, number: int, cause: str = Cause.KILLED, message: str = "") -> End | None:
     """Write the end of an attempt whose process died without one; None if another process did so first."""
     attempt = attempts.folder_of(folder, number)
     owner = owner_of(attempt)

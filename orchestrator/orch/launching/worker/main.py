@@ -1,7 +1,7 @@
-"""A worker: walks a launch's manifest, claims one cell after another, trains it, and probes its encoder.
+"""A worker: runs a launch's manifest, claims one cell after another, trains it, and probes its encoder.
 
-Workers pull: any number of them may walk the same manifest, and none needs to know the others.
-Signals only set a flag; training saves at its next step. A worker ends when nothing is left to claim.
+Workers pull cells: any number of them may run the same manifest without knowing of each other.
+Signals only set a flag; training saves at its next step. A worker ends when no cell is left to claim.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from orch.launching.worker.training import WorkerContext, attempt_cell, failed_r
 from orch_core.files import dumps
 from orch_core.study import attempts
 from orch_core.study.folder import Study
+from orch_core.study.record import Cause
 from orch_core.study.stored import publish
 
-SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their class
+SAME_ERROR_LIMIT = 3  # identical tracebacks in different cells stop their recipe
 
 
 def run(root: str, token: str, name: str, group: str = "", minutes: float = math.inf) -> str:
-    """Entry point of a worker's job, called through submitit; `minutes` is its time limit. Returns why it ended."""
+    """Entry point of a worker's job, through submitit; `minutes` is its time limit. Returns why it ended."""
     faulthandler.enable()
     study = Path(root)
     launch, stop = journal.read_launch(study, token), Stop()
@@ -44,13 +45,13 @@ def run(root: str, token: str, name: str, group: str = "", minutes: float = math
             why = side_by_side.side_by_side((root, token, group, str(minutes)), cells, stop)
         else:
             why = work(study, token, name, group, minutes, stop)
-        if why == "deadline" and not journal.is_cancelled(study, token):
-            _come_back(stop, job)
+        if why == Cause.DEADLINE and not journal.is_cancelled(study, token):
+            _requeue(stop, job)
     return why
 
 
 def work(root: Path, token: str, name: str, group: str, minutes: float, stop: Stop) -> str:
-    """Walk the manifest of a launch, those of one resource class if `group` is given; returns why it ended."""
+    """Run the entries of a launch (of one resource class if `group` is given); returns why it ended."""
     launch = journal.read_launch(root, token)
     together, cells = _ranks(launch), launch.request(group).cells
     if cells > 1:
@@ -74,7 +75,7 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
     try:
         with signals_to(stop):
             why = walk_manifest(context, journal.manifest(root, token, group))
-            with contextlib.suppress(OSError):  # a full disk: Slurm's own wait will do
+            with contextlib.suppress(OSError):  # a full disk: Slurm then waits before it requeues the job
                 path.rename(path.with_suffix(".ended"))
             return why
     finally:
@@ -82,41 +83,41 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
 
 
 def _ranks(launch: Launch) -> ranks.Ranks:
-    """The processes that train a cell together: one for each GPU of the Slurm job, or of a local worker."""
+    """The processes that train a cell together: one per GPU of the Slurm job, or of a local worker."""
     return ranks.of_allocation() if launch.cluster == "slurm" else ranks.Ranks(per_node=max(1, launch.gpus))
 
 
 def _deadline(launch: Launch, job: str, minutes: float) -> float:
-    """When a worker must have saved: its Slurm job's end, less a margin; never on one's own machine."""
+    """When a worker must have saved: before its Slurm job's end, by a margin; never on a local machine."""
     if not job or launch.cluster != "slurm":
         return math.inf
     left = min(slurm.seconds_left(job), 60.0 * minutes)
     return time.time() + left - warning_seconds(minutes)
 
 
-def _come_back(stop: Stop, job: str) -> None:
-    """Have Slurm run this task again; while its controller is down, try until the time limit ends this process.
+def _requeue(stop: Stop, job: str) -> None:
+    """Requeue this task; while Slurm does not answer, try until the time limit ends this process.
 
-    `job` must name the task, `12_3`: SLURM_JOB_ID of one task of an array is the whole array.
+    `job` must name the task (`12_3`): SLURM_JOB_ID of a task is the whole array.
     """
-    while stop.reason != "signal" and not slurm.requeue(job):
+    while stop.reason != Cause.SIGNAL and not slurm.requeue(job):
         time.sleep(5.0)
 
 
 def walk_manifest(
     context: WorkerContext, entries: list[ManifestEntry], *, tell: Callable[[], None] = lambda: None
 ) -> str:
-    """Work at every entry that can be claimed until none is left; `tell` is called after each attempt.
+    """Run every entry that can be claimed until none is left; `tell` is called after each attempt.
 
-    Returns `finished` (nothing left to claim), or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`, or
-    `too_short` if its job's time was up before it could begin.
+    Returns `finished`, or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`, or `too_short` if
+    its job's time was up before it could begin.
     """
     todo, position, idle, begun = list(entries), 0, 0, False
     while todo and idle < len(todo):
         if not context.stop.wanted() and journal.is_cancelled(context.study.root, context.launch.token):
-            context.stop.reason = "cancelled"
+            context.stop.reason = Cause.CANCELLED
         if context.stop.wanted():
-            return context.stop.reason if begun or context.stop.reason != "deadline" else "too_short"
+            return context.stop.reason if begun or context.stop.reason != Cause.DEADLINE else "too_short"
         position %= len(todo)
         entry = todo[position]
         if is_settled(context.study, entry):
@@ -129,16 +130,16 @@ def walk_manifest(
         end = attempt_cell(replace(context, first=not begun), entry, attempt)
         tell()
         idle, begun = 0, True
-        if end.cause == "disk_full":
-            return "disk_full"
+        if end.cause == Cause.DISK_FULL:
+            return Cause.DISK_FULL
     return "finished"
 
 
 def is_long_enough(context: WorkerContext, entry: ManifestEntry) -> bool:
-    """Whether this worker's job lasts as long as the entry needs, which reached the time limits of earlier ones."""
+    """Whether this worker's time limit suffices for an entry that reached the limits of earlier jobs."""
     if math.isinf(context.minutes):
         return True
-    timeouts = attempts.count(context.study.cell_folder(entry.id), "timeout")
+    timeouts = attempts.count(context.study.cell_folder(entry.id), Cause.TIMEOUT)
     return context.minutes >= context.launch.request(entry.group).minutes_after(timeouts)
 
 
@@ -153,7 +154,7 @@ def is_settled(study: Study, entry: ManifestEntry) -> bool:
 
 
 def _take(context: WorkerContext, entry: ManifestEntry) -> Attempt | None:
-    """The entry's next attempt, or None if it is busy, spent, cancelled or stopped with its class."""
+    """The entry's next attempt, or None if it is busy, spent, cancelled, or its recipe is stopped."""
     root, folder = context.study.root, context.study.cell_folder(entry.id)
     if is_stopped(root, context.launch.token, entry) or journal.is_cell_cancelled(root, entry.id):
         return None
@@ -174,11 +175,11 @@ def record_death(study: Study, entry: ManifestEntry, number: int) -> None:
     folder = study.cell_folder(entry.id)
     attempt = attempts.folder_of(folder, number)
     owner = attempts.owner_of(attempt)
-    cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else ("killed", "")
-    if owner and cause == "killed" and owner.machine == attempts.machine():
-        cause = "out_of_memory" if claims.oom_kills() > owner.oom_kills else cause
+    cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else slurm.UNKNOWN
+    if owner and cause == Cause.KILLED and owner.machine == attempts.machine():
+        cause = Cause.OUT_OF_MEMORY if claims.oom_kills() > owner.oom_kills else cause
     end = claims.record_crash(folder, number, cause, message)
-    if end and owner and owner.node and cause in {"killed", "node_failure"}:
+    if end and owner and owner.node and cause in {Cause.KILLED, Cause.NODE_FAILURE}:
         journal.note_death(study.root, owner.token, owner.node, entry.id)
     if end and not study.is_published(entry.id):
         record = failed_record(entry, end, study.relative(attempts.log_of(attempt)))
@@ -186,7 +187,7 @@ def record_death(study: Study, entry: ManifestEntry, number: int) -> None:
 
 
 def is_stopped(root: Path, token: str, entry: ManifestEntry) -> bool:
-    """Whether the entry's class (its recipe) was stopped: three of its cells failed with the same traceback."""
+    """Whether the entry's recipe was stopped because three of its cells failed with the same traceback."""
     try:
         signatures = list(journal.errors_folder(root, token, entry).iterdir())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What every worker process needs: a flag set by signals, a deadline, a heartbeat, a log, one thread."""
+"""Parts of every worker process: a flag set by signals, a deadline, a heartbeat, a log, one thread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from orch.launching.worker.claims import HEARTBEAT_SECONDS
+from orch_core.study.record import Cause
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -31,19 +32,19 @@ class Stop:
     def wanted(self) -> str:
         """The reason to stop now, or an empty string."""
         if not self.reason and time.time() >= self.deadline:
-            self.reason = "deadline"
+            self.reason = Cause.DEADLINE
         return self.reason
 
 
 @dataclass(slots=True)
 class Every:
-    """A clock that is due at once, and then again whenever `seconds` have passed."""
+    """A timer that is due at first, and then whenever `seconds` have passed."""
 
     seconds: float
     _last: float = -math.inf
 
     def due(self) -> bool:
-        """Whether it is due; if so, it begins anew."""
+        """Whether it is due; if so, it starts again."""
         now = time.monotonic()
         if now - self._last < self.seconds:
             return False
@@ -52,17 +53,17 @@ class Every:
 
 
 def warning_seconds(minutes: float) -> int:
-    """How long before a Slurm job's end its worker saves: 2 minutes, or less of a short job."""
+    """Seconds before a Slurm job's end at which its worker saves: 120, or fewer if the job is short."""
     return int(max(10.0, min(120.0, 6.0 * minutes)))
 
 
 @contextlib.contextmanager
 def signals_to(stop: Stop) -> Iterator[None]:
-    """SIGTERM, SIGINT, SIGHUP and SIGUSR2 set `stop`, and do nothing else, inside the block."""
+    """Inside the block, SIGTERM, SIGINT, SIGHUP and SIGUSR2 only set `stop`."""
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        stop.reason = stop.reason or ("deadline" if number == signal.SIGUSR2 else "signal")
+        stop.reason = stop.reason or (Cause.DEADLINE if number == signal.SIGUSR2 else Cause.SIGNAL)
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
     before = [signal.signal(number, note) for number in numbers]
@@ -75,7 +76,7 @@ def signals_to(stop: Stop) -> Iterator[None]:
 
 @contextlib.contextmanager
 def heartbeat(log: Path) -> Iterator[None]:
-    """Touch the attempt's log every few seconds, so that other machines see that it lives."""
+    """Touch the attempt's log regularly, so that other machines see that its process lives."""
     over = threading.Event()
 
     def beat() -> None:
@@ -94,7 +95,7 @@ def heartbeat(log: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def log_to(log: Path, *, redirect: bool) -> Iterator[None]:
-    """Send stdout and stderr, of native code too, to the attempt's log."""
+    """Redirect stdout and stderr, of native code too, to the attempt's log."""
     if not redirect:
         yield
         return
@@ -107,7 +108,7 @@ def log_to(log: Path, *, redirect: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # what was still buffered may not fit on a full disk
+        with contextlib.suppress(OSError):  # buffered output may not fit on a full disk
             sys.stdout.flush()
             sys.stderr.flush()
         for number, descriptor in zip((1, 2), saved, strict=True):

@@ -1,14 +1,15 @@
-"""Training of one cell by several processes: one for each GPU of a worker, on its node or on all nodes of its job.
+"""Training of one cell by several processes: one per GPU of a worker, on one node or all nodes of its job.
 
-attempts/<k>/ranks/config.json    what every rank must know, written by the worker
+attempts/<k>/ranks/config.json    settings of all ranks, written by the worker
                    node-<n>.json the agent of a node, which starts its ranks; `.ended` once they have ended
                    node-<n>.txt  output of the nodes of a job with several
-                   stop          the worker's wish
+                   stop          the worker's request to stop
                    failed-<who>  how a rank failed; the agents then end the others
                    result.json   of rank 0
 
-On one node the worker is the agent. On several, srun starts an agent a node, and is then killed: at a preemption
-Slurm gives every process KillWait seconds to save, but its SIGTERM makes a living srun kill the step at once.
+On one node the worker is the agent. On several, srun starts an agent per node, and is then killed: at a
+preemption Slurm gives every process KillWait seconds to save, but its SIGTERM makes a living srun kill the
+step at once.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from orch_core.learn import MemoryPlan, Result
 
 POLL_SECONDS = 0.1  # of processes on the same node
-LOOK_SECONDS = 1.0  # at the study: fences, wishes, failures elsewhere
-START_SECONDS = 300.0  # that srun may be tried again: its controller may be down
+LOOK_SECONDS = 1.0  # between checks of the study: fences, requests to stop, failures elsewhere
+START_SECONDS = 300.0  # for repeated attempts of srun, whose controller may be down
 END_SECONDS = 20.0  # that the other nodes' agents get to end their ranks after a failure
 LOG_LINES = 40
 GENTLE = frozenset({-signal.SIGUSR2, -signal.SIGTERM})
@@ -52,15 +53,15 @@ FIRST_CAUSES = (
     Cause.CODE_ERROR,
     Cause.NETWORK,
 )
-"""Of several ranks that failed, the one with the first of these causes gives the reason: the others lost their peer."""
+"""Of several failed ranks, the reason is that with the first of these causes: others lost their peer."""
 
 
 class Fenced(Exception):  # noqa: N818  # not an error: another attempt took over
     """A later attempt has been claimed: this one must not write any more."""
 
 
-class RankFailed(Exception):  # noqa: N818  # its end says what failed
-    """A process of the cell failed; `end` says how."""
+class RankFailed(Exception):  # noqa: N818  # `end` describes the failure
+    """A process of the cell failed; `end` describes how."""
 
     def __init__(self, end: End) -> None:
         super().__init__(end.message)
@@ -76,7 +77,7 @@ class Ranks:
 
     @property
     def count(self) -> int:
-        """Processes in all."""
+        """Number of processes."""
         return self.nodes * self.per_node
 
 
@@ -85,7 +86,7 @@ ONE = Ranks()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankConfig:
-    """What every rank must know: the cell, where rank 0 waits for the others, and how the batch fits into memory."""
+    """Settings of all ranks: the cell, the address of rank 0, and how the batch fits into memory."""
 
     root: str
     cell: str
@@ -97,7 +98,7 @@ class RankConfig:
 
 
 def of_allocation(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """One process for each GPU of the Slurm job that this process runs in, or for each node without GPUs."""
+    """One process per GPU of the Slurm job that contains this process, or one per node without GPUs."""
     return Ranks(
         nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
         per_node=max(1, int(environment.get("SLURM_GPUS_ON_NODE", "1"))),
@@ -107,7 +108,7 @@ def of_allocation(environment: Mapping[str, str] = os.environ) -> Ranks:
 def pretrain(
     study: Study, attempt: Path, ranks: Ranks, memory_plan: MemoryPlan, should_stop: Callable[[], bool]
 ) -> Result:
-    """Train the cell of an attempt's folder in `ranks.count` processes; what `learn.pretrain` gives in one.
+    """Train the cell of an attempt's folder in `ranks.count` processes; returns what `learn.pretrain` does.
 
     Raises learn.Stopped and Fenced as one process does, and RankFailed if a process failed or died.
     """
@@ -137,17 +138,17 @@ def pretrain(
         shutil.rmtree(folder, ignore_errors=True)
         return learn.Result(**{**document, "reason": reason})
     end = _failure(folder)
-    if (end is None or end.cause == "network") and (should_stop() or (folder / "stop").exists()):
-        raise learn.Stopped  # a signal that comes before ranks can save ends them, and their peers lose them
+    if (end is None or end.cause == Cause.NETWORK) and (should_stop() or (folder / "stop").exists()):
+        raise learn.Stopped  # a signal before ranks can save ends them, and their peers lose the connection
     if end and end.how == "fenced":
         raise Fenced
     raise RankFailed(
-        end or End(how="failed", cause="killed", message="its processes exited without recording a result")
+        end or End(how="failed", cause=Cause.KILLED, message="its processes ended without recording a result")
     )
 
 
 def _failure(folder: Path) -> End | None:
-    """How the rank failed that made the others fail, or None if none did."""
+    """The end of the rank that made the others fail, or None if no rank failed."""
     found = sorted(folder.glob("failed-*"), key=lambda path: path.stat().st_mtime_ns)
     ends = [End(**json.loads(path.read_text(encoding="utf-8"))) for path in found]
     fenced = next((end for end in ends if end.how == "fenced"), None)
@@ -155,7 +156,7 @@ def _failure(folder: Path) -> End | None:
 
 
 def _blame(end: End) -> int:
-    """Position of a cause in FIRST_CAUSES; one that is not in it comes before `network`, which follows another."""
+    """Position of a cause in FIRST_CAUSES; others count as CODE_ERROR, before NETWORK, a consequence."""
     return FIRST_CAUSES.index(end.cause if end.cause in FIRST_CAUSES else Cause.CODE_ERROR)
 
 
@@ -175,7 +176,7 @@ def _free_port() -> int:
 def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
     """Start a node's ranks and wait for them; if one fails here or elsewhere, end the others.
 
-    They are asked to stop, once, when `should_stop()` is true; what it raises ends them too.
+    They are asked to stop, once, when `should_stop()` is true; an exception that it raises ends them too.
     """
     config = _config(folder)
     before = claims.oom_kills()
@@ -228,13 +229,13 @@ def _command(role: str, folder: Path) -> list[str]:
 
 
 def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
-    """Write how a rank failed that did not write it itself."""
+    """Write the failure of a rank that did not write it itself."""
     if code == 0:
         return
     what = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    cause = "killed"
+    cause = Cause.KILLED
     if code == -signal.SIGKILL and claims.oom_kills() > oom_kills:
-        cause, what = "out_of_memory", "was killed for want of memory"
+        cause, what = Cause.OUT_OF_MEMORY, "was killed for lack of memory"
     where = f"rank {rank} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
     end = End(how="failed", cause=cause, message=f"{where} {what}")
     publish_once(folder / f"failed-{rank}", dumps(asdict(end)))
@@ -245,7 +246,7 @@ def _config(folder: Path) -> RankConfig:
 
 
 def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
-    """Have srun start an agent on every node of the job; tried again while the controller does not answer."""
+    """Start an agent on every node of the job with srun; repeat while the controller does not answer."""
     from orch_core import learn
 
     command = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
@@ -262,21 +263,21 @@ def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
                 return
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(srun.pid, signal.SIGKILL)  # and the child that would cancel the step in its place
+                os.killpg(srun.pid, signal.SIGKILL)  # and its child, which would otherwise cancel the step
             srun.wait()
         if time.monotonic() > end:
             message = f"srun did not start the cell's processes (exit code {srun.returncode}): see the log"
-            raise RankFailed(End(how="failed", cause="killed", message=message))
+            raise RankFailed(End(how="failed", cause=Cause.KILLED, message=message))
         time.sleep(5.0)
 
 
 def _agents(folder: Path) -> int:
-    """How many nodes have an agent, or had one that ended."""
+    """Number of nodes whose agent has started."""
     return sum(path.suffix in {".json", ".ended"} for path in folder.glob("node-*"))
 
 
 def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
-    """Wait for the agents; pass on the wish to stop, and do not wait for those that stopped responding."""
+    """Wait for the agents; pass on a request to stop, and do not wait for agents that do not respond."""
     failed_at, listen = time.monotonic(), Every(STALE_SECONDS / 2)
     while len(list(folder.glob("node-*.ended"))) < nodes:
         if should_stop():
@@ -288,20 +289,20 @@ def _watch_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
         if listen.due():
             for path in folder.glob("node-*.json"):
                 if attempts.file_clock(folder) - path.stat().st_mtime > STALE_SECONDS:
-                    end = End(how="failed", cause="killed", message=f"{path.stem} stopped responding")
+                    end = End(how="failed", cause=Cause.KILLED, message=f"{path.stem} stopped responding")
                     publish_once(folder / f"failed-{path.stem}", dumps(asdict(end)))
         time.sleep(LOOK_SECONDS)
 
 
 def _agent(folder: Path) -> None:
-    """A node of a job with several."""
+    """Run the ranks of one node of several."""
     node = int(os.environ["SLURM_NODEID"])
     path, stop = folder / f"node-{node}.json", Stop()
     look = Every(LOOK_SECONDS)
 
     def should_stop() -> bool:
         if look.due() and (folder / "stop").exists():
-            stop.reason = "signal"
+            stop.reason = Cause.SIGNAL
         return bool(stop.wanted())
 
     with signals_to(stop):
@@ -312,7 +313,7 @@ def _agent(folder: Path) -> None:
 
 
 def _rank(folder: Path) -> None:
-    """One process of the cell; it does not outlive its agent, and does not return if it failed."""
+    """One process of the cell; it ends with its agent, and does not return if it fails."""
     from orch_core import learn
     from orch_core.learn import distributed
 
@@ -333,17 +334,18 @@ def _rank(folder: Path) -> None:
                     publish_once(folder / "result.json", dumps({**document, "reason": reason}))
         except learn.Stopped:
             return
-        except BaseException as error:  # noqa: BLE001  # a rank that hangs at its end would keep the others waiting
+        except BaseException as error:  # noqa: BLE001  # a rank that hangs would keep the others waiting
             _fail(folder, rank, error, study.root)
 
 
 def _watch(folder: Path, rank: int, stop: Stop) -> Callable[[], bool]:
-    """`should_stop` of a rank: what the signals say; raises Fenced in rank 0, which writes, and RankFailed without an agent."""
+    """`should_stop` of a rank; raises Fenced in rank 0, which writes, and RankFailed if the agent is dead."""
     parent, look = os.getppid(), Every(LOOK_SECONDS)
 
     def should_stop() -> bool:
         if os.getppid() != parent:
-            raise RankFailed(End(how="failed", cause="killed", message=f"the agent of rank {rank} died"))
+            message = f"the agent of rank {rank} died"
+            raise RankFailed(End(how="failed", cause=Cause.KILLED, message=message))
         if rank == 0 and look.due() and attempts.is_overtaken(folder.parent):
             raise Fenced
         return bool(stop.wanted())
@@ -352,7 +354,7 @@ def _watch(folder: Path, rank: int, stop: Stop) -> Callable[[], bool]:
 
 
 def _fail(folder: Path, rank: int, error: BaseException, root: Path) -> None:
-    """Say why this rank failed, and end it, without the farewells of process groups, which may wait for ever."""
+    """Write why this rank failed and exit, without closing process groups, which may wait for ever."""
     import traceback
 
     traceback.print_exception(error)

@@ -1,4 +1,4 @@
-"""Several cells side by side in one job, each in a process of its own, where they share GPUs that one would not fill."""
+"""Several cells in one job, each in a process, to share GPUs that one cell would not fill."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 
 from orch.launching.worker.process import Stop
+from orch_core.study.record import Cause
 
 POLL_SECONDS = 0.2
-REASONS = ("too_short", "signal", "finished", "cancelled", "disk_full", "deadline")
-"""Why a process ended; of several, the last in this order counts, so that one that must come back brings the job back."""
+REASONS = ("too_short", Cause.SIGNAL, "finished", Cause.CANCELLED, Cause.DISK_FULL, Cause.DEADLINE)
+"""Why a process ended; the last in this order counts, so that one unfinished process requeues the job."""
 
 
 def side_by_side(arguments: Sequence[str], cells: int, stop: Stop) -> str:
-    """Run `cells` workers as processes; returns why they ended. Each prints its own reason when it ends.
+    """Run `cells` workers as processes; returns why they ended. Each prints its reason at its end.
 
-    The GPUs of the job are dealt out in turn. Slurm sends its warning before the time limit to this process alone,
-    which passes it on. A process that is killed leaves its cell to the others.
+    The job's GPUs are assigned in turn. Before the time limit Slurm signals this process only, which passes
+    the signal on. If a process is killed, the others take its cell.
     """
     processes = [
         subprocess.Popen(
@@ -40,10 +41,10 @@ def side_by_side(arguments: Sequence[str], cells: int, stop: Stop) -> str:
                 process.send_signal(signal.SIGUSR2 if stop.reason == "deadline" else signal.SIGTERM)
         time.sleep(POLL_SECONDS)
     printed = [process.communicate()[0].splitlines()[-1:] for process in processes]
-    return max((reason for reasons in printed for reason in reasons), key=REASONS.index, default="signal")
+    return max((reason for reasons in printed for reason in reasons), key=REASONS.index, default=Cause.SIGNAL)
 
 
 def share_of(number: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The GPU that the process of this number sees: one of those of the job; empty where it has none."""
+    """The GPU of the process with this number, one of the job's; empty if the job has none."""
     gpus = [gpu for gpu in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}

@@ -1,4 +1,4 @@
-"""One attempt at a cell: pretrain it unless that is done, probe its encoder, publish; every failure becomes a record."""
+"""One attempt at a cell: pretrain it unless done, probe its encoder, publish; every failure is recorded."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from orch_core.learn import MemoryPlan, Result
 
 TOO_SHORT = "its job's time was up before it could save anything: the next job is twice as long"
-CHECK_SECONDS = 1.0  # how often the fence and the tombstone are looked at
+CHECK_SECONDS = 1.0  # between checks for a fence or a cancellation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """What a worker carries along its manifest.
+    """The context of a worker's attempts.
 
-    redirect: output goes to the attempt's log, not to the terminal
-    minutes:  its job's time limit, infinite on one's own machine
+    redirect: whether output goes to the attempt's log, not to the terminal
+    minutes:  its job's time limit, infinite on a local machine
     ranks:    processes that train a cell together
-    first:    the attempt is the first of this worker, which has all of the job's time
+    first:    whether the attempt is this worker's first, which has the job's whole time
     """
 
     study: Study
@@ -54,10 +54,10 @@ class WorkerContext:
 
 
 def attempt_cell(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
-    """Work at one cell; whatever happens inside becomes the attempt's end."""
+    """Make an attempt at one cell; an exception becomes the attempt's end."""
     began = time.monotonic()
     log = attempts.log_of(attempt.folder)
-    end = End(how="failed", cause="killed")
+    end = End(how="failed", cause=Cause.KILLED)
     try:
         with log_to(log, redirect=context.redirect), heartbeat(log):
             try:
@@ -68,13 +68,13 @@ def attempt_cell(context: WorkerContext, entry: ManifestEntry, attempt: Attempt)
         seconds = time.monotonic() - began
         progress = attempts.made_progress(context.study.cell_folder(entry.id), attempt.folder)
         end = replace(end, seconds=seconds, progress=progress, devices=attempt.owner.devices)
-        with contextlib.suppress(OSError):  # a full disk: the attempt will be found dead
+        with contextlib.suppress(OSError):  # on a full disk, others will find the attempt dead
             claims.release(attempt, end)
     return end
 
 
 def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
-    """Pretrain unless that is done, then probe what is missing."""
+    """Pretrain unless that is done, then run the missing probes."""
     from orch_core import learn
 
     if not context.study.config(entry.id):
@@ -89,11 +89,11 @@ def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End
             and not _has_saved(context, entry, attempt)
         ):
             raise ranks.RankFailed(End(how="failed", cause=Cause.TIMEOUT, message=TOO_SHORT)) from None
-        return End(how="stopped", cause=context.stop.reason or "cancelled")
+        return End(how="stopped", cause=context.stop.reason or Cause.CANCELLED)
 
 
 def _has_saved(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> bool:
-    """Whether the attempt left something from which the next one goes on: without, it would repeat this one for ever."""
+    """Whether the attempt saved progress; otherwise the next one would repeat it for ever."""
     folder = context.study.cell_folder(entry.id)
     return (folder / "record.json").exists() or attempts.made_progress(folder, attempt.folder)
 
@@ -113,16 +113,16 @@ def _pretrain(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) ->
     )
     _publish(attempt, folder, record)
     publish(attempt.folder, record)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the encoder is what is read from now on
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # only the encoder is read from now on
     return record
 
 
 def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Result:
-    """Train the cell in this process, or in one for each of the worker's GPUs."""
+    """Train the cell in this process, or in one process per GPU of the worker."""
     from orch_core import learn
 
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
-    memory_plan = memory_plan_of(entry.job, context.ranks.count, attempts.count(folder, "out_of_memory"))
+    memory_plan = memory_plan_of(entry.job, context.ranks.count, attempts.count(folder, Cause.OUT_OF_MEMORY))
     watch = _watch(context, entry, attempt)
     if context.ranks.count > 1:
         return ranks.pretrain(context.study, attempt.folder, context.ranks, memory_plan, watch)
@@ -131,7 +131,7 @@ def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) 
 
 
 def memory_plan_of(job: Job, processes: int, ooms: int) -> MemoryPlan:
-    """How a cell fits into memory: as planned, with half the images after each time that it did not; the batch stays."""
+    """How a cell fits into memory: as planned, with half the images at a time after each failure to fit."""
     from orch_core.learn import MemoryPlan
 
     share = job.cell.batch // processes
@@ -141,17 +141,17 @@ def memory_plan_of(job: Job, processes: int, ooms: int) -> MemoryPlan:
 
 
 def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
-    """Probe what is missing; a probe that fails leaves its reason, and the others go on."""
+    """Run the missing probes; if one fails, its reason is recorded and the others continue."""
     from orch_core import learn
 
     missing = [probe for probe in entry.job.probes if not context.study.record(entry.id, probe)]
     end = End(how="done")
-    while missing and end.cause != "disk_full":
+    while missing and end.cause != Cause.DISK_FULL:
         try:
             _probe_in_turn(context, entry, attempt, missing)
         except (learn.Stopped, ranks.Fenced):
             raise
-        except Exception as error:  # noqa: BLE001  # one task's failure is no other's
+        except Exception as error:  # noqa: BLE001  # one task's failure does not concern the others
             end = _failure(context, entry, attempt, error, missing.pop(0))
         else:
             break
@@ -161,7 +161,7 @@ def _probe(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> En
 def _probe_in_turn(
     context: WorkerContext, entry: ManifestEntry, attempt: Attempt, missing: list[Probe]
 ) -> None:
-    """Publish the missing probes, taking each off the list; raises learn.Stopped soon after it is wanted."""
+    """Publish the missing probes, removing each from the list; raises learn.Stopped soon after a request."""
     from orch_core import learn
 
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
@@ -207,11 +207,11 @@ def _failure(
     target = attempt.folder
     if probe:
         target = attempts.folder_of(context.study.probe_folder(entry.id, probe), attempt.number)
-    with contextlib.suppress(OSError):  # the disk may be what failed; the end is tried once more
+    with contextlib.suppress(OSError):  # the disk may be what failed; the end is written later
         target.mkdir(parents=True, exist_ok=True)
         if probe or not context.study.is_published(entry.id):
             publish(target, record)
-        if end.cause == "code_error":
+        if end.cause == Cause.CODE_ERROR:
             seen = journal.errors_folder(context.study.root, context.launch.token, entry) / end.signature
             seen.mkdir(parents=True, exist_ok=True)
             (seen / entry.id).touch()
@@ -225,7 +225,7 @@ def failed_record(
     probe: Probe | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Record:
-    """The record of an attempt that gave nothing; `log` relative to the study."""
+    """The record of a failed attempt; `log` is relative to the study."""
     return Record(
         cell=entry.id,
         name=entry.job.cell.name,
@@ -238,7 +238,7 @@ def failed_record(
 
 
 def _watch(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Callable[[], bool]:
-    """`should_stop` for the training loop: raises `ranks.Fenced` once a later attempt exists, before anything is saved."""
+    """`should_stop` of the training loop; raises `ranks.Fenced` before saving if a later attempt exists."""
     check = Every(CHECK_SECONDS)
 
     def should_stop() -> bool:
