@@ -1,10 +1,11 @@
 """orch: plan, launch and fit scaling-law studies of self-supervised vision models.
 
 Every function here is the command of the same name. It takes paths as text or `Path`, and returns what the
-command prints: `print` shows it and `to_json` has its numbers. The default study is the one planned last in
+command prints: `print` displays it, and `to_json` contains its numbers. The default study is the one planned
+                last in
 the working directory. Laws, fits and reports are in `orch_analysis`.
 
-Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
+Packages and modules: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
                    `fit_laws` and
 `compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
@@ -103,16 +104,16 @@ def suggest(
 
 
 def coverage(study: str | Path | None = None) -> StudyMap:
-    """Which sizes a study covers, and where its hours go (`orch map`)."""
+    """The sizes that a study covers, and its hours by axis (`orch map`)."""
     from orch.planning.map import study_map
 
     return study_map(open_study(study))
 
 
 def launch(target: str | Path | None = None, options: LaunchOptions | None = None) -> Summary:
-    """Run the cells and probes that are missing of a study, a grid (planned first) or a plan's file.
+    """Run the missing cells and probes of a study, a grid (planned first) or a plan file.
 
-    Raises OrchError before anything runs; a cell that fails is a record with its reason, and counted in the
+    Raises OrchError before anything runs; a failed cell gets a record with its reason, and is counted in the
     summary.
     """
     from orch.launchable import launchable
@@ -124,7 +125,7 @@ def launch(target: str | Path | None = None, options: LaunchOptions | None = Non
 
 
 def status(study: str | Path | None = None, axis: str = "algorithm x model") -> Status:
-    """Which cells of a study are done, running, pending or failed, counted per value of `axis`."""
+    """The numbers of done, running, pending and failed cells of a study, per value of `axis`."""
     from orch.launching.status import statuses
 
     return next(statuses(open_study(study), axis, watch=False))
@@ -148,7 +149,7 @@ def retry(study: str | Path | None = None, cause: str = "", cluster: Where = "lo
 
 
 def why(cell: str, study: str | Path | None = None) -> CellReport:
-    """How a cell's numbers came about: its configuration, attempts, cost, code state and the end of its log.
+    """The origin of a cell's numbers: configuration, attempts, cost, code state and the end of its log.
 
     cell: its name, or the beginning of its id
     """

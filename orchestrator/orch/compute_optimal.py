@@ -21,26 +21,27 @@ from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
 
-MAPPED = ("value", "params", "samples", "compute", "run")  # what --map can name
+MAPPED = ("value", "params", "samples", "compute", "run")  # names that --map accepts
 
 
 def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:
-    """FLOPs of a budget given either way, or None; raises OrchError for half of one, or both."""
+    """FLOPs of a budget in either unit, or None; raises OrchError for an incomplete or a double budget."""
     if flops and (gpu_hours or rate):
         message = "--flops and --gpu-hours both give the budget"
         raise OrchError(message, hint="give only one of them")
     if bool(gpu_hours) != bool(rate):
-        message = f"--{'gpu-hours' if gpu_hours else 'flops-per-gpu-hour'} requires --{'flops-per-gpu-hour' if gpu_hours else 'gpu-hours'}"
-        raise OrchError(
-            message, hint="give both; --flops-per-gpu-hour is what an hour achieves, not the peak"
-        )
+        given, missing = "gpu-hours", "flops-per-gpu-hour"
+        if not gpu_hours:
+            given, missing = missing, given
+        message = f"--{given} requires --{missing}"
+        raise OrchError(message, hint="give both; --flops-per-gpu-hour is the achieved speed, not the peak")
     return flops or (gpu_hours * rate if gpu_hours and rate else None)
 
 
 def frontier(
     target: Path | None, mapping: Mapping[str, str], group_by: tuple[str, ...], flops: float | None
 ) -> Fitted:
-    """Every approach that the points allow, per group; for a study from its curves, per algorithm and mix.
+    """Every approach that the points allow, per group; a study's curves are grouped by algorithm and mix.
 
     flops: a budget to size a run for. Raises OrchError for a missing table, study or column.
     """
@@ -88,7 +89,7 @@ def _columns(frame: pl.DataFrame, mapping: Mapping[str, str]) -> dict[str, str |
     unknown = sorted(set(mapping) - set(MAPPED))
     if unknown:
         message = f"a frontier reads {', '.join(MAPPED)}, not {unknown[0]}"
-        raise OrchError(message, hint=f"leave {unknown[0]} out of --map")
+        raise OrchError(message, hint=f"remove {unknown[0]} from --map")
     return {
         "value": mapping.get("value") or next((name for name in VALUES if name in frame.columns), "loss"),
         "params": mapping.get("params", "params"),

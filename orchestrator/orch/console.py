@@ -49,7 +49,7 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and turn what the user can correct into an exit code."""
+        """Run the command; print an error that the user can correct, and exit with its code."""
         try:
             return super().invoke(ctx)
         except OrchError as error:
@@ -75,7 +75,7 @@ def say(text: str) -> None:
 
 
 def emit(document: Mapping[str, Any]) -> None:
-    """Print one JSON document on stdout; infinity and NaN, which JSON does not have, become null."""
+    """Print one JSON document on stdout; infinity and NaN, which JSON lacks, become null."""
     whole = {"schema_version": SCHEMA_VERSION, **document}
     try:
         text = json.dumps(whole, ensure_ascii=False, allow_nan=False)

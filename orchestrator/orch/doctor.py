@@ -41,7 +41,7 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "gpus"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check: `message` describes what was found, `remedy` what to do unless the status is ok."""
+    """One check: `message` describes the finding, `remedy` what to do unless the status is ok."""
 
     name: str
     status: Status
@@ -165,7 +165,7 @@ def _slurm() -> Check:
     _, error = _output("sacct", "--noheader", "--allocations", "--format=jobid")
     if error:
         remedy = (
-            "none is needed; without accounting, jobs that end while no launcher runs are judged "
+            "not required; without accounting, jobs that end while no launcher runs are judged "
             "by their records"
         )
         return Check(

@@ -33,11 +33,12 @@ TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRequest:
-    """What `orch fit-laws` is asked to fit, and where to write it; `FitOptions` say how.
+    """The input and output of `orch fit-laws`; the fit's options are `FitOptions`.
 
-    law: a name, a file, or auto; empty for power on a table, and for the laws of the report on a study. group_by: columns
-    of the groups; empty for those called `GROUPS`. factors: columns to correlate slopes with. out: folder of the report. tracking_uri, experiment: MLflow's, instead
-    of a study or a table.
+    law: a name, a file, or auto; empty for power on a table, and for the laws of the report on a study.
+         group_by: columns
+    of the groups; empty for those called `GROUPS`. factors: columns to correlate slopes with. out: folder of
+    the report. tracking_uri, experiment: MLflow's, instead of a study or a table.
     """
 
     law: str = ""
@@ -50,7 +51,7 @@ class FitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted(Answer):
-    """What was fitted: for --json, for the terminal, and the exit code."""
+    """The result of `orch fit-laws`: a JSON document, a text and the exit code."""
 
     document: dict[str, Any]
     text: str
@@ -62,7 +63,7 @@ class Fitted(Answer):
 
 
 def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> Fitted:
-    """Fit a study (without a law: every law of its report) or a table of points; raises OrchError for bad input."""
+    """Fit a study (all laws of its report, or one) or a table of points; raises OrchError for bad input."""
     if request.tracking_uri:
         from orch.tracking.track import read_points as from_mlflow
 
@@ -86,7 +87,7 @@ def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> F
 
 
 def _scored(scores: Sequence[registered.Score]) -> str:
-    """How registered forecasts did, a line each and one for all of them; empty without any."""
+    """A line for each registered forecast with its error, and one for all; empty if there are none."""
     if not scores:
         return ""
     lines = [
@@ -96,7 +97,8 @@ def _scored(scores: Sequence[registered.Score]) -> str:
         for one in scores
     ]
     inside = sum(one.inside for one in scores)
-    return "\n".join([*lines, f"{inside} of {len(scores)} registered forecasts lie in their bands"]) + "\n"
+    lines.append(f"{inside} of {len(scores)} registered forecasts are inside their bands\n")
+    return "\n".join(lines)
 
 
 def is_table(target: Path) -> bool:
@@ -133,7 +135,7 @@ def _groups(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
 
 
 def _write(points: Points, fits: Sequence[Fit], out: Path, command: str, factors: Sequence[str]) -> Path:
-    """The report with its laws.json; laws.json alone, with its outcomes, where nothing could be fitted."""
+    """Write the report and laws.json; without a fit, only laws.json with the outcomes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(fit.estimates for fit in fits):
@@ -155,7 +157,7 @@ def _fit_document(fit: Fit) -> dict[str, Any]:
 
 
 def _remarks(fits: Sequence[Fit]) -> list[str]:
-    """Rows left out, by reason, and what the fits warn of; at most `MANY` lines of each."""
+    """Skipped rows by reason, and the fits' warnings; at most `MANY` lines of each."""
     rows: dict[str, list[int]] = {}
     for reason, row in sorted({(item.reason, item.row) for fit in fits for item in fit.dropped}):
         rows.setdefault(reason, []).append(row)
@@ -170,7 +172,7 @@ def _remarks(fits: Sequence[Fit]) -> list[str]:
 
 
 def _doubtful(fit: Fit) -> tuple[str, ...]:
-    """The outcome of a fit that has estimates and is still not to be trusted whole."""
+    """The outcome of a fit whose estimates are not fully reliable."""
     return (f"{fit.outcome}: {fit.message}",) if fit.estimates and fit.outcome is not Outcome.OK else ()
 
 
@@ -182,7 +184,7 @@ def _rows(numbers: Sequence[int]) -> str:
 
 
 def _table(fits: Sequence[Fit]) -> str:
-    """A line per fit: its group, n, estimates with intervals, or without any the outcome that says what is missing."""
+    """A line per fit: its group, n, and estimates with intervals or the outcome."""
     rows = [["group", "n", "law", f"estimates [{percent(fits[0].level)} interval]"]]
     for fit in fits:
         numbers = "  ".join(f"{name} {_estimate(fit, name)}" for name in fit.estimates)
@@ -199,9 +201,9 @@ def _estimate(fit: Fit, name: str) -> str:
 
 
 def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, register: bool = False) -> Fitted:
-    """Every law of a folder of `fit-laws` at one scale, with its band at the level of the fits.
+    """The predictions of every law in a folder of `fit-laws` at one scale, with bands at the fits' level.
 
-    trust: execute the Python file of a user's law; register: also keep the forecast in the study that the folder is in.
+    trust: execute the Python file of a user's law; register: also save the forecast in the folder's study.
     Raises OrchError for another folder.
     """
     rows: list[dict[str, Any]] = []
@@ -232,31 +234,31 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
 
 
 def target_and_mapping(words: Sequence[str], mapping: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
-    """The study or table among the words of a command line, if any, and the rest with `mapping` as NAME=COLUMN.
+    """The study or table among a command's arguments, if any, and the other arguments as the mapping.
 
     Raises OrchError for a second table, and for a word that is neither.
     """
     targets = [word for word in words if "=" not in word or Path(word).exists()]
     if len(targets) > 1:
         message = f"one study or table at a time, got {' and '.join(targets)}"
-        raise OrchError(message, hint="put the points into one table, with a column that --group-by names")
+        raise OrchError(message, hint="put the points into one table, with a column for --group-by")
     columns = assignments([*mapping, *(word for word in words if word not in targets)], "--map")
     return (Path(targets[0]) if targets else None), columns
 
 
 def assignments(words: Sequence[str], what: str) -> dict[str, str]:
-    """`("params=N", "value=loss")` as a mapping; raises OrchError for a word without `=`."""
+    """`("params=N", "value=loss")` as a mapping; raises OrchError for an argument without `=`."""
     bad = [word for word in words if not all(word.partition("="))]
     if bad:
-        message = f"{what} takes NAME=VALUE, got {bad[0]!r}"
+        message = f"{what} requires NAME=VALUE, got {bad[0]!r}"
         raise OrchError(message, hint=f"for example {what} params=N value=loss")
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def numbers(words: Sequence[str]) -> dict[str, float]:
-    """`("loss=2.3",)` as numbers; raises OrchError for a word that is none."""
+    """`("loss=2.3",)` as numbers; raises OrchError for another argument."""
     try:
         return {name: float(value) for name, value in assignments(words, "--at").items()}
     except ValueError as error:
-        message = f"--at takes NAME=NUMBER: {error}"
+        message = f"--at requires NAME=NUMBER: {error}"
         raise OrchError(message, hint="for example --at unique_samples=1e6") from error

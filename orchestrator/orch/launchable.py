@@ -1,4 +1,4 @@
-"""From the argument of `orch launch` to the plan that it runs."""
+"""The plan that `orch launch` runs, from its argument."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def launchable(target: Path | None, options: LaunchOptions) -> tuple[Plan, Study
         study = find_study(target)
         plan = read_plan(study)
     if plan.absent:
-        message = f"{plan.study} cannot be launched here: not on this machine: {', '.join(plan.absent)}"
+        message = f"{plan.study} cannot be launched here: {', '.join(plan.absent)} not on this machine"
         raise OrchError(message, hint="bring the files to the paths that the grid gives, then plan again")
     classes = settings_of(plan.cluster, options).classes
     return (repriced(plan, classes) if classes else plan), study

@@ -1,4 +1,4 @@
-"""Which study a command means: apart from the planner, so that `orch fit-laws` loads none of it."""
+"""The study that a command means; separate from the planner, so that `orch fit-laws` does not load it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_study(argument: Path | None) -> Study:
 
 
 def study_of_grid(grid: Path) -> Study | None:
-    """The study in which a grid was planned: in `studies` here or beside the grid, or the one planned last here.
+    """The study of a grid: in `studies` here or beside the grid, or the one planned last here.
 
     Raises GridError for a wrong grid, OrchError if there is more than one.
     """

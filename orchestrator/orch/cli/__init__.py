@@ -1,4 +1,4 @@
-"""The command line: one module per group of commands, which only reads options and shows results.
+"""The command line: one module per group of commands, which only parses options and prints results.
 
 Every command imports what it needs inside, so that `orch --help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and how a command shows its result."""
+"""Arguments and options that several commands share, and the output of a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orch data pack` and `stats`: packs of images, and what is in them."""
+"""`orch data pack` and `stats`: packs of images and their statistics."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from orch.cli.arguments import (
     type=WHOLE,
     help="Run this many workers at once; the default is one per GPU or core.",
 )
-@click.option("--partition", help="Pass this partition to sbatch; it wins over the grid's `cluster:`.")
+@click.option("--partition", help="Pass this partition to sbatch; it overrides the grid's `cluster:`.")
 @click.option("--account", help="Pass this account to sbatch.")
 @click.option("--qos", help="Pass this quality of service to sbatch.")
 @click.option("--gpus-per-node", type=NATURAL, help="Pass this number of GPUs per node to sbatch.")
@@ -64,7 +64,7 @@ def launch(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run the cells and probes of a study that are missing.
+    """Run the missing cells and probes of a study.
 
     TARGET is a study, a grid or a plan; without it, the study planned last in this directory is launched.
 

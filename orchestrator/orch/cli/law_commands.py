@@ -21,7 +21,7 @@ MAPPING = click.option(
     "pairs",
     multiple=True,
     metavar="NAME=COLUMN ...",
-    help="Name the columns of value, params, samples, compute and run; a number stands for a constant.",
+    help="Name the columns of value, params, samples, compute and run; a number sets a constant.",
 )
 
 
@@ -30,14 +30,14 @@ MAPPING = click.option(
 @click.option(
     "--law",
     default="",
-    help="Fit this law: its name, a Python file, or auto; the default is power for a table, and for a study all "
-    "laws of its report.",
+    help="Fit this law: its name, a Python file, or auto; the default is power for a table, and every law of its "
+    "report for a study.",
 )
 @MAPPING
 @click.option(
     "--group-by",
     multiple=True,
-    help="Fit each value of this column apart; the default is dataset, task, algorithm and mix.",
+    help="Fit each value of this column separately; the default is dataset, task, algorithm and mix.",
 )
 @click.option(
     "--loss",
@@ -113,13 +113,11 @@ def fit_laws(
 @click.option("--params", type=float, help="Set the number of encoder parameters to predict for.")
 @click.option("--samples", type=float, help="Set the number of training samples to predict for.")
 @click.option("--at", multiple=True, metavar="NAME=NUMBER", help="Set any other variable of the laws.")
-@click.option(
-    "--trust", is_flag=True, help="Execute the Python file of a law of your own that the laws name."
-)
+@click.option("--trust", is_flag=True, help="Execute the Python file of a user-defined law in the folder.")
 @click.option(
     "--register",
     is_flag=True,
-    help="Keep the forecast in the study that FOLDER is in, to be scored by fit-laws when the runs have finished.",
+    help="Save the forecast in FOLDER's study; fit-laws scores it when the runs have finished.",
 )
 @AS_JSON
 def predict(

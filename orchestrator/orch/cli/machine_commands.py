@@ -21,7 +21,7 @@ from orch.console import say
 def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None:
     """Mirror a study's records into MLflow.
 
-    Repeating the command only adds what has changed.
+    Repeating the command adds only the changes.
 
     Example: orch sync
     """
@@ -66,7 +66,7 @@ def demo() -> None:
 @STUDY
 @AS_JSON
 def doctor(study: Path | None, *, as_json: bool) -> None:
-    """Check whether this machine has what orch needs.
+    """Check whether this machine meets the requirements of orch.
 
     Python, torch, timm, Slurm, the disk, MLflow and git are checked, and STUDY if it is given.
 

@@ -1,4 +1,4 @@
-"""`orch plan`, `calibrate`, `suggest`, `map`, `schema`: what comes before a launch."""
+"""`orch plan`, `calibrate`, `suggest`, `map`, `schema`: the commands before a launch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 @click.option(
     "--compare",
     is_flag=True,
-    help="Also print what random cells, the cheapest and the largest are expected to give for the same hours.",
+    help="Also print the precision expected from random, cheapest and largest cells for the same hours.",
 )
 @click.option("--algorithm", help="Only suggest cells of this recipe, such as mae@1.")
 @click.option("--mix", help="Only suggest cells of this mix.")
@@ -104,8 +104,8 @@ def calibrate(grid: Path | None, *, as_json: bool) -> None:
 def suggest(study: Path | None, out: Path, *, options: SuggestOptions, as_json: bool) -> None:
     """Write a grid of the most informative cells to run next.
 
-    These are the cells that most reduce the expected error of a forecast at the target. The forecast follows a power
-    law and allows for what the law misses, so that large cells near the target are worth their price.
+    These are the cells that most reduce the expected error of a forecast at the target. The forecast is a
+    power law plus a smooth deviation from it, so large cells near the target are worth their price.
 
     Example: orch suggest studies/demo --target params=1e7,samples=1e5 --budget 2
     """
@@ -117,7 +117,7 @@ def suggest(study: Path | None, out: Path, *, options: SuggestOptions, as_json: 
 @click.option("--page", type=FOLDER, help="Also write the map with pictures into this HTML file.")
 @AS_JSON
 def coverage_map(study: Path | None, page: Path | None, *, as_json: bool) -> None:
-    """Show which sizes a study covers and where its hours go.
+    """Show the sizes that a study covers, and its hours by axis.
 
     The map has model sizes in rows and data sizes in columns, and marks what is done, planned or failed.
 

@@ -1,5 +1,6 @@
-"""The commands that plan: what a study costs, what its cells can estimate, what should run next.
+"""The planning commands: a study's cost, the expected precision of its fits, and the next cells.
 
-- `planner` is `orch plan`, `plan_text` its page, `diff` what a plan changes; `orch_core.study.draft` makes the plan
+- `planner` is `orch plan`, `plan_text` its output, `diff` the changes of a plan; `orch_core.study.draft`
+  makes the plan
 - `suggest` is `orch suggest`, `map` is `orch map`, `speed` is `orch calibrate`
 """

@@ -1,4 +1,4 @@
-"""What a new plan changes against an old one: cells to create, keep and drop, and changes with reasons."""
+"""The changes from an old plan to a new one: cells to create, keep, drop, and changed cells with reasons."""
 
 from __future__ import annotations
 

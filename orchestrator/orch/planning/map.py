@@ -1,4 +1,4 @@
-"""Maps of a study: which model and data sizes are done, planned or failed, and where the hours go."""
+"""Maps of a study: the state of every model and data size, and hours by axis."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def write_page(plan: Plan, failed: Iterable[str], path: Path) -> None:
         path.write_text(render(page), encoding="utf-8")
     except OSError as error:
         message = f"cannot write {path}: {error.strerror or error}"
-        raise OrchError(message, hint="give a writable path with --page") from error
+        raise OrchError(message, hint="choose a writable path with --page") from error
 
 
 def _lead(plan: Plan, hours: float, flops: float) -> str:

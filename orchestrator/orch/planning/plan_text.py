@@ -1,4 +1,4 @@
-"""A plan as a page for the terminal."""
+"""A plan as text for the terminal."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def render(
     target: Mapping[str, float] | None = None,
     beyond: Sequence[str] = (),
 ) -> str:
-    """What will run, what exists, its cost and expected precision, what exceeds the budget, the next command.
+    """Cells to run and done, cost, expected precision, cells beyond the budget, and the next command.
 
-    target: the `params` and `samples` that were asked for, None for the default target of each group.
+    target: `params` and `samples` to predict at, None for the default target of each group.
     """
     states = numbers.states
     counts = (
@@ -42,7 +42,7 @@ def render(
     lines = [counts, "", _table(plan), "", *_cost(plan, numbers), "", *_precision(precision, target), *beyond]
     lines += [f"note: {note}" for note in plan.notes]
     if plan.absent:
-        lines.append(f"note: cannot be launched here: not on this machine: {', '.join(plan.absent)}")
+        lines.append(f"note: cannot be launched here: {', '.join(plan.absent)} not on this machine")
     left = states["new"] + states["partial"]
     lines += ["", f"plan {numbers.plan[:12]} written to {root}"]
     lines.append("next: orch launch --cluster local (or slurm)" if left else "next: orch fit-laws")
@@ -74,7 +74,7 @@ def _cost(plan: Plan, numbers: PlanSummary) -> list[str]:
 
 
 def _shared(plan: Plan, numbers: PlanSummary) -> list[str]:
-    """How much the cells save that continue another cell's training."""
+    """The FLOPs saved by cells that continue another cell's training."""
     shared = numbers.flops_shared
     if not shared:
         return []

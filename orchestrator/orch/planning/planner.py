@@ -1,4 +1,4 @@
-"""`orch plan`: write the plan of a grid into its study, or show what the grid would change."""
+"""`orch plan`: write the plan of a grid into its study, or print what the grid would change."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ NAMED = 10  # cells beyond the budget that the terminal names
 class PlanOptions:
     """Options of `orch plan`.
 
-    against:        what to compare with, so that nothing is written: a study, a plan, or "" for the study's
+    against:        compare and write nothing: with a study, a plan, or "" for the study's
                                     last plan; None to write the plan
-    pilot:          a study whose fits give the law that the expected precision is computed under
+    pilot:          a study whose fits give the laws for the expected precision
     target:         `params` and `samples` of the prediction; default: 4x beyond the largest of the grid
-    gpu_hours, usd: limits that take the place of the grid's `budget`
+    gpu_hours, usd: limits that replace the grid's `budget`
     """
 
     against: str | None = None
@@ -68,7 +68,7 @@ class NewPlan(Answer):
 
     @property
     def text(self) -> str:
-        """What will run, what exists, its cost and expected precision, and the next command."""
+        """Cells to run and done, cost, expected precision, and the next command."""
         return render(
             self.plan,
             self.summary,
@@ -114,7 +114,7 @@ class Comparison(Answer):
 
 
 def make_plan(grid: Path, study: Path | None = None) -> tuple[Plan, Study]:
-    """Draft a plan (see `draft`), write it into its study, and remember the study as the one planned last."""
+    """Draft a plan (see `draft`), write it into its study, and make the study the directory's default."""
     plan, opened, checked = draft(grid, study)
     save(plan, opened, checked)
     remember_study(opened)
@@ -125,7 +125,7 @@ def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan |
     """The plan of a grid, or what it would change; raises OrchError or GridError for mistakes in it."""
     if not all(math.isfinite(limit) for limit in (options.gpu_hours, options.usd) if limit is not None):
         message = "a budget must be a finite number"
-        raise OrchError(message, hint="leave it out for no limit")
+        raise OrchError(message, hint="omit it for no limit")
     plan, opened, checked = draft(grid, study, gpu_hours=options.gpu_hours, usd=options.usd)
     if options.against is not None:
         old, probes, name = _other(opened, options.against)
@@ -156,7 +156,7 @@ def _beyond(refused: pl.DataFrame) -> list[str]:
         return []
     named = ", ".join(describe(row) for row in refused.head(NAMED).iter_rows(named=True))
     more = f" and {refused.height - NAMED:,} more" if refused.height > NAMED else ""
-    return [f"beyond the budget, so that `orch launch` refuses: {refused.height:,} cells: {named}{more}"]
+    return [f"beyond the budget, refused by `orch launch`: {refused.height:,} cells: {named}{more}"]
 
 
 def _other(opened: Study, against: str) -> tuple[pl.DataFrame, tuple[Probe, ...], str]:

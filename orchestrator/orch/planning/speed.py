@@ -1,8 +1,8 @@
-"""Measure how fast this machine trains and probes, so that plans need not assume it (`orch calibrate`).
+"""`orch calibrate`: measure how fast this machine trains and probes, for plans.
 
 It trains a few short runs per recipe, at the smallest and largest shape and two lengths, and probes two
-encoders, with the same code that runs cells. On a CPU, seconds are those of one core, which a cell has to
-itself; on a GPU they are wall seconds.
+encoders, with the code that runs cells. On a CPU, seconds are those of one core, because a cell uses one;
+on a GPU they are wall seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated(Answer):
-    """A calibration and the file in which it is kept."""
+    """A calibration and its file."""
 
     calibration: Calibration
     path: Path
@@ -68,7 +68,7 @@ class Calibrated(Answer):
     def text(self) -> str:
         """The measured rates, for the terminal."""
         found = self.calibration
-        lines = [f"measured on {found.machine} ({found.device}, {found.precision}), kept in {self.path}"]
+        lines = [f"measured on {found.machine} ({found.device}, {found.precision}), saved in {self.path}"]
         for recipe, rate in found.training.items():
             speed = quantity(1 / rate.flop, "FLOP/s") if rate.flop else "unlimited"
             moved = quantity(1 / rate.byte, "B/s") if rate.byte else "unlimited"
@@ -77,7 +77,7 @@ class Calibrated(Answer):
                 f"{1e3 * rate.step:.2f} ms a step, {rate.fixed:.2f} s a run"
             )
         error = f"{100 * found.error:.0f}% (median)"
-        return "\n".join([*lines, f"these rates reproduce the runs they come from within {error}"])
+        return "\n".join([*lines, f"these rates reproduce the measured runs within {error}"])
 
 
 def calibrate(grid: Path | None) -> Calibrated:
@@ -179,7 +179,7 @@ def spread(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def _stand_in(path: Path, *, classes: int, train: int) -> SourceSubset:
-    """Noisy images of class-wise patterns in MedMNIST's format: learnable, of no other interest."""
+    """Noisy images of class-wise patterns in MedMNIST's format, which a model can learn."""
     generator = np.random.default_rng(0)
     patterns = generator.normal(128, 20, (classes, 28, 28, 3))
     arrays: dict[str, Any] = {}

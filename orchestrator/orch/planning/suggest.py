@@ -1,4 +1,4 @@
-"""Which cells of a study to run next: those that most reduce the expected error of a forecast at a target."""
+"""The cells of a study to run next: those that most reduce a forecast's expected error at a target."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from orch_core.study.folder import Study
 from orch_core.study.plan import Plan, read_plan
 from orch_core.yaml import did_you_mean, load_yaml
 
-SEEDS = 3  # cells at most at one size and data size
+SEEDS = 3  # at most, at one model and data size
 HALF = 1.96  # half width of a 95% interval in standard deviations
 
 
@@ -36,8 +36,8 @@ HALF = 1.96  # half width of a 95% interval in standard deviations
 class Pick:
     """Cells to run next of one recipe, mix, model and data size.
 
-    hours:    of all of them, a trunk that they share with other picks counted once
-    gain:     the share of the variance at the target that they remove, given the picks before them
+    hours:    of all seeds; a trunk that several picks share is counted once
+    gain:     share of the variance at the target that they remove, given earlier picks
     expected: value and its 95% interval before they run, None in a pilot
     """
 
@@ -56,11 +56,11 @@ class Pick:
 class Advice:
     """What to run next for one recipe and mix.
 
-    before, after: half width of the 95% interval at the target, relative to the value (for a task, to 1 - AUC), without
-                   and with the picks; before is None in a pilot, when nothing is known
-    whole:   the same after the whole budget, of which the picks are the first part
-    others:  the same after as many hours spent in other ways, by name; empty unless they were asked for
-    basis:   the runs that the advice rests on; notes: what cannot be advised, and why
+    before, after: half width of the 95% interval at the target, relative to the value (for a task, to 1 -
+                   AUC), without and with the picks; before is None in a pilot
+    whole:  the same after the whole budget, of which the picks are the first part
+    others: the same after spending the hours in other orders, by name; empty without `compare`
+    basis:  the runs that the advice is based on; notes: limits of the advice
     """
 
     recipe: str
@@ -97,7 +97,7 @@ class SuggestOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion(Answer):
-    """Cells to run next of a study, by recipe and mix, and the grid in which they were written."""
+    """Cells to run next of a study, by recipe and mix, and the grid that contains them."""
 
     study: Study
     grid: Path
@@ -117,19 +117,16 @@ class Suggestion(Answer):
 
 
 def suggest(study: Study, out: Path, options: SuggestOptions) -> Suggestion:
-    """Choose the next cells of a study and write them to `out` as a grid.
-
-    Raises OrchError as `advise` and `write_grid` do.
-    """
+    """Choose the next cells and write them to `out` as a grid; raises as `advise` and `write_grid`."""
     advice = advise(study, options)
     write_grid(study, advice, out)
     return Suggestion(study=study, grid=out, advice=tuple(advice))
 
 
 def advise(study: Study, options: SuggestOptions) -> list[Advice]:
-    """The next cells of every recipe and mix of a study (or of those named) within the budget in all.
+    """The next cells of every chosen recipe and mix of a study, together within the budget.
 
-    Raises OrchError for a study without such a recipe, mix or task, or a budget that buys no cell.
+    Raises OrchError if the study has no such recipe, mix or task, or if the budget is too low for any cell.
     """
     plan = read_plan(study)
     groups = _groups(plan, options.algorithm, options.mix)
@@ -137,15 +134,15 @@ def advise(study: Study, options: SuggestOptions) -> list[Advice]:
     advice = [_advise(plan, group, runs, options, options.budget / len(groups)) for group in groups]
     if not any(one.picks for one in advice):
         cheapest = float(plan.frame.filter(pl.col("images") > 0)["hours_mid"].min())  # type: ignore[arg-type]
-        message = f"{options.budget:g} device-hours buy no cell: the cheapest takes {duration(cheapest)}"
+        message = f"{options.budget:g} device-hours are too few: the cheapest cell takes {duration(cheapest)}"
         raise OrchError(message, hint="raise --budget, or plan smaller cells")
     return advice
 
 
 def _runs(study: Study, plan: Plan, task: str | None) -> pl.DataFrame:
-    """Finished cells: recipe, mix, `params_encoder`, `images`, `samples_seen`, `error`, and `sd` of its log where known.
+    """Finished cells: recipe, mix, `params_encoder`, `images`, `samples_seen`, `error`, and `sd` of its log.
 
-    The error is the held-out loss, or 1 - AUC of a task, with the sampling error of its test set.
+    The error is the held-out loss (sd 0), or 1 - AUC of a task with the sampling error of its test set.
     """
     results = read_results(study, planned_only=False)
     if task is None:
@@ -191,15 +188,14 @@ def _advise(plan: Plan, group: Group, runs: pl.DataFrame, options: SuggestOption
     whole = next_cells.choose(surface, candidates, target, budget=budget)
     choice = _first_part(surface, candidates, target, whole, options, budget)
     half = HALF * scale
+    expected = _expected(surface, x, half, noise, options) if done.height else None
     others: dict[str, float] = {}
     if options.compare and choice.paid:
         others = next_cells.simple_orders(surface, candidates, target, budget=sum(choice.paid))
     return Advice(
         recipe=group[0],
         mix=group[1],
-        picks=_picks(
-            table, choice, _expected(surface, x, half, noise, options) if done.height else None, group
-        ),
+        picks=_picks(table, choice, expected, group),
         before=half * float(np.sqrt(choice.before)) if done.height else None,
         after=half * float(np.sqrt(choice.after)),
         whole=half * float(np.sqrt(whole.after)),
@@ -217,7 +213,7 @@ def _first_part(
     options: SuggestOptions,
     budget: float,
 ) -> Choice:
-    """What to run before the next suggestion: a share of the plan for the whole budget, or a pilot of its own."""
+    """The cells before the next suggestion: the first part of the whole choice, or a pilot."""
     if len(surface.y):
         if options.rounds == 1:
             return whole
@@ -245,7 +241,7 @@ def _expected(
 def _basis(surface: Kriging, done: pl.DataFrame, options: SuggestOptions) -> str:
     if not done.height:
         share = f"{100 * PILOT:g}% of the budget"
-        return f"no cell has finished: a pilot for {share}, chosen by published exponents; suggest again after it"
+        return f"no cell has finished: a pilot for {share}, chosen by published exponents; then suggest again"
     what = "held-out losses" if options.task is None else f"AUCs of {options.task}"
     return f"from {done.height} {what}, noise {100 * surface.noise:.2g}% of a cell"
 
@@ -253,19 +249,19 @@ def _basis(surface: Kriging, done: pl.DataFrame, options: SuggestOptions) -> str
 def _notes(
     table: pl.DataFrame, done: pl.DataFrame, axis: str, options: SuggestOptions, budget: float
 ) -> tuple[str, ...]:
-    """What the cells cannot show about the target, in sentences."""
+    """Limits of what the cells can show about the target, as sentences."""
     target, notes = options.target, []
     able = table.filter(pl.col("hours") <= budget)
     for name, column, known in (("params", "params", "params_encoder"), ("samples", "samples", axis)):
         values = {*able[column].cast(pl.Float64).to_list(), *done[known].cast(pl.Float64).to_list()}
         if len(values) == 1 and target[name] not in values:
             notes.append(
-                f"the budget affords one value of {name} only: how the value changes with {name} is not learnt, and the "
-                "interval rests on published exponents; plan cells of another one, or raise --budget"
+                f"the budget affords only one value of {name}: its effect is not learnt, and the interval "
+                "relies on published exponents; plan cells with another value, or raise --budget"
             )
-    largest = {name: done[column].max() for name, column in (("params", "params_encoder"), ("samples", axis))}
-    if done.height and all(target[name] <= float(value) for name, value in largest.items()):  # type: ignore[arg-type]
-        notes.append("the target lies within the sizes that have finished: no extrapolation is needed")
+    largest: Any = {"params": done["params_encoder"].max(), "samples": done[axis].max()}
+    if done.height and all(target[name] <= float(value) for name, value in largest.items()):
+        notes.append("the target is within the sizes that have finished: no extrapolation is needed")
     return tuple(notes)
 
 
@@ -290,18 +286,13 @@ def _candidates(rows: pl.DataFrame, axis: str, done: pl.DataFrame) -> pl.DataFra
     )
     names = {"params_encoder": pl.Float64, axis: pl.Int64}
     counts = done.group_by(*names).len("runs").cast(names)  # type: ignore[arg-type]
-    joined = table.join(
-        counts,
-        left_on=["params", "samples"],
-        right_on=list(names),
-        how="left",
-        maintain_order="left",
-    )
+    counts = counts.rename({"params_encoder": "params", axis: "samples"})
+    joined = table.join(counts, on=["params", "samples"], how="left", maintain_order="left")
     return joined.with_columns(pl.col("runs").fill_null(0).cast(pl.Int64))
 
 
 def _trunks(candidates: pl.DataFrame) -> Trunks | None:
-    """What candidates share that differ in length alone; None where nothing does."""
+    """The trunks of candidates that differ in length only; None if there are none."""
     if not (candidates["trunk"] > 0).any():
         return None
     group = candidates.select(pl.struct("model", "images").rank("dense")).to_series().to_numpy() - 1
@@ -315,7 +306,7 @@ def _trunks(candidates: pl.DataFrame) -> Trunks | None:
 def _picks(
     table: pl.DataFrame, choice: Choice, expected: Sequence[tuple[float, float, float]] | None, group: Group
 ) -> tuple[Pick, ...]:
-    """Candidates as cells of a group: what was chosen several times gets as many seeds, planned ones first."""
+    """The chosen candidates as cells: one seed for each time that it was chosen, planned seeds first."""
     gains = -np.diff([choice.before, *choice.variances]) / choice.before
     picks = []
     for index in dict.fromkeys(choice.chosen):
@@ -339,14 +330,14 @@ def _picks(
 
 
 def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
-    """Write the suggested cells as a grid of the same study, to be planned into it.
+    """Write the suggested cells as a grid of the same study.
 
-    The axes lose their length, so that they span no cells, and each pick is an `include`, as is each cell that is
-    trained already: a report contains what its study's plan contains. Raises OrchError if the study's grid cannot be
-    read or `out` cannot be written, GridError if the cells cannot be planned as a grid.
+    The axes lose their length, so they span no cells. Each pick and each trained cell is an `include`:
+    trained ones too, because a report contains the cells of its study's plan. Raises OrchError if the study's
+    grid cannot be read or `out` cannot be written, GridError if the cells cannot be planned as a grid.
     """
     data: dict[str, Any] = load_yaml(study.grid_file).data
-    origin = Path(_origin(study)).parent
+    origin = Path(study.plan()["grid"]).parent
     for section in ("sources", "tasks"):
         for entry in data.get(section, {}).values():
             entry["path"] = os.path.relpath(located(origin, entry["path"]), out.resolve().parent)
@@ -369,15 +360,12 @@ def write_grid(study: Study, advice: list[Advice], out: Path) -> None:
         )
     except OSError as error:
         message = f"cannot write {out}: {error.strerror}"
-        raise OrchError(message, hint="give a writable path with --out") from error
+        raise OrchError(message, hint="choose a writable path with --out") from error
     enumerate_cells(read_grid(out))
 
 
 def _trained(study: Study) -> list[dict[str, Any]]:
-    """The cells of the plan that are trained, as `include` entries, their seeds together.
-
-    Controls, which train nothing, have a length of 0 in the plan; a grid must give one.
-    """
+    """The trained cells of the plan as `include` entries by seed lists; a control's length of 0 becomes 1."""
     key = ["model", "recipe", "mix", "images", "samples_seen"]
     rows = read_plan(study).frame.filter(pl.col("state") != "new")
     groups = rows.group_by(key, maintain_order=True).agg("seed").rename({"recipe": "algorithm"})
@@ -385,22 +373,15 @@ def _trained(study: Study) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if value} for row in entries]
 
 
-def _origin(study: Study) -> str:
-    return str(study.plan()["grid"])
-
-
 def _lines(one: Advice) -> list[str]:
     hours = sum(pick.hours for pick in one.picks)
     cells = sum(len(pick.seeds) for pick in one.picks)
     start = "" if one.before is None else f"from ± {_percent(one.before)} "
+    gains = one.whole < 0.99 * one.after
     return [
         f"{one.recipe} {one.mix}: {cells} cells, {duration(hours)} ({one.basis})",
         f"  the target's 95% interval is expected to shrink {start}to ± {_percent(one.after)}",
-        *(
-            [f"  and to ± {_percent(one.whole)} with the whole budget"]
-            if one.whole < 0.99 * one.after
-            else []
-        ),
+        *([f"  and to ± {_percent(one.whole)} with the whole budget"] if gains else []),
         *(f"  for the same hours {name}: ± {_percent(half)}" for name, half in one.others.items()),
         *(f"  note: {note}" for note in one.notes),
         *(f"  {_words(pick)}" for pick in one.picks),
