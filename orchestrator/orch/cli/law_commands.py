@@ -30,8 +30,8 @@ MAPPING = click.option(
 @click.option(
     "--law",
     default="",
-    help="Fit this law: its name, a Python file, or auto; the default is power for a table and all laws of the "
-    "report for a study.",
+    help="Fit this law: its name, a Python file, or auto; the default is power for a table and all laws of "
+    "the report for a study.",
 )
 @MAPPING
 @click.option(
