@@ -70,7 +70,7 @@ MUTANTS = [
     (DINO, "* weight).sum() / len(crops)", ").sum() / len(crops)"),
     (DINO, "* weight).sum() / len(crops)", "* weight).sum()"),
     (DINO, "for part in classes.chunk(GLOBALS)", "for part in classes.chunk(1)"),
-    (DINO, "own + shift, -1)", "own + shift, 1)"),
+    (DINO, "mine + shift, -1)", "mine + shift, 1)"),
     (DINO, "replaced=masked, token=self.mask_token", "replaced=~masked, token=self.mask_token"),
     (DINO, "1 - float(self.constants[\"centre_momentum\"])", "float(self.constants[\"centre_momentum\"])"),
     (DINO, "tokens = encode(self.teacher_encoder, patchify(crops, self.patch))", "tokens = encode(self.encoder, patchify(crops, self.patch))"),

@@ -171,6 +171,6 @@ def test_the_plan_names_what_is_beyond_its_budget(planned_study, tmp_path: Path)
     made = plan_grid(tmp_path / "grid.yaml", None, PlanOptions(usd=2 * 0.8 * total))
     document, text = made.to_json(), made.text
     assert len(document["beyond_budget"]) == 2
-    assert "`orch launch` refuses: 2 cells: mae@1 ViT-S" in text
+    assert "refused by `orch launch`: 2 cells: mae@1 ViT-S" in text
     assert document["usd"] == pytest.approx(2 * total)
     assert read_plan(planned_study[1]).budget["usd"] == pytest.approx(2 * 0.8 * total)

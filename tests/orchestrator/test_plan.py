@@ -107,7 +107,7 @@ def test_exclude_drops_and_include_adds(folder: Path):
 
 
 def test_a_grid_without_cells_says_so(folder: Path):
-    with pytest.raises(OrchError, match="no cell is left"):
+    with pytest.raises(OrchError, match="removes every cell"):
         frame_of(folder, ("probes:", "exclude: [images > 0 or images == 0]\nprobes:"))
 
 

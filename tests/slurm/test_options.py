@@ -50,7 +50,7 @@ def test_a_bad_option_is_said_before_anything_is_submitted(launching, tmp_path, 
 def test_a_study_in_one_machines_memory_is_refused(launching):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         study = create_study(Path(folder), "s")
-        with pytest.raises(OrchError, match="memory of this machine"):
+        with pytest.raises(OrchError, match="in this machine's memory"):
             launch_jobs(study, launching.jobs(1), Settings(cluster="slurm"))
 
 
