@@ -14,14 +14,7 @@ from orch_core.grid.section import Section, Whole, mistake
 Option = str | int | bool
 DEFAULT = "default"  # the class of cells that no rule of `cluster.classes` matches
 
-NAMED = (
-    "partition",
-    "account",
-    "qos",
-    "gpus_per_node",
-    "nodes",
-    "time",
-)  # fields named like sbatch's options
+NAMED = ("partition", "account", "qos", "gpus_per_node", "nodes", "time")  # fields, named as in sbatch
 GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gres")  # in `sbatch`, they replace gpus_per_node
 SHORT = {"A": "account", "G": "gpus", "N": "nodes", "n": "ntasks", "p": "partition", "q": "qos", "t": "time"}
 SET_BY_ORCH = frozenset(

@@ -90,7 +90,7 @@ def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
     taken, hours, fits = 0.0, [], []
     starts: dict[
         str, float
-    ] = {}  # where on its trunk the next cell has to start, by the cell that does not fit
+    ] = {}  # sample of the trunk where the next cell starts, by the cell that does not fit
     for cell, before, start, own, each in left.select(*_trunk_columns(len(plan.probes))).iter_rows():
         first = min(starts.get(before, start), start)
         hours.append(own + (start - first) * each)
@@ -98,10 +98,8 @@ def assess(plan: Plan, study: Study, limits: Limits) -> Verdict:
         taken += hours[-1] if fits[-1] else 0.0
         if not fits[-1] and each:
             starts[cell] = first
-    left, mask = (
-        left.with_columns(asked=pl.Series(hours, dtype=pl.Float64)),
-        pl.Series(fits, dtype=pl.Boolean),
-    )
+    left = left.with_columns(asked=pl.Series(hours, dtype=pl.Float64))
+    mask = pl.Series(fits, dtype=pl.Boolean)
     return Verdict(
         limit=limits.hours,
         spent=spent,
@@ -128,7 +126,7 @@ def _trunk_columns(probes: int) -> tuple[pl.Expr, ...]:
 def reserve(plan: Plan, study: Study, limits: Limits, *, within: bool = False) -> Verdict:
     """Write the hours of a launch into the ledger, before it runs.
 
-    Raises OrchError naming the cells that do not fit, with nothing reserved; with `within` they are left out
+    Raises OrchError naming the cells that do not fit, and reserves nothing; with `within`, skips them
     instead.
     """
     with exclusive(study.budget_file.with_name(f".{study.budget_file.name}.lock")):
@@ -167,7 +165,7 @@ def open_reservations(study: Study) -> dict[str, float]:
         hours = json.loads((study.budget_file).read_text(encoding="utf-8"))["hours"]
     except (FileNotFoundError, ValueError, KeyError):
         return {}
-    return {cell: float(value) for cell, value in hours.items() if not _is_done(study, cell)}
+    return {cell: float(value) for cell, value in hours.items() if not study.is_published(cell)}
 
 
 def release(study: Study, cells: Iterable[str]) -> None:
@@ -176,10 +174,6 @@ def release(study: Study, cells: Iterable[str]) -> None:
         gone = set(cells)
         ledger = {cell: hours for cell, hours in open_reservations(study).items() if cell not in gone}
         write_atomic(study.budget_file, dumps({"schema_version": 1, "hours": ledger}))
-
-
-def _is_done(study: Study, cell: str) -> bool:
-    return study.is_published(cell)
 
 
 def spent_hours(study: Study) -> float:
