@@ -1,4 +1,4 @@
-"""What a scaling-law study consists of: grids, cells, recipes, records, and what they cost.
+"""The parts of a scaling-law study: grids, cells, recipes, records, and their cost.
 
 `read_grid` checks a grid file, `enumerate_cells` lists its cells as a table, `open_study` opens a study.
 """

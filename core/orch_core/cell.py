@@ -1,4 +1,4 @@
-"""A cell: one pretraining run, and the probes that read it out."""
+"""A cell: one pretraining run, and its probes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Model:
 class SourceSubset:
     """The images that a cell draws from one source: the first `images` by hash rank.
 
-    `fingerprint` is the source's content hash; `path` (absolute) and `source` are where it is now.
+    `fingerprint` is the source's content hash; `path` (absolute) and `source` are its present place and name.
     """
 
     source: str
@@ -60,8 +60,8 @@ class Cell:
     batch:        global batch, images per step
     precision:    fp32, bf16 or fp16
     seed:         of initialisation, order, augmentation and masks; `subset_seed` of the data's hash rank
-    mix, images:  labels: the named modality mix and the data size asked for
-    label:        the name that its plan gives it, unique there; "" in studies of orch before 0.2
+    mix, images:  labels: the named modality mix and the requested data size
+    label:        its unique name in its plan; "" in studies of orch before 0.2
     """
 
     model: Model | None
@@ -82,7 +82,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """128-bit identity as 32 hexadecimal digits: equal for equal numbers, wherever it runs."""
+        """128-bit identity as 32 hexadecimal digits: equal for equal numbers, on any machine."""
         return digest(self.identity())
 
     @property
@@ -106,7 +106,7 @@ class Cell:
         return "-".join(part for part in parts if part)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that can change a number, as canonical JSON values; labels and places left out."""
+        """The fields that can change a number, as canonical JSON values, without labels and places."""
         return {
             "model": identity_of_model(self.model),
             "recipe": self.recipe,
@@ -155,9 +155,9 @@ def cell_from_json(document: Mapping[str, Any]) -> Cell:
 class Probe:
     """A probe of one task by a protocol (`orch_core.protocols`).
 
-    task:        label; `path`: where the npz is now; neither enters the identity
+    task:        label; `path`: present place of the npz; neither enters the identity
     fingerprint: content hash of the task's npz
-    kind:        multi-class, binary-class, multi-label or ordinal-regression (MedMNIST's words)
+    kind:        multi-class, binary-class, multi-label or ordinal-regression (MedMNIST's terms)
     classes:     number of classes (labels for multi-label)
     train_limit: at most this many training images, stratified by class and hash rank; 0 for all
     protocol:    name and version of how it is scored, `linear@1`
@@ -191,13 +191,13 @@ def probe_from_json(document: Mapping[str, Any]) -> Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A row of a plan: a cell, the probes that read it out, and the expected cost.
+    """A row of a plan: a cell, its probes, and the expected cost.
 
     seconds: expected wall time of training and probes on its `devices`, below 1 if cells share one;
              memory_bytes: expected peak of training on each;
-    size_class: of the grid's `cluster.classes`, or `default`; micro_batch: images at a time that fit each
-                device, 0 for
-    all; checkpointing: whether blocks are computed again in the backward pass to fit.
+    size_class: of the grid's `cluster.classes`, or `default`
+    micro_batch: images at a time that fit each device, 0 for all
+    checkpointing: whether blocks are computed again in the backward pass to fit
     """
 
     cell: Cell

@@ -1,10 +1,11 @@
-"""Devices that costs are computed for: peak rates, memory, and the share of the peak that training reaches.
+"""Devices for which costs are computed: peak rates, memory, and the share of the peak in training.
 
 Peaks are dense matrix rates without sparsity from the makers' data sheets (NVIDIA V100, A100, L40S, H100,
 H200 and B200 data sheets). CPU figures are per core: 2 FMA units of 8 fp32 lanes at 3 GHz (AVX2).
 `utilisation` is
-assumed: what ViT training reached in published runs (ViT-L on A100 46%, on H100 25%: DINOv2 and DINOv3 logs;
-small ViTs far less), and what this project's demo measured on a CPU core.
+assumed: utilisation of ViT training in published runs (ViT-L on A100 46%, on H100 25%: DINOv2 and DINOv3
+         logs;
+small ViTs far less), and of this project's demo on a CPU core.
 """
 
 from __future__ import annotations

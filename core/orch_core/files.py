@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a reader never sees a part of one, whatever ends the writer."""
+"""Files that are written completely or not at all: a reader never sees a part, even if the writer dies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 
 
 def publish_once(path: Path, text: str | bytes) -> bool:
-    """Write `text` to `path` unless something is there already; True where this call wrote it."""
+    """Write `text` to `path` unless the file exists; True if this call wrote it."""
     temporary = _temporary(path, text)
     try:
         os.link(temporary, path)

@@ -1,4 +1,4 @@
-"""Numbers and lists as people read them, one way in every message, table and figure."""
+"""Numbers and lists as text, the same in every message, table and figure."""
 
 from __future__ import annotations
 

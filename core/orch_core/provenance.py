@@ -18,7 +18,7 @@ PACKAGES = ("orch-scaling", "torch", "torchvision", "timm", "numpy", "scipy", "s
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a number can depend on; absent ones are left out."""
+    """Versions of Python and of the packages that a number can depend on; missing ones are omitted."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

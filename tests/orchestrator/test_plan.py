@@ -112,7 +112,7 @@ def test_a_grid_without_cells_says_so(folder: Path):
 
 
 def test_more_data_than_there_is_is_refused_or_repeated(folder: Path):
-    with pytest.raises(OrchError, match=r"mix 'only' is asked for 13 images but it has 12"):
+    with pytest.raises(OrchError, match=r"mix 'only' needs 13 images but has 12"):
         frame_of(folder, ("images: [4, 8]", "images: [4, 13]"))
     repeated = frame_of(
         folder, ("images: [4, 8]", "images: [4, 13]"), ("batch: 16", "batch: 16\n  beyond_data: repeat")

@@ -37,7 +37,7 @@ class Block:
 class DataChoice:
     """One (mix, data size): the images that a cell draws from each source, and their total.
 
-    short: why there are not enough images, empty if there are; asked: index of the size on its axis.
+    short: why there are too few images, or empty; asked: index of the size on its axis.
     """
 
     mix: str
@@ -92,7 +92,7 @@ def mixes(checked: CheckedGrid, block: Block) -> dict[str, dict[str, float | Non
         weights, sources = checked.grid.mixes[whole], checked.grid.sources
         modalities = dict.fromkeys(sources[source].modality for source in weights)
         if len(modalities) == 1:
-            message = f"{name} leaves nothing of {whole!r}: it has one modality, {next(iter(modalities))}"
+            message = f"{name} is empty: {whole!r} has only one modality, {next(iter(modalities))}"
             raise refuse(checked, (*block.loc, "mix", index), message)
         for modality in modalities:
             rest = {source: w for source, w in weights.items() if sources[source].modality != modality}
@@ -147,10 +147,10 @@ def data_choice(
         counts = apportion(images, {name: float(weight or there[name]) for name, weight in weights.items()})
         lacking = [name for name in counts if counts[name] > there[name]]
         if images > total:
-            short = f"mix {mix!r} is asked for {images:,} images but it has {total:,} for pretraining"
+            short = f"mix {mix!r} needs {images:,} images but has {total:,} for pretraining"
         elif lacking:
             has = f"source {lacking[0]!r} has {there[lacking[0]]:,}"
-            short = f"mix {mix!r} is asked for {images:,} images but {has} for pretraining"
+            short = f"mix {mix!r} needs {images:,} images but {has} for pretraining"
     portions = tuple(_portion(checked, name, counts[name]) for name in sorted(counts) if counts[name])
     return DataChoice(mix=mix, images=sum(counts.values()), portions=portions, short=short, asked=asked)
 
@@ -167,5 +167,5 @@ def _portion(checked: CheckedGrid, name: str, images: int) -> SourceSubset:
 
 
 def refuse(checked: CheckedGrid, loc: Loc, message: str) -> GridError:
-    """A mistake that only enumerating finds, at its place in the grid."""
+    """A mistake that is found only when enumerating, at its place in the grid."""
     return GridError((checked.document.problem(loc, message),))

@@ -23,7 +23,7 @@ from orch_core.recipes.pixels import COMPONENTS
 from orch_core.user_settings import folder
 
 SCHEMA_VERSION = 1
-# the control without an encoder fits as many components of its pixels as two halves of this width would have
+# half the number of components that the control without an encoder fits
 PIXEL_WIDTH = COMPONENTS // 2
 
 Number = TypeVar("Number", float, pl.Expr)
@@ -31,12 +31,12 @@ Number = TypeVar("Number", float, pl.Expr)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeLoad:
-    """The work of the probes of one cell.
+    """The work of one cell's probes.
 
     tasks:  number of probes; images: through the encoder; test: test images x classes, summed
     solver_flops:     FLOPs of fitting and scoring, per unit of the encoder's width
     projection_flops: FLOPs of the control without an encoder, which projects pixels instead
-    projection_bytes: peak memory of that
+    projection_bytes: peak memory of this projection
     """
 
     tasks: int = 0
@@ -109,7 +109,7 @@ class Calibration:
     def training_seconds(self) -> pl.Expr:
         """Wall seconds of pretraining a cell, over the columns of a plan.
 
-        A recipe that was not measured takes the slowest measured one's rates.
+        A recipe that was not measured gets the rates of the slowest measured one.
         """
         columns = {name: pl.col(name) for name in ("flops_train_image", "flops_forward", "activation_bytes")}
         steps = pl.col("samples_paid") / pl.col("batch").clip(lower_bound=1)

@@ -62,9 +62,9 @@ def rule_mask(rule: str) -> pl.Expr:
 
 
 def _block(checked: CheckedGrid, block: Block, used: set[str]) -> pl.DataFrame:
-    """One product of axes; the product of a control leaves out the axes that it does not depend on.
+    """One product of axes; for a control, without the axes on which it does not depend.
 
-    The rules of `exclude` that exclude a cell are added to `used`.
+    Rules of `exclude` that match a cell are added to `used`.
     """
     choices = [] if block.isoflop else data_choices(checked, block)
     frame = pl.concat(
@@ -203,9 +203,7 @@ def _with_length(checked: CheckedGrid, block: Block, frame: pl.DataFrame) -> pl.
     if name == "flops" and least.height and least["steps"].item() < 0.5:
         asked = least["_length"].item()
         index = axes[name].index(asked)
-        message = (
-            f"{asked:.3g} FLOPs are less than one batch of {batch} images costs: raise them, or lower `batch`"
-        )
+        message = f"{asked:.3g} FLOPs cannot pay for a batch of {batch} images: raise it, or lower `batch`"
         raise refuse(checked, (*block.loc, name, index), message)
     steps = (wanted / batch).round().clip(lower_bound=1)
     return frame.with_columns(samples_seen=(steps * batch).cast(pl.Int64)).drop("_length")

@@ -31,7 +31,7 @@ class CheckedGrid:
     """A grid without mistakes, and the facts of its files.
 
     sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
-    probed: names of the tasks that every encoder is probed on.
+    probed: names of the tasks of every encoder's probes.
     document: the file with the place of every value, for mistakes that only enumerating finds.
     """
 
@@ -55,7 +55,7 @@ class CheckedGrid:
 
 
 def located(base: Path, path: str) -> Path:
-    """A path as a grid in the folder `base` writes it; `~` is the home of the user."""
+    """A path in a grid that is in the folder `base`; `~` is the user's home."""
     return base / Path(path).expanduser() if path.startswith("~") else base / path
 
 
@@ -185,7 +185,7 @@ def _references(document: Document) -> list[Problem]:
 
 
 def _labelled(grid: Grid, base: Path, absent: frozenset[str]) -> Iterator[str]:
-    """Every task, and every source on this machine that can be one."""
+    """Every task, and every source on this machine that can be a task."""
     yield from grid.tasks
     for path, name in {source.path: name for name, source in grid.sources.items()}.items():
         if name not in absent:

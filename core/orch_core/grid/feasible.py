@@ -39,7 +39,7 @@ def infeasible(document: Document, grid: Grid, tasks: Mapping[str, NpzFacts]) ->
 
 
 def _shares(document: Document, grid: Grid) -> list[Problem]:
-    """Size classes whose GPUs cannot have equal parts of the batch."""
+    """Size classes whose GPUs cannot share the batch equally."""
     classes = grid.cluster.resource_classes()
     places: dict[str, Loc] = {
         name: ("cluster", "classes", index - 1) if index else ("cluster", "gpus_per_node")
@@ -56,7 +56,7 @@ def _lonely(document: Document, grid: Grid) -> list[Problem]:
     coupled = [name for name in dict.fromkeys(names) if _is_coupled(name)]
     if grid.training.batch > 1 or not coupled:
         return []
-    message = f"{', '.join(coupled)} compares the images of a batch: a batch of 1 has nothing to compare"
+    message = f"{', '.join(coupled)} compares the images of a batch, which needs at least 2 of them"
     return [document.problem(("training", "batch"), message)]
 
 
@@ -67,7 +67,7 @@ def _is_coupled(name: str) -> bool:
 
 
 def plain_cell(recipe: str, *overrides: Override) -> Cell:
-    """A cell of a recipe in which nothing else matters."""
+    """A cell of a recipe with arbitrary other fields."""
     return Cell(
         model=named_model("ViT-Ti"),
         recipe=recipe,
@@ -81,7 +81,7 @@ def plain_cell(recipe: str, *overrides: Override) -> Cell:
 
 
 def _kinds(document: Document, grid: Grid, tasks: Mapping[str, NpzFacts]) -> list[Problem]:
-    """Tasks whose labels are of another kind than they are declared."""
+    """Tasks whose labels are not of the declared kind."""
     problems = []
     for name, task in grid.tasks.items():
         fault = _kind_fault(task.kind, tasks[name]) if name in tasks and task.kind else ""
@@ -112,7 +112,7 @@ def _lengths(document: Document, grid: Grid) -> list[Problem]:
         problems.append(document.problem(("axes",), "`images` is missing", at_key=True))
     for index, isoflop in enumerate(grid.isoflop):
         if {"images", "epochs"} <= isoflop.model_fields_set:
-            message = "isoflop: with `images` given, budgets fix how often each is seen: leave out `epochs`"
+            message = "isoflop: with `images` given, budgets determine the epochs: remove `epochs`"
             problems.append(document.problem(("isoflop", index, "epochs"), message, at_key=True))
     for index, include in enumerate(grid.include):
         own = [name for name in LENGTHS if getattr(include, name) is not None]

@@ -16,7 +16,7 @@ from orch_core.grid.section import MOST, Name, Section, Whole, listed, mistake
 from orch_core.vit import known_models, named_model
 from orch_core.yaml import did_you_mean
 
-LENGTHS = ("samples_seen", "epochs", "flops")  # ways to say how long a run trains
+LENGTHS = ("samples_seen", "epochs", "flops")  # units of the length of training
 WHOLE_MIX = "all"  # the mix that a grid without mixes has: of every source
 PARAMS_TOLERANCE = 0.02  # a size named in the grid may be off its real parameter count by this share
 
@@ -145,7 +145,7 @@ class Source(Section):
 
 
 class TaskFile(Section):
-    """A downstream task: an npz in MedMNIST's format. A file that is elsewhere needs counts and classes."""
+    """A downstream task: an npz in MedMNIST's format. A file on another machine needs counts and classes."""
 
     path: str
     kind: Literal["multi-class", "binary-class", "multi-label", "ordinal-regression"] | None = None
@@ -204,7 +204,7 @@ class Training(Section):
     """Settings of all cells. A data size above the mix is refused or repeats images (`beyond_data`).
 
     `cooldown` and `warmup_samples` are recipe constants, set here for every recipe that trains. With both,
-    cells that differ in length alone share one run at a constant rate, from which each branches off to cool
+    cells that differ only in length share one run at a constant rate, from which each branches off to cool
     down.
     """
 
@@ -258,7 +258,7 @@ class IsoFlop(_Block):
     """Cells of equal training compute: budgets (FLOPs) x sizes, for which the training length is solved.
 
     Without `images` the data size is also solved for, so that every image is seen `epochs` times. A size is
-    left out of a budget that gives it fewer than `min_steps` steps or needs more images than the mix has. An
+    skipped if a budget gives it fewer than `min_steps` steps or needs more images than the mix has. An
     axis that is not set takes the values of `axes`.
     """
 

@@ -66,7 +66,7 @@ def with_hours(
         probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
         training, spread = FLOPS_PAID * rates[1], (rates[0] / rates[1], 1.0, rates[2] / rates[1])
     pixels = pl.col("width").is_null()
-    projection = load.projection_flops * hours(1.0, DEVICES["CPU"], "fp32")[1]  # by numpy, also beside a GPU
+    projection = load.projection_flops * hours(1.0, DEVICES["CPU"], "fp32")[1]  # numpy does not use a GPU
     probing = pl.col("devices").clip(lower_bound=1) * (
         probing + pl.when(pixels).then(projection).otherwise(0.0)
     )
@@ -104,7 +104,7 @@ def _fitted(row: Mapping[str, Any], room: float) -> tuple[int, bool, float]:
 
 
 def repriced(plan: Plan, classes: Mapping[str, ResourceClass]) -> Plan:
-    """A plan whose hours, memory and micro-batches are those under other resources than it was priced with.
+    """A plan with hours, memory and micro-batches for other resources.
 
     Raises OrchError if the devices of a class cannot share the batch.
     """

@@ -67,7 +67,7 @@ def _time(value: object) -> object:
         message = f"a time is minutes, HH:MM:SS or D-HH:MM:SS: got {value!r}"
         raise mistake(message)
     if minutes == 0:
-        message = "a job of 0 minutes would end before it begins: give more time, or leave `time` out"
+        message = "a job of 0 minutes would end before it begins: give more time, or remove `time`"
         raise mistake(message)
     return text
 
@@ -89,14 +89,14 @@ class ResourceClass(Section):
     )
     cells_per_job: Whole | None = Field(
         default=None,
-        description="small cells side by side in one job, sharing its GPUs; by default one has all",
+        description="number of small cells that share a job and its GPUs; default: one",
     )
     sbatch: dict[str, Option] = Field(default={}, description="any other option of sbatch, by its long name")
 
     @model_validator(mode="before")
     @classmethod
     def _named_options(cls, data: Any) -> Any:
-        """Move each option of `sbatch` that has a field into that field, so that each has one place."""
+        """Move each option of `sbatch` that has a field into that field."""
         if not isinstance(data, dict) or not isinstance(data.get("sbatch"), dict):
             return data
         options = {_long(str(name)): value for name, value in data["sbatch"].items()}
@@ -115,7 +115,7 @@ class ResourceClass(Section):
     def _allowed(cls, options: dict[str, Option]) -> dict[str, Option]:
         for name, value in options.items():
             if name in SET_BY_ORCH:
-                message = f"orch sets sbatch's option `{name}` itself: leave it out"
+                message = f"orch sets sbatch's option `{name}` itself: remove it"
                 raise mistake(message)
             if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
                 message = f"{name!r} is not the long name of an option of sbatch"
@@ -162,7 +162,7 @@ class ResourceClass(Section):
 
     @property
     def node_count(self) -> int:
-        """Nodes of a job; of a range such as `2-4` the least."""
+        """Nodes of a job; the lower end of a range such as `2-4`."""
         return _number(self.options().get("nodes", 1))
 
     @property

@@ -8,9 +8,9 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-MOST = 2**53  # images and samples are counted exactly in floating point below it
+MOST = 2**53  # floating-point numbers count images and samples exactly below it
 
-LONGEST_NAME = 100  # bytes: with a hash behind it, it is still the name of a file
+LONGEST_NAME = 100  # bytes, so that a file name has room for a hash
 
 Whole = Annotated[int, Field(gt=0, lt=2**31)]
 
@@ -83,7 +83,7 @@ def _log_space(value: dict[str, Any]) -> list[int]:
         or not isinstance(span[2], int)
         or not 2 <= span[2] <= 1_000_000
     ):
-        message = f"log_space takes [first, last, how many], all positive, at least 2: got {span}"
+        message = f"log_space requires [first, last, n], all positive, with n of at least 2: got {span}"
         raise mistake(message)
     first, last, count = float(span[0]), float(span[1]), span[2]
     return [round(first * (last / first) ** (index / (count - 1))) for index in range(count)]

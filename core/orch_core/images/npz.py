@@ -31,7 +31,7 @@ class NpzFacts:
 
     counts:      images per split
     duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
-    pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
+    pretraining: training images that are not byte-equal to a val or test image
     """
 
     fingerprint: str
@@ -66,7 +66,7 @@ def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labe
 
 
 Stamp = tuple[str, int, int, int]
-"""A file as it was: path, size, time of change in nanoseconds, inode."""
+"""A file's path, size, time of change in nanoseconds, and inode."""
 KEPT_BYTES = 2**28
 _kept: dict[tuple[Stamp, str], tuple[Images, Labels]] = {}
 _fingerprints: dict[Stamp, str] = {}
@@ -85,7 +85,7 @@ def _keep(key: tuple[Stamp, str], arrays: tuple[Images, Labels]) -> None:
 
 
 def require_unchanged(path: Path, now: str, expected: str) -> None:
-    """Raise OrchError if the fingerprint of a source or task is not what it was when the plan was made."""
+    """Raise OrchError if the fingerprint of a source or task differs from that in the plan."""
     if now != expected:
         message = (
             f"{path} has changed since the plan was made: its fingerprint is {now[:12]}, not {expected[:12]}"
@@ -133,7 +133,7 @@ def npz_splits(path: Path) -> list[str]:
         names = archive.namelist()
     found = [split for split in SPLITS if f"{split}_images.npy" in names]
     if not found:
-        message = f"{path} has no images; it holds {', '.join(sorted(names)) or 'nothing'}"
+        message = f"{path} has no images; it contains {', '.join(sorted(names)) or 'nothing'}"
         raise OrchError(message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them")
     return found
 
@@ -193,7 +193,7 @@ def inspect_npz(path: Path) -> NpzFacts:
     height, width, channels = shapes.pop()
     columns = {split: labels.shape[1] for split, (_, labels) in parts.items()}
     if len(set(columns.values())) > 1:
-        message = f"{path}: splits have different numbers of labels an image: {columns}"
+        message = f"{path}: splits have different numbers of labels per image: {columns}"
         raise OrchError(message, hint="labels must be [n, k] with the same k in every split")
     labels = np.concatenate([labels for _, labels in parts.values()])
     if labels.min() < 0:
@@ -247,7 +247,7 @@ def image_keys(images: Images) -> list[bytes]:
 def hash_order(keys: list[bytes], subset_seed: int) -> NDArray[np.int64]:
     """Indices of the images in the order of blake2b(seed, key): the first n are the subset of size n.
 
-    A smaller subset is contained in every larger one, whatever the order of the file, and byte-equal
+    A smaller subset is contained in every larger one, for any order of the file, and byte-equal
     images stay together.
     """
     return np.argsort(hash_ranks(keys, subset_seed), kind="stable")
@@ -270,7 +270,7 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[np.generi
             array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
     except KeyError as error:
         found = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist())) or "nothing"
-        message = f"{path} has no array `{name}`; it holds {found}"
+        message = f"{path} has no array `{name}`; it contains {found}"
         raise OrchError(
             message, hint="expected {train,val,test}_{images,labels}, as MedMNIST names them"
         ) from error

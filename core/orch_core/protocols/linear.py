@@ -12,7 +12,7 @@ SOLVER_FLOPS = 1e4
 
 
 def cost(size: TaskSize) -> ProbeCost:
-    """The whole path of strengths on the training images."""
+    """Fitting the path of strengths on the training images."""
     return ProbeCost(solver_flops=SOLVER_FLOPS * size.train * size.classes)
 
 
@@ -25,7 +25,7 @@ PROTOCOL = Protocol(
     constants={
         "strongest": Constant(
             value=10.0,
-            source="ours: 1 / (n C) in scikit-learn's words; `C_at_edge` is recorded if an end is chosen",
+            source="ours: 1 / (n C) in scikit-learn's terms; `C_at_edge` is recorded if an end is chosen",
         ),
         "weakest": Constant(value=1e-5, source="ours, as `strongest`"),
         "per_decade": Constant(value=2, source="ours: half decades"),

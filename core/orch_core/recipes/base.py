@@ -41,10 +41,10 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCost:
-    """The cost of training on one image, beside the encoder's parameters.
+    """The cost of training on one image, without the encoder's parameters.
 
-    params_head:   trained and thrown away before probing (decoder, projector, predictor)
-    params_frozen: copies that are carried but not trained (momentum encoder and its head)
+    params_head:   trained and dropped before probing (decoder, projector, predictor)
+    params_frozen: copies that are not trained (momentum encoder and its head)
     flops:         all views, teacher included
     tokens:        tokens that pass through the trained encoder
     views:         activations of the trained encoder, view by view
@@ -125,7 +125,7 @@ def warmup_steps(steps: int, batch: int, constants: Constants) -> int:
 
 
 def branch_step(steps: int, constants: Constants) -> int:
-    """Steps before the cool-down; all of them without one."""
+    """Steps before the cool-down; all steps without a cool-down."""
     return steps - round(float(constants["cooldown"]) * steps)
 
 

@@ -53,9 +53,9 @@ def drop_path(cell: Cell) -> float:
 def at_large(value: float) -> Callable[[Cell], float]:
     """DINOv2's value at ViT-L's 24 blocks and above, 1 up to the 12 of ViT-S and B, geometric in between.
 
-    For what DINO (Caron et al. 2021: ViT-S, B) and iBOT (Zhou et al. 2022: ViT-S, B, L) do without:
-    layer-wise decay, a slower patch embedding, LayerScale. Both ends are published; what lies between them,
-    and below ViT-S, is ours. There is no step, which a study of sizes would take for an effect of size.
+    For techniques that DINO (Caron et al. 2021: ViT-S, B) and iBOT (Zhou et al. 2022: ViT-S, B, L) omit:
+    layer-wise decay, a slower patch embedding, LayerScale. Both ends are published; values between them and
+    below ViT-S are ours, without a step that a study of sizes would mistake for an effect of size.
     """
 
     def rule(cell: Cell) -> float:

@@ -1,8 +1,8 @@
 """`dinov2@1` with a number of prototypes that does not depend on the encoder's width.
 
-In `dinov2@1` there are 64 prototypes a unit of width, so that the loss, whose chance level is their
-logarithm, rises with the size of the encoder for that reason alone. Here all sizes that see images of one
-resolution have the same number.
+In `dinov2@1` there are 64 prototypes per unit of width. The chance level of the loss is the logarithm of
+their number, so the loss rises with the encoder's size for this reason alone. Here the number depends on the
+images' resolution only.
 """
 
 from __future__ import annotations

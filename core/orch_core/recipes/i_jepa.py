@@ -1,7 +1,7 @@
 """I-JEPA (Assran et al. 2023, arXiv 2301.08243): predict the representation of blocks from that of the rest.
 
 Constants are those of the paper's appendix A.1 (ViT-H/14, batch 2048, 300 epochs). Where a study works at
-another scale the rule says how it extrapolates, and that it does. Ours, so that every step costs the same:
+another scale, each rule states how it extrapolates. Ours, so that every step costs the same:
 target blocks have the middle of the paper's areas and the context is as many patches as disjoint targets
 would leave. The encoder keeps its class token, which no loss reads.
 """

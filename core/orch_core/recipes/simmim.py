@@ -1,7 +1,7 @@
 """SimMIM (Xie et al. 2022, arXiv 2111.09886): masked patches become tokens, one linear layer predicts pixels.
 
 Constants are those of the paper's section 4.1 and appendix (ViT-B, batch 2048). Where a study works at
-another scale the each rule states how it extrapolates.
+another scale each rule states how it extrapolates.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Constants are those of "Better plain ViT baselines" (Beyer et al. 2022, arXiv 2205.01580; batch 1024,
 ViT-S/16), without RandAugment and mixup, which are made for natural images. Where a study works at another
-scale the rule says how it extrapolates.
+scale, each rule states how it extrapolates.
 """
 
 from __future__ import annotations
