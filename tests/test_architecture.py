@@ -130,7 +130,7 @@ def test_planning_and_reading_a_study_need_no_image_library(tmp_path: Path):
         assert run.returncode == 0 or untrained, run.stderr
 
 
-def test_a_layer_folder_holds_its_package_and_nothing_else():
+def test_a_layer_folder_contains_only_its_package():
     for package, folder in LAYERS.items():
         assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {package}
 

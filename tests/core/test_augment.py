@@ -134,7 +134,7 @@ shares = st.sampled_from([0.0, 0.5, 1.0])
     ),
     st.sampled_from([1, 3]),
 )
-def test_a_view_is_what_the_formulas_say_image_by_image(seed, side, view, channels):
+def test_a_view_follows_the_formulas_image_by_image(seed, side, view, channels):
     n, rng = 3, generator(seed, "t")
     images, free = noise(n, side, channels), torch.tensor([True, False, True])
     drawn = draw_view(Batch(images=images, orientation_free=free, labels=free), view, generator(seed, "t"))
@@ -163,7 +163,7 @@ def test_a_view_does_not_depend_on_how_a_batch_is_cut_into_chunks(monkeypatch):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.05, 1), st.floats(1, 2))
-def test_crops_lie_inside_the_image_and_have_the_area_asked_for(seed, smallest, ratio):
+def test_crops_are_inside_the_image_and_have_the_requested_area(seed, smallest, ratio):
     view = View(side=28, crop_min=smallest, crop_max=1, ratio=ratio)
     top, height, left, width = crop_boxes(200, view, np.random.default_rng(seed)).T
     assert (top >= 0).all()
@@ -180,7 +180,7 @@ def test_crop_areas_are_uniform():
     assert np.abs(areas - np.linspace(0.2, 0.6, 20_000)).max() < 0.01  # Kolmogorov-Smirnov at 1%
 
 
-def test_jitter_and_solarise_do_what_their_names_say():
+def test_jitter_and_solarise_change_images_as_defined():
     images = torch.full((256, 1, 28, 28), 102, dtype=torch.uint8)
     images[:, :, 14:] = 153
     view = View(side=28, crop_min=1, crop_max=1, flip=False, ratio=1, brightness=0.4, jitter_share=0.5)

@@ -139,7 +139,7 @@ def test_a_good_grid_passes(folder: Path):
     assert checked.sources["ct"].counts == {"train": 8, "val": 8, "test": 8}
 
 
-def test_left_out_the_mix_is_of_all_sources_and_the_tasks_are_those_with_labels(folder: Path):
+def test_the_default_mix_has_all_sources_and_the_default_tasks_are_those_with_labels(folder: Path):
     rest = GOOD.replace("mixes:\n  all: [ct, us]\n  only: {ct: 1.5}\n", "").replace("  mix: all\n", "")
     rest = rest[: rest.index("exclude:")].replace("us: {path: us.npz", "us: {images: 9, path: absent.npz")
     (folder / "grid.yaml").write_text(rest)
@@ -156,7 +156,7 @@ def test_a_mix_is_asked_for_where_none_is_of_all(folder: Path):
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
-def test_a_grid_that_is_no_mapping_says_so(tmp_path: Path, text: str):
+def test_a_grid_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str):
     (tmp_path / "grid.yaml").write_text(text)
     with pytest.raises(GridError, match="mapping"):
         read_grid(tmp_path / "grid.yaml")

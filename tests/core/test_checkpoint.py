@@ -62,7 +62,7 @@ def test_all_processes_pass_over_a_state_that_one_finds_cut_short(divided):
     assert found["killed"]["left"] == ["000000000004", "000000000004.damaged", "000000000005"]
 
 
-def test_a_run_goes_on_with_any_number_of_processes_divided_or_not(divided, tmp_path):
+def test_a_run_continues_with_any_number_of_processes_sharded_or_not(divided, tmp_path):
     folder, found = divided
     cell = make_cell(folder / "bars.npz", "dinov2@1", samples=64)
     alone = pretrain(cell, tmp_path)
@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_any_number_of_processes_divided_or_not(divided, tmp_
             torch.testing.assert_close(theirs[name], tensor, rtol=5e-3, atol=5e-4, msg=name)
 
 
-def test_no_process_holds_a_divided_state_whole(divided):
+def test_no_process_has_a_complete_sharded_state(divided):
     """Nor its own half: of what torch allocates on the way, beside a state put together."""
     assert len(divided[1]["memory"]) == 2
     for most in divided[1]["memory"]:
@@ -122,7 +122,7 @@ def test_a_state_that_is_there_stays_and_what_a_killed_save_left_goes(tmp_path):
     assert load(shared, last=11) == 8
 
 
-def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

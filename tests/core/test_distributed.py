@@ -132,7 +132,7 @@ def test_saving_memory_saves_memory(bars, tmp_path, recipe):
     assert kept(MemoryPlan(checkpointing=True)) < 0.6 * kept(MemoryPlan())
 
 
-def test_where_memory_is_short_the_micro_batch_is_halved_and_the_run_goes_on(
+def test_if_memory_is_short_the_micro_batch_is_halved_and_the_run_continues(
     bars, whole, tmp_path, monkeypatch
 ):
     """The allocator itself refuses: the device has room for the activations of six images."""
@@ -151,7 +151,7 @@ def test_where_memory_is_short_the_micro_batch_is_halved_and_the_run_goes_on(
     assert dict(result.values) == pytest.approx(whole[1]["mae@1"], rel=2e-4)
 
 
-def test_where_not_one_image_fits_it_says_so(bars, tmp_path, monkeypatch):
+def test_an_image_that_does_not_fit_is_reported(bars, tmp_path, monkeypatch):
     monkeypatch.setattr(step.Step, "gradients", lambda *_: torch.empty(1 << 60))
     with pytest.raises(OrchError, match="one image at a time"):
         pretrain(make_cell(bars, "mae@1", samples=96), tmp_path)
@@ -208,7 +208,7 @@ def test_compiled_blocks_share_graphs_and_give_the_same_numbers(bars, tmp_path):
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(bars, whole, tmp_path):
+def test_a_run_continues_with_another_number_of_processes(bars, whole, tmp_path):
     run_processes(tmp_path, bars, "shared", "3", "leave", world=2)
     values = {}
     for recipe in TRAINED:

@@ -137,5 +137,5 @@ def test_what_is_not_a_number_compares_with_nothing():
         ("mae@1 all", False), ("mix == 'ct'", True), ("seed in [0, 1]", True), ("not seed == 1", True), ("seed < 3 or seed > 5", True),
     ],
 )  # fmt: skip
-def test_a_name_is_told_from_an_expression_by_parsing_it(text: str, expected: bool):
+def test_a_name_is_distinguished_from_an_expression_by_parsing(text: str, expected: bool):
     assert is_expression(text) == expected

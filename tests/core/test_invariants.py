@@ -72,7 +72,7 @@ def test_mae_loss_does_not_depend_on_the_order_of_tokens():
     )
 
 
-def test_encoding_all_patches_is_timms_own_forward_pass():
+def test_encoding_all_patches_equals_timms_forward_pass():
     encoder = build_encoder(make_cell(None, width=64, depth=2, heads=2, patch=4, channels=3))
     images = torch.rand(3, 3, 28, 28)
     torch.testing.assert_close(encode(encoder, patchify(images, 4)), encoder.forward_features(images))
@@ -249,7 +249,7 @@ def test_dino_student_sees_all_crops_and_masks_fall_on_its_global_ones_alone():
     assert (masked.any(1).sum(), masked.shape) == (6, (12, 16))
 
 
-def test_dino_masks_hold_exactly_the_share_asked_for():
+def test_dino_masks_cover_exactly_the_requested_share():
     rng = np.random.default_rng(0)
     counts = np.array([0, 1, 3, 5, 8, 16, 100])
     for side in (10, 14):
@@ -322,7 +322,7 @@ def test_supervised_labels_of_sources_do_not_collide(tmp_path):
     assert sorted(set(labels.tolist())) == [0, 1, 2, 3, 4, 5]
 
 
-def test_drop_path_leaves_branches_out_by_the_images_own_numbers():
+def test_drop_path_drops_branches_by_each_images_numbers():
     """Each image's features are those of an encoder whose branches are removed or scaled by hand."""
     cell = make_cell(None, "dinov2@1", depth=2, overrides=(("drop_path", 0.5), ("layer_scale", 1.0)))
     encoder = build_encoder(cell, drop_path=0.5).double()

@@ -155,7 +155,7 @@ def test_a_subset_of_all_modalities_is_proportional_and_nested(packs: dict[str, 
         assert np.abs(counts - images * sizes / len(sources)).max() <= 1
 
 
-def test_what_has_changed_or_is_damaged_is_said_from_a_worker_too(
+def test_changed_and_damaged_packs_are_reported_from_workers_too(
     packs: dict[str, Path], tmp_path: Path
 ) -> None:
     good = portion("breast", packs["breast"], 300)
@@ -197,7 +197,7 @@ def test_images_of_any_size_become_the_cells_as_each_would_by_itself(tmp_path: P
         assert (batch.labels == -1).all()
 
 
-def test_up_and_down_are_kept_by_each_images_own_modality(packs: dict[str, Path]) -> None:
+def test_vertical_flips_depend_on_each_images_modality(packs: dict[str, Path]) -> None:
     cell = cell_of(portion("all", packs["all"], 900, ALL))
     batch = pretraining_set(cell).rows(np.arange(900))
     opened = open_packs(packs["all"])

@@ -64,7 +64,7 @@ def test_the_largest_micro_batch_that_fits_is_taken_and_blocks_are_checkpointed_
     assert micro_batch(cell, price(cell).memory_bytes) == (64, False)
 
 
-def test_less_memory_is_never_said_to_take_more():
+def test_a_smaller_plan_is_never_priced_with_more_memory():
     for recipe in TRAINED:
         cell = make_cell(
             None, recipe, width=192, depth=12, heads=3, patch=16, resolution=224, batch=256, samples=2560

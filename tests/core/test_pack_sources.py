@@ -35,7 +35,7 @@ def test_a_folder_of_classes_and_splits(tmp_path: Path) -> None:
         assert "abc"[label] == Path(name).parent.name
 
 
-def test_what_a_file_holds_counts_not_its_name_and_bad_ones_are_listed(tmp_path: Path) -> None:
+def test_files_are_recognised_by_content_not_by_name_and_bad_ones_are_listed(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "scans", 96)
     sound = encoded(picture(1000, 64, colour=True), "JPEG")
     (root / "a" / "a-png.jpg").write_bytes(encoded(picture(1001)))
@@ -143,7 +143,7 @@ def test_a_shard_that_ends_early_is_listed_and_a_broken_parquet_refused(tmp_path
         packed(tmp_path / "no", spec(table))
 
 
-def test_dicom_frames_are_windowed_as_the_standard_says(tmp_path: Path) -> None:
+def test_dicom_frames_are_windowed_as_the_standard_defines(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
     from pydicom.uid import ExplicitVRLittleEndian
 

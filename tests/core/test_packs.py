@@ -45,7 +45,7 @@ def test_a_packed_npz_gives_the_images_of_the_npz_in_its_order(tmp_path: Path, n
     assert np.array_equal(np.stack(everything(out, "val")), val[hash_order(image_keys(val), 0)])
 
 
-def test_the_order_of_two_seeds_of_one_modality_of_several_is_that_of_its_own_packs(tmp_path: Path) -> None:
+def test_the_order_of_one_modality_of_several_equals_that_of_separate_packs(tmp_path: Path) -> None:
     specs = [spec(SHIPPED / f"{name}.npz", modality=name) for name in ("breast", "pneumonia")]
     both, alone = packed(tmp_path / "both", *specs), packed(tmp_path / "alone", specs[0])
     for seed in (0, 5):
@@ -99,7 +99,7 @@ pack.pack(Path(sys.argv[2]), specs, options, lambda *_: None)
 """
 
 
-def test_killed_at_any_moment_it_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_packing_killed_at_any_moment_continues_to_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_folder(tmp_path / name, 45)
     specs = [spec(tmp_path / name, name) for name in ("a", "b")]

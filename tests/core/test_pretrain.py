@@ -77,7 +77,7 @@ def test_bf16_trains_and_is_another_cell(bars, tmp_path):
     assert a["heldout_loss"] != b["heldout_loss"]
 
 
-def test_a_run_that_diverges_says_so_and_keeps_no_number_of_it(bars, tmp_path):
+def test_a_diverged_run_is_reported_and_records_no_number_of_it(bars, tmp_path):
     cell = make_cell(bars, "mae@1", samples=1600)
     original = pretraining.build_objective
 
@@ -157,7 +157,7 @@ def test_untrained_encoders_are_not_called_collapsed(bars, recipe):
             assert not collapse(health(build_objective(cell), data_module.held_out_set(cell), patch))
 
 
-def test_read_outs_know_what_lies_near_and_what_is_linear():
+def test_read_outs_find_neighbours_and_linear_maps():
     """Against scikit-learn's nearest neighbours and ridge regression."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400)
@@ -187,7 +187,7 @@ def test_controls_train_nothing(tmp_path):
     assert not (tmp_path / "pixels" / "encoder.safetensors").exists()
 
 
-def test_subsets_are_nested_and_leave_out_what_is_held_out(tmp_path):
+def test_subsets_are_nested_and_exclude_held_out_images(tmp_path):
     path = write_images(tmp_path / "bars.npz")
     arrays = dict(np.load(path))
     arrays["train_images"][:5] = arrays["test_images"][:5]

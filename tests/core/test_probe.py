@@ -112,7 +112,7 @@ def test_weighted_auc_is_that_of_the_repeated_images(seed):
         )
 
 
-def test_a_class_without_positives_is_left_out_and_nothing_at_all_is_not_a_number():
+def test_a_class_without_positives_is_ignored_and_an_empty_mean_is_nan():
     truth = np.array([[1, 0], [0, 0], [1, 0], [0, 0]])
     scores = np.array([[0.9, 0.1], [0.2, 0.2], [0.7, 0.3], [0.1, 0.4]])
     assert auc(scores, truth)[0] == 1.0
@@ -310,7 +310,7 @@ def test_two_encoders_are_resampled_alike_so_that_their_difference_is_paired(tmp
     assert (first - second).std() < 0.95 * np.hypot(se_first, se_second)
 
 
-def test_labels_that_say_nothing_give_chance(tmp_path):
+def test_random_labels_give_chance(tmp_path):
     path = write_images(tmp_path / "bars.npz", classes=2, train=200, val=100, test=200)
     arrays = dict(np.load(path))
     rng = np.random.default_rng(4)
@@ -336,7 +336,7 @@ def test_several_labels_and_ordered_classes_are_read_out_too(tmp_path):
     assert results["multi-label"].values["classes"] == 2
 
 
-def test_what_cannot_be_probed_is_said(tmp_path):
+def test_unusable_tasks_and_encoders_are_reported(tmp_path):
     path = write_images(tmp_path / "bars.npz")
     cell = make_cell(None, "random@1")
     with pytest.raises(OrchError, match=r"encoder.safetensors is missing"):

@@ -78,7 +78,7 @@ def test_mae_sees_the_papers_share_of_patches(patches, ratio):
 @given(
     st.sampled_from(TRAINED), st.integers(8, 512).map(lambda k: 4 * k), st.integers(1, 48), st.integers(0, 12)
 )
-def test_every_rule_gives_a_value_within_its_own_range(recipe, width, depth, log_batch):
+def test_every_rule_gives_a_value_within_its_range(recipe, width, depth, log_batch):
     cell = make_cell(None, recipe, width=width, depth=depth, batch=2**log_batch)
     for name, value in constants(cell).items():
         constant = RECIPES[recipe].constants[name]
@@ -86,7 +86,7 @@ def test_every_rule_gives_a_value_within_its_own_range(recipe, width, depth, log
             assert constant.low <= value <= constant.high, name
 
 
-def test_every_algorithm_has_a_colour_of_its_own_and_every_loss_its_unit():
+def test_algorithms_have_different_colours_and_losses_have_units():
     trained = [RECIPES[name] for name in TRAINED]
     assert len({recipe.colour for recipe in trained}) == len(trained)
     for recipe in RECIPES.values():

@@ -53,7 +53,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path):
     assert [other.name for other in tmp_path.iterdir()] == ["plan.json"]
 
 
-def test_files_are_as_open_as_the_umask_says(tmp_path: Path):
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path):
     script = (
         "import os; os.umask(0o027); from pathlib import Path; from orch_core.files import write_atomic\n"
         f"write_atomic(Path({str(tmp_path / 'a')!r}), 'x')"

@@ -44,7 +44,7 @@ def test_the_curve_has_no_row_twice_and_the_same_held_out_losses(killed, recipe)
     assert broken["curve"] == whole["curve"]
 
 
-def test_a_stopped_run_says_where_and_goes_on(tmp_path):
+def test_a_stopped_run_reports_its_step_and_continues(tmp_path):
     path = write_images(tmp_path / "bars.npz")
     cell = make_cell(path)
     whole = pretrain(cell, tmp_path / "whole")

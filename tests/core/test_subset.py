@@ -84,7 +84,7 @@ def test_every_prefix_is_proportional_within_one_image(population):
 
 
 @given(populations())
-def test_inside_a_stratum_images_stand_by_rank_so_groups_are_whole_but_for_the_last(population):
+def test_inside_a_stratum_images_are_in_rank_order_so_all_groups_but_the_last_are_complete(population):
     strata, _, ranks, within = population
     order = stratified_order(strata, ranks, within)
     for stratum in np.unique(strata):
@@ -154,7 +154,7 @@ def test_pretraining_sees_no_image_and_no_group_of_another_split(population, see
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=200), st.integers(1, 1000), st.floats(0, 1))
-def test_packs_hold_every_image_once_and_end_where_a_data_size_ends(sizes, most, share):
+def test_packs_contain_every_image_once_and_end_at_data_sizes(sizes, most, share):
     pretraining = int(share * len(sizes))
     bounds = pack_bounds(np.array(sizes, np.uint64), pretraining, most)
     assert (bounds[0], bounds[-1]) == (0, len(sizes))

@@ -128,7 +128,7 @@ def test_another_precision_or_device_is_not_touched():
     assert calibration.load("H100", "fp32") is None
 
 
-def test_a_damaged_file_says_what_to_do(home: Path):
+def test_a_damaged_file_is_reported_with_a_remedy(home: Path):
     path = calibration.save(FOUND)
     path.write_text("{")
     with pytest.raises(OrchError, match="cannot read the calibration") as caught:

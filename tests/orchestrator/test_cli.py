@@ -135,14 +135,14 @@ def test_cancelling_by_an_expression_names_those_cells(study: Path):
     assert "no cell of tiny has failed" in orch("retry", folder=study).stderr
 
 
-def test_a_law_of_the_studys_own_runs(study: Path):
+def test_a_law_of_the_studys_runs(study: Path):
     made = document(
         "fit-laws", "--law", "power", "--map", "params=params_encoder", "value=heldout_loss", folder=study
     )
     assert {tuple(fit["group"].values()) for fit in made["fits"]} >= {("mae", "all")}
 
 
-def test_a_frontier_that_cannot_be_had_says_why_and_exits_with_3(study: Path):
+def test_a_frontier_that_cannot_be_estimated_is_explained_and_exits_with_3(study: Path):
     done = orch("frontier", "--json", folder=study)
     assert done.returncode == 3
     (group,) = json.loads(done.stdout)["groups"]
@@ -267,7 +267,7 @@ def commands(group: click.Group, prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("name", commands(main))
-def test_every_command_has_help_with_an_example_and_json_where_it_tells(name: str):
+def test_every_command_has_help_with_an_example_and_json_if_it_has_a_result(name: str):
     shown = CliRunner().invoke(main, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert f"orch {name}" in shown.output.replace("\n  ", " ")

@@ -109,7 +109,7 @@ def test_what_is_running_is_not_submitted_again(launching, start, played, tmp_pa
     launching.check_complete(open_study(root), launching.jobs(4, pause=0.1))
 
 
-def test_a_worker_that_slurm_failed_to_start_and_holds_is_replaced(launching, start, played, tmp_path):
+def test_a_held_worker_that_slurm_failed_to_start_is_replaced(launching, start, played, tmp_path):
     root = tmp_path / "study"
     (played / "scancel").write_text(f'#!/bin/bash\necho "$@" >>{played}/scancel.calls\n')
     (played / "scancel").chmod(0o755)
@@ -209,7 +209,7 @@ def test_a_dry_run_shows_the_scripts_and_submits_nothing(launching, played, tmp_
     assert not (study.root / "launches").exists()
 
 
-def test_without_slurm_it_says_so(launching, tmp_path, monkeypatch):
+def test_a_machine_without_slurm_is_reported(launching, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     study = create_study(tmp_path / "study", "s")
     with pytest.raises(OrchError, match="no Slurm on this machine"):
@@ -236,7 +236,7 @@ POLICY = (
         ("sbatch: error: Batch job submission failed: Invalid qos specification", 1, False),
     ],
 )
-def test_a_full_queue_is_told_from_a_request_that_is_too_large(played, words, queued, full):
+def test_a_full_queue_is_distinguished_from_a_request_that_is_too_large(played, words, queued, full):
     if queued:
         (played / "queue" / str(os.getpid())).write_text("7_0|RUNNING|None|another|gpu1\n")
     assert isinstance(slurm.refusal("sbatch", words), slurm.SubmitLimitError) == full

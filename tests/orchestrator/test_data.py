@@ -33,7 +33,7 @@ def packs(tmp_path: Path) -> Path:
     return tmp_path / "packs"
 
 
-def test_packing_tells_what_is_there(tmp_path: Path, packs: Path) -> None:
+def test_packing_prints_what_was_packed(tmp_path: Path, packs: Path) -> None:
     again = run("pack", packs, f"x-ray={IMAGES / 'pneumonia.npz'}", f"microscopy={IMAGES / 'blood.npz'}")
     assert again.exit_code == 0
     assert "4,374 images in" in again.stdout
@@ -110,7 +110,7 @@ def test_one_packer_at_a_time(tmp_path: Path) -> None:
     assert "another `orch data pack` is writing" in done.stderr
 
 
-def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run("pack", tmp_path / "file" / "out", f"us={IMAGES / 'breast.npz'}")
     assert done.exit_code == 2

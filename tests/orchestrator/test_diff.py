@@ -71,7 +71,7 @@ def frame_of(folder: Path, **given: object) -> pl.DataFrame:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(choices, choices)
-def test_every_cell_is_in_the_group_that_sets_of_ids_say(tmp_path: Path, before: dict, after: dict):
+def test_every_cell_is_in_the_group_given_by_sets_of_ids(tmp_path: Path, before: dict, after: dict):
     old, new = frame_of(tmp_path, **before), frame_of(tmp_path, **after)
     changes = diff(old, new)
     olds, news = set(old["id"]), set(new["id"])

@@ -63,7 +63,7 @@ def run(folder: Path, rows: list[str], *words: str, head: str = "N,D,loss") -> t
         ([], "no_data", "no usable row"),
     ],
 )
-def test_a_table_that_allows_no_law_exits_with_3_and_says_what_is_missing(
+def test_a_table_that_allows_no_law_exits_with_3_and_names_what_is_missing(
     tmp_path: Path, rows: list[str], outcome: str, said: str
 ):
     code, document, text = run(tmp_path, rows)
@@ -83,7 +83,7 @@ def test_a_table_that_allows_no_law_exits_with_3_and_says_what_is_missing(
         ([], "no_data"),
     ],
 )
-def test_auto_says_what_is_missing_too(tmp_path: Path, rows: list[str], outcome: str):
+def test_auto_names_what_is_missing_too(tmp_path: Path, rows: list[str], outcome: str):
     code, document, _ = run(tmp_path, rows, "--law", "auto")
     (fit,) = document["fits"]
     assert (code, fit["outcome"], fit["estimates"]) == (3, outcome, {})
@@ -104,7 +104,7 @@ def test_auto_says_what_is_missing_too(tmp_path: Path, rows: list[str], outcome:
         ([*ROWS[:4], '"1e9,2e10,3', *ROWS[4:]], 6, "an open quote"),
     ],
 )
-def test_a_bad_row_is_left_out_by_number_and_reason_and_the_rest_is_fitted(
+def test_a_bad_row_is_skipped_by_number_and_reason_and_the_rest_is_fitted(
     tmp_path: Path, rows: list[str], row: int, reason: str
 ):
     code, document, text = run(tmp_path, rows)
@@ -208,7 +208,7 @@ def test_what_a_law_reads_is_not_its_value(tmp_path: Path):
     assert "both the value" in text
 
 
-def test_a_law_is_read_along_what_is_mapped_though_its_own_variable_is_there(tmp_path: Path):
+def test_a_law_uses_the_mapped_column_even_if_one_has_its_variables_name(tmp_path: Path):
     rows = [f"{n:.8g},{n**2:.8g},{9 * n**-0.2:.8g}" for n in N]
     (tmp_path / "t.csv").write_text("\n".join(["params,C,loss", *rows]) + "\n")
     usual = [
@@ -243,7 +243,7 @@ def test_a_number_may_stand_for_a_column(tmp_path: Path):
     assert json.loads(text)["fits"][0]["estimates"]["x_half"] == pytest.approx(3e7, rel=1e-3)
 
 
-def test_doubts_have_a_line_of_their_own_and_old_reports_go(tmp_path: Path):
+def test_warnings_are_printed_on_separate_lines_and_old_reports_are_removed(tmp_path: Path):
     code, _, text = run(tmp_path, [f"{n:.6g},1,{12 * n**-0.076:.8g}" for n in N])
     assert code == 0
     assert "warning: at_bound: E ended on the bound" in text
@@ -260,7 +260,7 @@ def test_a_column_named_twice_is_one_group_and_an_unknown_one_a_mistake(tmp_path
     assert "no column 'nope'" in text
 
 
-def test_a_frontier_reads_sizes_as_written_and_counts_what_it_leaves_out(tmp_path: Path):
+def test_a_frontier_reads_sizes_as_written_and_counts_skipped_rows(tmp_path: Path):
     rows = [
         f"{n:g}M,{d:g}B,{1.7 + 400 / (n * 1e6) ** 0.34 + 410 / (d * 1e9) ** 0.28:.6g}"
         for n in (10, 100, 1000, 9000)

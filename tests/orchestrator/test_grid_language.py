@@ -106,7 +106,7 @@ def test_every_isoflop_cell_spends_its_budget(tmp_path: Path, budgets: list[floa
     assert frame.filter(pl.col("model") == "a")["samples_seen"].max() >= largest
 
 
-def test_a_size_that_cannot_meet_a_budget_is_left_out(tmp_path: Path):
+def test_a_size_that_cannot_meet_a_budget_is_skipped(tmp_path: Path):
     free = dict(frame_of(tmp_path).unique("model").select("model", "flops_train_image").iter_rows())
     budget = 150 * 64 * free["a"]  # 150 steps of the small model, fewer than 100 of the large one
     block = ISOFLOP[1].replace("BUDGETS", repr(budget))
@@ -133,7 +133,7 @@ def test_a_budget_that_asks_for_more_images_than_there_are_is_refused(tmp_path: 
 # mixes, families, overrides, rules
 
 
-def test_leave_one_out_leaves_out_one_modality_at_a_time(tmp_path: Path):
+def test_leave_one_out_removes_one_modality_at_a_time(tmp_path: Path):
     frame = frame_of(tmp_path, ("mix: all", "mix: [all, leave_one_out(all)]"))
     drawn = {
         row["mix"]: {portion["modality"] for portion in json.loads(row["data"])}
@@ -232,9 +232,7 @@ def test_a_budget_below_one_batch_is_refused_at_its_place(tmp_path: Path):
         ("samples_seen: 64000", "samples_seen: {log_space: [1000, 1e12, 1000000]}"),
     ],
 )
-def test_more_cells_than_memory_holds_are_refused_before_they_are_made(
-    tmp_path: Path, change: tuple[str, str]
-):
+def test_more_cells_than_fit_memory_are_refused_before_they_are_made(tmp_path: Path, change: tuple[str, str]):
     many = ("[1000, 8000]", "{log_space: [100, 8000, 30]}")
     _, _, message = problem_of(tmp_path, change, many)
     assert "the axes make 60,000,000 cells" in message

@@ -83,7 +83,7 @@ def test_tokens_are_unique_and_in_the_order_of_time(tmp_path):
 
 @settings(deadline=None)  # every line is fsynced
 @given(st.lists(st.text(max_size=20), max_size=5), st.integers(0, 30))
-def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path_factory, words, cut):
+def test_a_line_cut_short_by_a_crash_is_skipped(tmp_path_factory, words, cut):
     root = tmp_path_factory.mktemp("journal")
     for word in words:
         write(root, word)
@@ -134,7 +134,7 @@ def test_equal_code_is_frozen_once_and_other_code_beside_it(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("content", [b"", b"PK of somebody else"])
-def test_code_that_is_not_what_its_name_says_is_refused_and_stays(tmp_path, monkeypatch, content):
+def test_code_that_does_not_match_its_hash_is_refused_and_kept(tmp_path, monkeypatch, content):
     """Somebody else's study may hold any code under the name of ours."""
     study = create_study(tmp_path, "s")
     monkeypatch.setattr(freeze, "sources", lambda: {"orch/__init__.py": b""})

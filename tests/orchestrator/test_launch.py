@@ -36,7 +36,7 @@ def test_a_grid_elsewhere_is_launched_in_the_study_where_it_was_planned(grid, tm
     assert find_study(grid).root == study.root
 
 
-def test_a_new_study_for_a_grid_is_said(grid, tmp_path, capsys):
+def test_a_new_study_for_a_grid_is_reported(grid, tmp_path, capsys):
     (grid.parent / "studies" / "theirs" / "study.json").unlink()
     with pytest.raises(OrchError, match="was not planned"):
         find_study(grid)
@@ -80,5 +80,5 @@ def test_the_last_lines_count_every_cell_and_advise_to_retry_where_it_ran(cluste
         ({"remaining": 2}, 0),  # --no-wait
     ],
 )
-def test_the_exit_code_tells_done_from_failed_and_from_stopped(summary, code):
+def test_the_exit_code_distinguishes_done_failed_and_stopped(summary, code):
     assert Summary(study="s", cluster="local", **summary).exit_code == code

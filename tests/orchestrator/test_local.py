@@ -65,7 +65,7 @@ def test_a_worker_killed_in_the_middle_is_noticed_and_its_cell_resumed(launching
     assert sorted(begins)[3] in {0, 5, 10, 15}  # from its last checkpoint
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(launching, start, tmp_path):
+def test_ctrl_c_saves_and_prints_how_to_continue(launching, start, tmp_path):
     jobs = launching.jobs(4, pause=0.1)
     launch = start(tmp_path, "--cells", 4, "--pause", 0.1)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))
@@ -205,7 +205,7 @@ def test_two_processes_train_a_cell_together_and_stop_together(launching, start,
         assert [line["begin"] for line in lines if "begin" in line] == [0, *stops]
 
 
-def test_a_killed_worker_takes_its_processes_along_and_the_cell_goes_on(launching, start, tmp_path):
+def test_a_killed_workers_processes_end_and_the_cell_continues(launching, start, tmp_path):
     jobs, how = launching.jobs(1, pause=0.2), ("--settings", '{"parallel": 1, "gpus": 2}')
     launch = start(tmp_path, "--cells", 1, "--pause", 0.2, *how)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and open_study(tmp_path))

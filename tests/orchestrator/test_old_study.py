@@ -252,7 +252,7 @@ def test_status_is_read_from_the_study_alone(expected: dict[str, Any]):
 
 
 @pytest.mark.usefixtures("folder")
-def test_every_record_says_what_it_said(expected: dict[str, Any]):
+def test_every_record_is_unchanged(expected: dict[str, Any]):
     assert cells() == expected["cells"]
 
 

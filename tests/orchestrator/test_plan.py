@@ -106,7 +106,7 @@ def test_exclude_drops_and_include_adds(folder: Path):
     assert mae.filter(pl.col("seed") == 7)["images"].to_list() == [10]
 
 
-def test_a_grid_without_cells_says_so(folder: Path):
+def test_a_grid_without_cells_is_refused(folder: Path):
     with pytest.raises(OrchError, match="removes every cell"):
         frame_of(folder, ("probes:", "exclude: [images > 0 or images == 0]\nprobes:"))
 
@@ -171,7 +171,7 @@ def test_a_study_of_another_grid_is_refused_and_kept(folder: Path):
     assert (study.root / "plan.json").read_bytes() == kept
 
 
-def test_duplicates_between_splits_are_noted_and_left_out(folder: Path):
+def test_duplicates_between_splits_are_noted_and_removed(folder: Path):
     arrays = dict(np.load(folder / "ct.npz"))
     arrays["val_images"][0] = arrays["train_images"][3]
     np.savez(folder / "ct.npz", **arrays)
@@ -199,7 +199,7 @@ def test_what_is_no_number_is_a_mistake(folder: Path, words: tuple[str, str]):
     assert "hint: " in done.stderr
 
 
-def test_a_frontier_of_a_study_that_has_not_run_says_so(folder: Path):
+def test_a_frontier_of_a_study_that_has_not_run_is_refused(folder: Path):
     CliRunner().invoke(main, ["plan", "grid.yaml"], catch_exceptions=False)
     done = CliRunner().invoke(main, ["frontier"], catch_exceptions=False)
     assert done.exit_code == 2

@@ -41,7 +41,7 @@ def test_the_command_line_wins_over_the_grid_and_that_over_the_users_file(write)
     assert settings.resources("large").options() == options | {"mem": "64G"}
 
 
-def test_without_a_file_and_on_ones_own_machine_nothing_changes(write):
+def test_without_a_file_and_on_a_local_machine_nothing_changes(write):
     bare = settings_of(grid(partition="theirs"), on_slurm())
     assert bare.resources("default").options() == {"partition": "theirs", "nodes": 1}
     write("partition: ours\n")
@@ -73,6 +73,6 @@ def test_a_word_that_is_no_option_of_sbatch_is_refused(word):
         resources_of({}, [word])
 
 
-def test_options_of_slurm_are_refused_on_ones_own_machine():
+def test_options_of_slurm_are_refused_on_a_local_machine():
     with pytest.raises(OrchError, match="--qos is an option of Slurm, and this launch is local"):
         LaunchOptions(resources=resources_of({"qos": "high"}, ()))

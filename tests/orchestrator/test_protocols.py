@@ -52,7 +52,7 @@ def test_an_unknown_protocol_is_named_at_its_place(tmp_path: Path):
     assert caught.value.problems[0].line == GRID.count("\n") + 1
 
 
-def test_a_probe_costs_what_its_protocol_says(tmp_path: Path):
+def test_a_probe_costs_what_its_protocol_computes(tmp_path: Path):
     hours = {
         name: drafted(tmp_path, f"probes: {{protocol: {name}}}\n").frame.filter(
             pl.col("recipe") == "random@1"

@@ -22,7 +22,7 @@ from orch_core.study.attempts import End
 from orch_core.study.folder import create_study
 
 
-def test_slurms_words_say_how_many_processes_train_a_cell():
+def test_slurms_variables_determine_the_number_of_processes_of_a_cell():
     assert ranks.of_allocation({}) == ranks.ONE
     four_nodes = {"SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}
     assert ranks.of_allocation(four_nodes).count == 32
@@ -59,9 +59,7 @@ def test_a_lost_peer_is_the_networks_fault_and_tried_again(tmp_path, words):
     assert not attempts.is_spent([End(how="failed", cause="network")], limit=3)
 
 
-def test_a_process_that_the_kernel_killed_for_want_of_memory_is_told_from_another(
-    launching, tmp_path, monkeypatch
-):
+def test_a_process_killed_for_lack_of_memory_is_recognised(launching, tmp_path, monkeypatch):
     """The kernel counts such kills in /proc/vmstat, whatever the cluster knows."""
     vmstat = tmp_path / "vmstat"
     monkeypatch.setattr(claims, "VMSTAT", vmstat)

@@ -58,7 +58,7 @@ def test_gpus_cost_the_same_however_they_are_asked_for(asked: str):
     assert_frame_equal(plan_of(f"{{device: V100, sbatch: {{{asked}}}}}").frame, plan_of(FOUR).frame)
 
 
-def test_the_users_own_file_reaches_price_and_memory():
+def test_the_users_file_reaches_price_and_memory():
     expected = plan_of("{device: V100, gpus_per_node: 4, usd_per_gpu_hour: 3}")
     Path("home/cluster.yaml").write_text("device: V100\nusd_per_gpu_hour: 3\nsbatch: {gres: 'gpu:4'}\n")
     plan = plan_of("{partition: a}")

@@ -18,7 +18,7 @@ from orch_core.study.summary import summary
 GRIDS = Path(__file__).parent.parent / "data" / "grids"
 
 
-def test_size_classes_take_the_first_rule_that_holds(tmp_path: Path):
+def test_size_classes_take_the_first_rule_that_matches(tmp_path: Path):
     frame_of(
         tmp_path,
         (

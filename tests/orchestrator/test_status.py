@@ -70,7 +70,7 @@ def planned(tmp_path, monkeypatch):
     return make_plan(tmp_path / "grid.yaml")
 
 
-def test_watching_goes_on_until_nothing_is_left(planned, monkeypatch):
+def test_watching_continues_until_nothing_is_left(planned, monkeypatch):
     plan, study = planned
     monkeypatch.setattr("orch.launching.status.WATCH_SECONDS", 0.0)
     pending = []
@@ -167,7 +167,7 @@ def test_cells_dropped_from_the_plan_are_offered_for_cancelling(mixed, launching
     assert operations.dropped_cells(study, jobs) == []
 
 
-def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, start, tmp_path):
+def test_a_cancelled_launch_stops_its_workers_and_a_new_one_continues(launching, start, tmp_path):
     arguments = (tmp_path, "--cells", 4, "--pause", 0.1)
     jobs = launching.jobs(4, pause=0.1)
     launch = start(*arguments)
@@ -181,7 +181,7 @@ def test_a_cancelled_launch_stops_its_workers_and_a_new_one_goes_on(launching, s
     launching.check_complete(study, jobs)
 
 
-def test_single_cells_are_cancelled_while_the_others_go_on(launching, start, tmp_path):
+def test_single_cells_are_cancelled_while_others_continue(launching, start, tmp_path):
     jobs = launching.jobs(3, pause=0.1)
     launch = start(tmp_path, "--cells", 3, "--pause", 0.1)
     study = launching.until(lambda: (tmp_path / "study.json").exists() and create_study(tmp_path, "stand-in"))

@@ -56,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_slope_of_a_task_is_as_wide_as_a_regression_says(tmp_path: Path):
+def test_the_interval_of_a_tasks_slope_equals_that_of_a_regression(tmp_path: Path):
     plan = plan_of(tmp_path)
     (precision,) = expected_precision(plan)
     rows = plan.frame.filter(pl.col("algorithm") == "mae")
@@ -71,7 +71,7 @@ def test_the_slope_of_a_task_is_as_wide_as_a_regression_says(tmp_path: Path):
     assert precision.slopes["many"][0] < precision.slopes["few"][0] / 5
 
 
-def test_controls_tell_nothing_and_the_default_target_lies_beyond_the_grid(tmp_path: Path):
+def test_controls_are_not_forecast_and_the_default_target_is_beyond_the_grid(tmp_path: Path):
     (precision,) = expected_precision(plan_of(tmp_path))
     assert (precision.recipe, precision.mix, precision.cells) == ("mae@1", "all", 40)
     assert precision.target["samples"] == pytest.approx(8e7)
@@ -101,7 +101,7 @@ def test_controls_tell_nothing_and_the_default_target_lies_beyond_the_grid(tmp_p
         ),
     ],
 )
-def test_a_grid_that_cannot_tell_says_why(tmp_path: Path, old: str, new: str, words: str):
+def test_a_grid_that_cannot_fit_a_law_is_explained(tmp_path: Path, old: str, new: str, words: str):
     (precision,) = expected_precision(plan_of(tmp_path, (old, new)))
     assert any(words in warning for warning in precision.loss.warnings), precision.loss.warnings
 

@@ -156,7 +156,7 @@ def planned_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return make_plan(tmp_path / "grid.yaml")
 
 
-def test_the_plan_says_what_is_left_and_what_trunks_save(planned_study):
+def test_the_plan_reports_the_rest_and_what_trunks_save(planned_study):
     plan, _ = planned_study
     numbers = summary(plan)
     seen = plan.frame["flops_train"].sum()

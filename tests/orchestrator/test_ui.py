@@ -73,7 +73,7 @@ def test_a_study_that_was_never_mirrored_is_named(tmp_path: Path) -> None:
     assert "orch sync" in caught.value.hint
 
 
-def test_a_server_that_cannot_start_says_why(recorded: Make) -> None:
+def test_a_server_that_cannot_start_is_explained(recorded: Make) -> None:
     study = recorded(0)
     (study.root / "mlflow.db").write_text("no database " * 100)
     with pytest.raises(OrchError, match="ended with status") as caught:

@@ -266,7 +266,7 @@ def test_a_finished_job_that_is_requeued_finds_nothing_to_do(launching, launch):
     assert before == {path: path.stat().st_mtime_ns for path in study.root.glob("cells/**/*")}
 
 
-def test_job_ids_that_begin_anew_confuse_nobody(launching, launch, start):
+def test_job_ids_that_restart_are_not_confused(launching, launch, start):
     process, study, _ = launch(cells=2, pause=0.01)
     launching.finish(process)
     cluster("wipe")

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("healthy")]
         ({"partition": "short", "time": "60"}, "above the limit of partition short, 10 minutes"),
     ],
 )
-def test_a_bad_option_is_said_before_anything_is_submitted(launching, tmp_path, options, words):
+def test_a_bad_option_is_reported_before_anything_is_submitted(launching, tmp_path, options, words):
     study = create_study(tmp_path, "s")
     asked = ResourceClass.model_validate({"sbatch": options})
     with pytest.raises(OrchError) as caught:
@@ -62,7 +62,7 @@ def test_gpus_and_options_reach_the_workers(launching, start, tmp_path):
     assert {record.provenance["node"] for record in records} == {"gpu4"}
 
 
-def test_cancel_means_cancelled_and_a_new_launch_goes_on(launching, start, tmp_path):
+def test_cancel_stops_a_launch_and_a_new_one_continues(launching, start, tmp_path):
     arguments = (tmp_path, "--cells", 4, "--pause", 0.3, "--settings", '{"cluster": "slurm", "parallel": 2}')
     jobs = launching.jobs(4, pause=0.3)
     launch = start(*arguments)
@@ -106,7 +106,7 @@ def test_a_budget_ends_the_launch_with_everything_saved(launching, start, tmp_pa
     launching.check_complete(open_study(tmp_path), jobs)
 
 
-def test_profiles_give_a_class_its_own_array(launching, start, tmp_path):
+def test_size_classes_get_separate_arrays(launching, start, tmp_path):
     how = '{"cluster": "slurm", "parallel": 4, "classes": {"large": {"sbatch": {"exclude": "gpu[1-3]"}}, "small": {"sbatch": {"exclude": "gpu4"}}}}'
     launching.finish(start(tmp_path, "--models", "large,small", "--cells", 4, "--settings", how))
     study = open_study(tmp_path)

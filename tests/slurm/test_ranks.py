@@ -92,7 +92,7 @@ def test_an_error_of_a_rank_names_itself_and_not_the_peers_that_lost_it(launchin
     launching.until(lambda: not ranks_of(study.root))
 
 
-def test_a_killed_worker_leaves_no_rank_behind_and_its_cell_goes_on(launching, launch):
+def test_a_killed_worker_leaves_no_rank_behind_and_its_cell_continues(launching, launch):
     process, study, jobs = launch(pause=0.3, steps=7)
     os.kill(launching.workers(study.root)[0].pid, signal.SIGKILL)
     launching.finish(process, seconds=120)
