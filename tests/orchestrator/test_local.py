@@ -236,7 +236,7 @@ def test_a_study_that_has_overspent_its_budget_stops_its_workers(launching, tmp_
         token="t",
         limit=3,
         stop=Stop(),
-        tell=lambda *_: None,
+        display=lambda *_: None,
         overspent=lambda: next(spent),
     )
     workers = SimpleNamespace(

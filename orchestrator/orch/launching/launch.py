@@ -135,13 +135,13 @@ def launch_jobs(
         raise disk_full(study, error) from error
     stop = Stop()
     try:
-        with signals_to(stop), progress.live(study) as tell:
+        with signals_to(stop), progress.live(study) as display:
             watch = Watch(
                 study=study,
                 token=launch.token,
                 limit=settings.attempts,
                 stop=stop,
-                tell=tell,
+                display=display,
                 max_seconds=3600 * settings.max_gpu_hours or math.inf,
                 overspent=overspent,
             )
@@ -243,7 +243,8 @@ def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> l
     def look() -> list[JobState]:
         return job_states(watch.study, entries, token=watch.token, limit=watch.limit)
 
-    if main.walk_manifest(context, entries, tell=lambda: watch.tell(look(), 1, "")) == Cause.DISK_FULL:
+    why = main.walk_manifest(context, entries, after_attempt=lambda: watch.display(look(), 1, ""))
+    if why == Cause.DISK_FULL:
         raise disk_full(watch.study)
     return look()
 

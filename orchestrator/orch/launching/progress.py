@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 15.0  # between plain lines while no cell ends
 RUNNING_SHOWN = 8
-Tell = Callable[[Sequence[JobState], int, str], None]
+Display = Callable[[Sequence[JobState], int, str], None]
 
 
 @contextlib.contextmanager
-def live(study: Study) -> Iterator[Tell]:
+def live(study: Study) -> Iterator[Display]:
     """A function to call at every poll with the jobs, the number of workers, and a note on the cluster."""
     if not is_terminal(sys.stderr):
         yield _plain(study)
@@ -89,11 +89,11 @@ def cell_line(study: Study, job: JobState) -> str:
     return f"{cell.name}: {', '.join(parts) or 'starting'}"
 
 
-def _plain(study: Study) -> Tell:
+def _plain(study: Study) -> Display:
     """Lines without control characters: when a cell ends or fails, and every PLAIN_SECONDS in between."""
     last, when = "", -PLAIN_SECONDS
 
-    def tell(jobs: Sequence[JobState], workers: int, note: str) -> None:
+    def display(jobs: Sequence[JobState], workers: int, note: str) -> None:
         nonlocal last, when
         states = Counter(job.state for job in jobs)
         ended = f"{states['done']} {states['diverged']} {states['failed']}"
@@ -105,7 +105,7 @@ def _plain(study: Study) -> Tell:
             if job.state == "running":
                 say(f"  {cell_line(study, job)}")
 
-    return tell
+    return display
 
 
 def _panel(study: Study, jobs: Sequence[JobState], workers: int, note: str) -> Table:

@@ -38,7 +38,7 @@ class Watch:
     token: str
     limit: int
     stop: Stop
-    tell: Callable[[Sequence[JobState], int, str], None]
+    display: Callable[[Sequence[JobState], int, str], None]
     max_seconds: float = math.inf
     overspent: Callable[[], bool] = lambda: False
 
@@ -78,7 +78,7 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
         _refresh(watch, jobs)
         looked = time.monotonic() - began
         here = list(jobs.values())
-        watch.tell(here, workers.alive(), workers.note())
+        watch.display(here, workers.alive(), workers.note())
         pending = [job for job in here if job.state == "pending"]
         if any(job.cause == Cause.DISK_FULL for job in pending):
             _end(workers)

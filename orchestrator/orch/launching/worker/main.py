@@ -105,9 +105,9 @@ def _requeue(stop: Stop, job: str) -> None:
 
 
 def walk_manifest(
-    context: WorkerContext, entries: list[ManifestEntry], *, tell: Callable[[], None] = lambda: None
+    context: WorkerContext, entries: list[ManifestEntry], *, after_attempt: Callable[[], None] = lambda: None
 ) -> str:
-    """Run every entry that can be claimed until none is left; `tell` is called after each attempt.
+    """Run every entry that can be claimed until none is left; `after_attempt` is called after each attempt.
 
     Returns `finished`, or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`, or `too_short` if
     its job's time was up before it could begin.
@@ -128,7 +128,7 @@ def walk_manifest(
             position, idle = position + 1, idle + 1
             continue
         end = attempt_cell(replace(context, first=not begun), entry, attempt)
-        tell()
+        after_attempt()
         idle, begun = 0, True
         if end.cause == Cause.DISK_FULL:
             return Cause.DISK_FULL
