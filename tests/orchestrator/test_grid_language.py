@@ -127,7 +127,7 @@ def test_a_budget_that_no_size_can_meet_is_refused_at_its_place(tmp_path: Path):
 def test_a_budget_that_asks_for_more_images_than_there_are_is_refused(tmp_path: Path):
     block = ISOFLOP[1].replace("BUDGETS", "1e19").replace("images: 1000", "epochs: 1")
     *_, message = problem_of(tmp_path, (ISOFLOP[0], block), NO_PRODUCT, NO_LENGTH)
-    assert "it has 110,000 for pretraining" in message
+    assert "has 110,000 for pretraining" in message
 
 
 # mixes, families, overrides, rules
