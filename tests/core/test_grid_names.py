@@ -79,8 +79,8 @@ def test_a_tilde_is_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("declared", "classes", "columns", "fault"),
     [
-        ("binary-class", 3, 1, "3 classes"), ("multi-class", 3, 3, "3 columns"), ("ordinal-regression", 3, 3, "3 columns"),
-        ("multi-label", 3, 1, "one column"), ("binary-class", 2, 1, ""), ("multi-class", 3, 1, ""), ("multi-label", 3, 3, ""),
+        ("binary-class", 3, 1, "3 classes"), ("multi-class", 3, 3, "3 label columns"), ("ordinal-regression", 3, 3, "3 label columns"),
+        ("multi-label", 3, 1, "one label column"), ("binary-class", 2, 1, ""), ("multi-class", 3, 1, ""), ("multi-label", 3, 3, ""),
     ],
 )  # fmt: skip
 def test_a_task_is_of_the_kind_that_its_labels_are(
