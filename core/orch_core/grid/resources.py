@@ -17,21 +17,9 @@ DEFAULT = "default"  # the class of cells that no rule of `cluster.classes` matc
 NAMED = ("partition", "account", "qos", "gpus_per_node", "nodes", "time")  # fields, named as in sbatch
 GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gres")  # in `sbatch`, they replace gpus_per_node
 SHORT = {"A": "account", "G": "gpus", "N": "nodes", "n": "ntasks", "p": "partition", "q": "qos", "t": "time"}
-SET_BY_ORCH = frozenset(
-    {
-        "array",
-        "chdir",
-        "error",
-        "job-name",
-        "open-mode",
-        "output",
-        "parsable",
-        "signal",
-        "test-only",
-        "wait",
-        "wrap",
-    }
-)
+SET_BY_ORCH = frozenset({
+    "array", "chdir", "error", "job-name", "open-mode", "output", "parsable", "signal", "test-only", "wait", "wrap",
+})  # fmt: skip
 
 
 def minutes_of(text: str | int, *, exact: bool = False) -> float:

@@ -192,12 +192,7 @@ def read_launch(root: Path, token: str) -> Launch:
 def manifest(root: Path, token: str, group: str = "") -> list[ManifestEntry]:
     """The entries of a launch, those of one resource class if `group` is given."""
     return [
-        ManifestEntry(
-            id=document["id"],
-            job=job_from_json(document["job"]),
-            group=document["group"],
-            after=document["after"],
-        )
+        _entry(document, job_from_json(document["job"]))
         for document in _manifest_lines(root, token)
         if not group or document["group"] == group
     ]
@@ -206,15 +201,14 @@ def manifest(root: Path, token: str, group: str = "") -> list[ManifestEntry]:
 def entries_of(root: Path, token: str, jobs: Mapping[str, Job]) -> dict[str, ManifestEntry]:
     """By cell id, the entries of a launch for these jobs, without parsing the jobs of the manifest."""
     return {
-        document["id"]: ManifestEntry(
-            id=document["id"],
-            job=jobs[document["id"]],
-            group=document["group"],
-            after=document["after"],
-        )
+        document["id"]: _entry(document, jobs[document["id"]])
         for document in _manifest_lines(root, token)
         if document["id"] in jobs
     }
+
+
+def _entry(document: Mapping[str, Any], job: Job) -> ManifestEntry:
+    return ManifestEntry(id=document["id"], job=job, group=document["group"], after=document["after"])
 
 
 def cell_ids(root: Path, token: str) -> set[str]:

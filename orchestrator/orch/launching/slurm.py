@@ -21,20 +21,10 @@ from orch_core.study.record import Cause
 COMMAND_SECONDS = 60.0
 STRANGE = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SRUN_", "SALLOC_")
 KEPT = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})  # they select the cluster
-TERMINAL = frozenset(
-    [
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "TIMEOUT",
-        "REVOKED",
-    ]
-)
+TERMINAL = frozenset({
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "REVOKED", "TIMEOUT",
+})  # fmt: skip
 """squeue's states of jobs that have ended; a requeued PREEMPTED or NODE_FAIL job returns as PENDING."""
 DEATHS = {
     "NODE_FAIL": (Cause.NODE_FAILURE, "its node failed"),

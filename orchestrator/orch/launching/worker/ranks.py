@@ -46,13 +46,8 @@ END_SECONDS = 20.0  # that the other nodes' agents get to end their ranks after 
 LOG_LINES = 40
 GENTLE = frozenset({-signal.SIGUSR2, -signal.SIGTERM})
 FIRST_CAUSES = (
-    Cause.OUT_OF_MEMORY,
-    Cause.DISK_FULL,
-    Cause.BAD_DATA,
-    Cause.KILLED,
-    Cause.CODE_ERROR,
-    Cause.NETWORK,
-)
+    Cause.OUT_OF_MEMORY, Cause.DISK_FULL, Cause.BAD_DATA, Cause.KILLED, Cause.CODE_ERROR, Cause.NETWORK
+)  # fmt: skip
 """Of several failed ranks, the reason is that with the first of these causes: others lost their peer."""
 
 
