@@ -48,7 +48,7 @@ def test_mae_decoder_is_the_official_one_at_vit_large():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (("mask_ration", 0.5), ["mask_ration", "did you mean `mask_ratio`"]),
+        (("mask_ration", 0.5), ["mask_ration", "did you mean 'mask_ratio'"]),
         (("mask_ratio", 2.0), ["mask_ratio", "0.05 to 0.95"]),
         (("mask_ratio", True), ["mask_ratio", "expected float"]),
         (("norm_pixels", 1), ["norm_pixels", "expected bool"]),
@@ -66,7 +66,7 @@ def test_an_override_replaces_the_rule_and_an_integer_serves_as_a_float():
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest():
-    with pytest.raises(OrchError, match="`mae@1`"):
+    with pytest.raises(OrchError, match="'mae@1'"):
         recipe_of(make_cell(None, "mea@1"))
 
 

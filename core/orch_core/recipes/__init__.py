@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 
@@ -10,6 +9,7 @@ from orch_core.cell import Cell, algorithm_of
 from orch_core.errors import OrchError
 from orch_core.identity import digest
 from orch_core.recipes.base import Constant, Recipe, Value
+from orch_core.yaml import did_you_mean
 
 __all__ = [
     "RECIPES",
@@ -34,11 +34,10 @@ RECIPES: dict[str, Recipe] = _found()
 
 def recipe_named(name: str) -> Recipe:
     """The recipe called `mae@1`; raises OrchError with the nearest names for an unknown one."""
-    try:
-        return RECIPES[name]
-    except KeyError:
-        message = f"no recipe is called `{name}`"
-        raise OrchError(message, hint=_candidates(name, list(RECIPES))) from None
+    if name not in RECIPES:
+        message = f"no recipe is called `{name}`{did_you_mean(name, RECIPES)}"
+        raise OrchError(message, hint="use a version of orch that has it, or another algorithm")
+    return RECIPES[name]
 
 
 def recipe_of_algorithm(algorithm: str) -> Recipe | None:
@@ -52,7 +51,7 @@ def recipe_of(cell: Cell) -> Recipe:
 
 
 def constants(cell: Cell) -> dict[str, Value]:
-    """Every constant of the cell's recipe, the cell's overrides applied.
+    """Every constant of the cell's recipe, with the cell's overrides.
 
     Raises OrchError for an override that the recipe does not have, of another type, or out of its range.
     """
@@ -60,8 +59,8 @@ def constants(cell: Cell) -> dict[str, Value]:
     values = {name: constant.of(cell) for name, constant in recipe.constants.items()}
     for name, value in cell.overrides:
         if name not in values:
-            message = f"{recipe.id} has no constant `{name}`"
-            raise OrchError(message, hint=_candidates(name, list(values)))
+            message = f"{recipe.id} has no constant `{name}`{did_you_mean(name, values)}"
+            raise OrchError(message, hint="correct `overrides` in the grid")
         values[name] = _checked(recipe, name, value, values[name])
     return values
 
@@ -89,12 +88,3 @@ def _checked(recipe: Recipe, name: str, value: Value, default: Value) -> Value:
         message = f"{recipe.id}: `{name}` is {value!r}, allowed are {constant.low:g} to {constant.high:g}"
         raise OrchError(message, hint=f"its value here is {default!r}")
     return value
-
-
-def _candidates(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return (
-        f"did you mean {' or '.join(f'`{candidate}`' for candidate in near)}?"
-        if near
-        else f"known: {', '.join(known)}"
-    )
