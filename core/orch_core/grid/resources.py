@@ -18,7 +18,8 @@ NAMED = ("partition", "account", "qos", "gpus_per_node", "nodes", "time")  # fie
 GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gres")  # in `sbatch`, they replace gpus_per_node
 SHORT = {"A": "account", "G": "gpus", "N": "nodes", "n": "ntasks", "p": "partition", "q": "qos", "t": "time"}
 SET_BY_ORCH = frozenset({
-    "array", "chdir", "error", "job-name", "open-mode", "output", "parsable", "signal", "test-only", "wait", "wrap",
+    "array", "chdir", "error", "job-name", "open-mode", "output", "parsable", "signal", "test-only", "wait",
+    "wrap",
 })  # fmt: skip
 
 
