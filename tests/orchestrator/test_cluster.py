@@ -53,6 +53,12 @@ def test_arrays_are_split_under_max_array_size(launching, start, played, tmp_pat
     launching.until(lambda: len(list(root.glob("cells/*/record.json"))) == 7)
 
 
+@pytest.mark.parametrize(("answer", "seconds"), [("1:00:00", 3600), ("UNLIMITED", math.inf), ("", math.inf)])
+def test_the_time_left_to_a_job_that_squeue_does_not_list_is_unlimited(monkeypatch, answer, seconds):
+    monkeypatch.setattr(slurm, "run", lambda *_, **__: answer)
+    assert slurm.seconds_left("7") == seconds
+
+
 def test_a_submit_limit_means_fewer_workers(launching, start, played, tmp_path):
     (played / "limit").write_text("1")
     root = tmp_path / "study"

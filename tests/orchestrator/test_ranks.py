@@ -120,8 +120,6 @@ def test_side_by_side_a_crash_gives_no_reason_and_the_weightiest_reason_counts(
     ends = iter(["finished", "deadline", "signal"])
     real = subprocess.Popen
     monkeypatch.setattr(
-        subprocess, "Popen", lambda _, **how: real(["echo", "some talk\n" + next(ends)], **how)
+        subprocess, "Popen", lambda _, **how: real(["echo", f"some talk\n{next(ends)}\nlast talk"], **how)
     )
-    assert (
-        side_by_side.side_by_side((), 3, Stop()) == "deadline"
-    )  # one that must come back brings the job back
+    assert side_by_side.side_by_side((), 3, Stop()) == "deadline"  # an unfinished one requeues the job

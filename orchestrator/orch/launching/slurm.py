@@ -205,9 +205,8 @@ def cause_of_death(job: str, token: str, restart: int) -> tuple[Cause, str]:
 def seconds_left(job: str) -> float:
     """Seconds until a job's time limit; infinite if there is none or Slurm does not answer."""
     with contextlib.suppress(OrchError, ValueError):
-        return 60.0 * minutes_of(
-            run("squeue", "-h", "-j", job, "-o", "%L", seconds=15).split()[0], exact=True
-        )
+        left, *_ = run("squeue", "-h", "-j", job, "-o", "%L", seconds=15).split()
+        return 60.0 * minutes_of(left, exact=True)
     return math.inf
 
 

@@ -38,10 +38,10 @@ def side_by_side(arguments: Sequence[str], cells: int, stop: Stop) -> str:
         if stop.wanted() and not passed_on:
             passed_on = True
             for process in processes:
-                process.send_signal(signal.SIGUSR2 if stop.reason == "deadline" else signal.SIGTERM)
+                process.send_signal(signal.SIGUSR2 if stop.reason == Cause.DEADLINE else signal.SIGTERM)
         time.sleep(POLL_SECONDS)
-    printed = [process.communicate()[0].splitlines()[-1:] for process in processes]
-    return max((reason for reasons in printed for reason in reasons), key=REASONS.index, default=Cause.SIGNAL)
+    printed = [line for process in processes for line in process.communicate()[0].splitlines()]
+    return max((line for line in printed if line in REASONS), key=REASONS.index, default=Cause.SIGNAL)
 
 
 def share_of(number: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
