@@ -53,10 +53,7 @@ def frontier(
         frame = read_curves(study, read_results(study).pretraining).filter(pl.col("heldout_loss") > 0)
         if frame.is_empty():
             message = f"{study.name} has no training curve yet"
-            raise OrchError(
-                message,
-                hint="`orch launch` runs the cells that are planned; `orch status` shows their progress",
-            )
+            raise OrchError(message, hint="run `orch launch`; `orch status` shows the progress")
         group_by = group_by or ("algorithm", "mix")
         columns = {"value": "heldout_loss", "params": "params_encoder", "samples": "samples_seen"}
         columns |= {"flops": "flops_spent", "run": "cell"}

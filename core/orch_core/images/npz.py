@@ -114,9 +114,7 @@ def _check_images(path: Path, split: str, dtype: np.dtype[np.generic], shape: tu
         wrong = 0 in shape[1:]
     if wrong:
         message = f"{path}: {split}_images is {dtype} {list(shape)}"
-        raise OrchError(
-            message, hint="images must be uint8 [n, h, w] or [n, h, w, 3], as MedMNIST stores them"
-        )
+        raise OrchError(message, hint="images must be uint8 [n, h, w] or [n, h, w, 3], as in MedMNIST")
 
 
 def _labels(archive: zipfile.ZipFile, path: Path, split: str) -> Labels:

@@ -62,8 +62,7 @@ def save_checkpoint(
 ) -> Path:
     """Write a state, then remove all but the last `keep` (None: remove none). All processes call it.
 
-    facts:   what is not a tensor, as JSON, from rank 0; `cell` is the state's cell, `step` the number of
-             steps taken
+    facts:   what is not a tensor, as JSON, from rank 0; among them `cell` and `step`, the steps taken
     scratch: folder where the parts are collected, used by this run only (default: `folder`)
 
     A state of that step that exists already is kept. Raises OSError in all processes if one cannot write its

@@ -38,9 +38,7 @@ def build_encoder(cell: Cell, *, drop_path: float = 0.0) -> VisionTransformer:
     if cell.resolution % cell.patch or model.width % model.heads:
         sizes = f"a patch of {cell.patch} must divide {cell.resolution}"
         message = f"{sizes}, and {model.heads} heads must divide width {model.width}"
-        raise OrchError(
-            message, hint="choose a patch that divides the resolution and heads that divide the width"
-        )
+        raise OrchError(message, hint="choose a patch and heads that divide these numbers")
     encoder = VisionTransformer(
         img_size=cell.resolution,
         patch_size=cell.patch,
@@ -260,9 +258,7 @@ def load_encoder(cell: Cell, path: Path) -> VisionTransformer:
         encoder.load_state_dict(load_file(path))
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         message = f"{path} is missing, damaged, or not the encoder of this cell: {error}"
-        raise OrchError(
-            message, hint="delete the cell's record.json, and `orch launch` trains it again"
-        ) from error
+        raise OrchError(message, hint="delete its record.json: `orch launch` then trains it again") from error
     return encoder.eval()
 
 

@@ -29,9 +29,7 @@ class Solutions:
 
     def scores(self, features: Tensor) -> NDArray[np.float64]:
         """Logits [s, n, k] of features [n, d]."""
-        logits: NDArray[np.float64] = (
-            torch.matmul(features, self.weights) + self.intercepts[:, None]
-        ).numpy()
+        logits: NDArray[np.float64] = (features @ self.weights + self.intercepts[:, None]).numpy()
         return logits
 
 

@@ -76,10 +76,7 @@ class Interval:
 def bootstrap(
     scores: Floats, labels: Ints, kind: str, classes: int, rng: np.random.Generator
 ) -> tuple[Interval, Interval, Floats]:
-    """Intervals of AUC and accuracy, and the AUCs, from 1,000 resamples of the images.
-
-    Resamples are stratified by class; those of multi-label tasks are not.
-    """
+    """Intervals of AUC and accuracy, and AUCs, of 1,000 resamples within classes (not for multi-label)."""
     truth, right = indicator(labels, kind, classes), correct(scores, labels, kind)
     strata = np.zeros(len(labels), np.int64) if kind == "multi-label" else labels[:, 0]
     areas, accuracies = [], []

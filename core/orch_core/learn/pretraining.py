@@ -122,9 +122,7 @@ def _smaller(memory_plan: MemoryPlan, cell: Cell, error: BaseException) -> Memor
     rows = memory_plan.micro_batch or cell.batch
     if rows == 1 and memory_plan.checkpointing:
         message = f"out of memory with one image at a time: {error}"
-        raise OrchError(
-            message, hint="ask for a device with more memory, or a smaller model or resolution"
-        ) from None
+        raise OrchError(message, hint="choose a device with more memory, or a smaller model") from None
     return (
         replace(memory_plan, checkpointing=True) if rows == 1 else replace(memory_plan, micro_batch=rows // 2)
     )

@@ -107,9 +107,7 @@ def build_step(
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         message = f"{torch.cuda.get_device_name(device)} does not support bf16"
-        raise OrchError(
-            message, hint="set `precision: fp16` or `fp32` in the grid, or choose another partition"
-        )
+        raise OrchError(message, hint="set `precision: fp16` or `fp32`, or choose another partition")
     module: torch.nn.Module = objective.module
     if distributed.world() > 1 and sharding.is_large(module):
         sharding.shard(module)

@@ -71,9 +71,7 @@ def limits_of(plan: Plan, *, gpu_hours: float | None = None, usd: float | None =
     )
     if given.usd is not None and not given.usd_per_hour:
         message = f"a budget of {given.usd:g} USD needs the price of a device-hour"
-        raise OrchError(
-            message, hint="set cluster.usd_per_gpu_hour in the grid, or give a budget in GPU-hours"
-        )
+        raise OrchError(message, hint="set cluster.usd_per_gpu_hour, or give a budget in GPU-hours")
     return given
 
 

@@ -8,10 +8,9 @@ every step's batch of either, and reads a `Packed` ahead in worker processes.
 from orch_core.learn.data.batch import Batch, as_tensor, chunks_of, to_device
 from orch_core.learn.data.loader import batches, workers_here
 from orch_core.learn.data.packed import Packed
-from orch_core.learn.data.sets import ORIENTATION_FREE, held_out_set, pretraining_set
+from orch_core.learn.data.sets import held_out_set, pretraining_set
 
 __all__ = [
-    "ORIENTATION_FREE",
     "Batch",
     "Packed",
     "as_tensor",
