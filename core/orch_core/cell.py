@@ -183,6 +183,11 @@ class Probe:
             }
         )
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its record in that of its cell."""
+        return f"{self.task}-{self.id[:8]}"
+
 
 def probe_from_json(document: Mapping[str, Any]) -> Probe:
     """The probe that `asdict` wrote; raises TypeError on another document."""

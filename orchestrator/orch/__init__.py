@@ -5,8 +5,8 @@ command prints: `print` displays it, and `to_json` contains its numbers. The def
                 last in
 the working directory. Laws, fits and reports are in `orch_analysis`.
 
-Packages and modules: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
-                   `fit_laws` and
+Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
+                   `fit_laws`, `compare` and
 `compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orch.compare import CellComparison
+    from orch.compare import CompareOptions as CompareOptions
     from orch.launching.cell_report import CellReport
     from orch.launching.operations import Cancelled
     from orch.launching.settings import LaunchOptions as LaunchOptions
@@ -38,6 +40,7 @@ else:
     __getattr__ = public(
         __name__,
         {
+            "orch.compare": "CompareOptions",
             "orch.planning.planner": "PlanOptions",
             "orch.planning.suggest": "SuggestOptions",
             "orch.launching.settings": "LaunchOptions",
@@ -46,12 +49,14 @@ else:
     )[1]
 
 __all__ = [
+    "CompareOptions",
     "LaunchOptions",
     "PlanOptions",
     "ResourceClass",
     "SuggestOptions",
     "calibrate",
     "cancel",
+    "compare",
     "coverage",
     "launch",
     "open_study",
@@ -157,6 +162,21 @@ def why(cell: str, study: str | Path | None = None) -> CellReport:
 
     opened = open_study(study)
     return cell_report.report(opened, operations.find_cell(opened, cell))
+
+
+def compare(
+    first: str, second: str, study: str | Path | None = None, options: CompareOptions | None = None
+) -> CellComparison:
+    """The differences between two cells of a study on the test images of every probe that both have.
+
+    first, second: names of cells, or the beginnings of their ids. Raises OrchError if they share no such probe.
+    """
+    from orch.compare import CompareOptions, compare_cells
+    from orch.launching.operations import find_cell
+
+    opened = open_study(study)
+    cells = (find_cell(opened, first), find_cell(opened, second))
+    return compare_cells(opened, *cells, options or CompareOptions())
 
 
 def sync(study: str | Path | None = None, tracking_uri: str | None = None) -> SyncSummary:

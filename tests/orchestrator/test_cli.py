@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,41 @@ def test_why_and_logs_know_a_cell_by_its_name(study: Path):
     assert wrong.returncode == 2
     assert "did you mean 'mae-a-all-16-s0'" in wrong.stderr
     assert orch("logs", "mae-a-all-16-s0", folder=study).returncode == 0
+
+
+def test_two_cells_are_compared_on_the_test_images_of_their_probes(study: Path):
+    found = document("compare", "random-a-s0", "mae-a-all-16-s0", folder=study)
+    assert [(row["task"], row["protocol"], row["found"]["metric"]) for row in found["rows"]] == [
+        ("ct", "linear@1", "auc"),
+        ("ct", "linear@1", "accuracy"),
+    ]
+    auc, accuracy = (row["found"] for row in found["rows"])
+    before, after = (
+        document("why", cell, folder=study)["probes"]["ct"] for cell in ("random-a-s0", "mae-a-all-16-s0")
+    )
+    assert auc["first"] == pytest.approx(before["auc"], abs=2e-3)  # float16
+    assert auc["second"] == pytest.approx(after["auc"], abs=2e-3)
+    assert accuracy["difference"] == pytest.approx(after["accuracy"] - before["accuracy"], abs=1e-12)
+    assert auc["lo"] <= auc["difference"] <= auc["hi"]
+    assert "DeLong" in orch("compare", "random-a-s0", "mae-a-all-16-s0", folder=study).stdout
+    wrong = orch("compare", "random-a-s0", "mae-a-all-16-s0", "--metric", "acu", folder=study)
+    assert wrong.returncode == 2
+    assert "balanced_accuracy" in wrong.stderr
+
+
+def test_a_protocol_that_is_added_runs_the_new_probes_alone(study: Path, tmp_path: Path):
+    shutil.copytree(study, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    before = {path: path.read_bytes() for path in folder.glob("studies/tiny/cells/**/record.json")}
+    added = GRID + "probes: {protocol: [linear@1, fewshot@1]}\n"
+    (folder / "grid.yaml").write_text(added)
+    plan = document("plan", "grid.yaml", folder=folder)
+    assert (plan["states"], plan["probes_left"]) == ({"new": 0, "partial": 10, "done": 0}, 10)
+    assert orch("launch", "--cluster", "debug", folder=folder).returncode == 0
+    after = {path: path.read_bytes() for path in folder.glob("studies/tiny/cells/**/record.json")}
+    assert before.items() <= after.items()
+    new = [path for path in after.keys() - before.keys() if path.parent.parent.name == "probes"]
+    assert len(new) == 10
 
 
 def test_cancelling_by_an_expression_names_those_cells(study: Path):

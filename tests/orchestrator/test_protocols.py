@@ -77,3 +77,26 @@ def test_the_raw_pixel_control_is_priced_in_memory_and_time(tmp_path: Path):
         assert found[side][0] == pixels.projection_bytes(96, 196, side * side, 100)
     assert found[112][0] > found[28][0] > 0
     assert found[112][1] > found[28][1] > 0
+
+
+def test_training_protocols_are_priced_by_their_passes_and_epochs(tmp_path: Path):
+    """By hand: fine-tuning is 50 epochs of 3 passes on train and 1 on val; attention is linear in the tokens."""
+    size = TaskSize(train=1000, val=200, test=300, classes=5)
+    assert protocol_named("finetune@1").cost(size).encoder_images == 50 * (3 * 1000 + 200) + 500
+    attentive = protocol_named("attentive@1").cost(size)
+    assert attentive.token_flops == 60 * (3 * 1000 + 200) * 32 * 4
+    assert attentive.encoder_images == 1500
+    assert protocol_named("biovfm-linear@1").cost(size).solver_flops == 100 * (3 * 1000 + 200) * 2 * 5
+    assert protocol_named("fewshot@1").cost(size).solver_flops == 5 * 100 * 5 * 500 * 2 * 2
+    hours = {
+        name: drafted(tmp_path, f"probes: {{protocol: {name}}}\n").frame.filter(
+            pl.col("recipe") == "random@1"
+        )
+        for name in ("knn@1", "attentive@1", "finetune@1")
+    }
+    knn, attentive, finetune = (frame["hours_probes"].item() for frame in hours.values())
+    assert knn < attentive < finetune
+    forward = hours["knn@1"]["flops_forward"].item()
+    solver = protocol_named("knn@1").cost(TaskSize(train=96, val=40, test=60, classes=2)).solver_flops * 64
+    expected = (196 + 50 * (3 * 96 + 40) + 100) * forward / (196 * forward + solver)
+    assert finetune / knn == pytest.approx(expected)

@@ -14,8 +14,19 @@ from orch_analysis.reports.factor_sentences import family, strength
 from orch_analysis.tables.export import Table
 from orch_analysis.tasks.contrasts import Contrast
 from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
+from orch_analysis.tasks.protocols import AcrossProtocols, Estimate
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
-from orch_core.formatting import count, duration, interval, number, p_value, plural, power, significant
+from orch_core.formatting import (
+    MISSING,
+    count,
+    duration,
+    interval,
+    number,
+    p_value,
+    plural,
+    power,
+    significant,
+)
 
 SHOWN = 60  # rows of a table on the page; the files have all
 EDGE = 1e-6  # distance, relative above 1, from a bound at which an estimate is on it
@@ -152,6 +163,32 @@ def contrasts(rows: Sequence[Contrast], files: tuple[str, ...]) -> Table:
         head=("axis", "value", "compared with", "difference [95%]", "tasks with higher AUC", "pairs of cells"),
         strong=frozenset(index for index, row in enumerate(rows[:SHOWN]) if row.differs),
     )  # fmt: skip
+
+
+def protocols(rows: Sequence[AcrossProtocols], files: tuple[str, ...]) -> Table:
+    """Slopes and differences under every protocol, those whose sign changes first; empty with one protocol."""
+    ordered = sorted(rows, key=lambda row: (not row.reverses, row.keeps_sign))
+    names = sorted({name for row in rows for name in row.estimates})
+    body = [
+        (row.quantity, row.subject, row.task, *(_estimate(row.estimates.get(name)) for name in names),
+         "yes" if row.keeps_sign else "no, and both are clear" if row.reverses else "no")
+        for row in ordered[:SHOWN]
+    ]  # fmt: skip
+    return Table(
+        name="table-protocols", title="Slopes and differences under every probing protocol.", files=files,
+        rows=tuple(body), words=3,
+        note="Slopes are of the error (1 − AUC) in encoder parameters, differences are of test AUC over tasks, both with 95% "
+        f"intervals. Two protocols are clear where both intervals exclude zero.{_rest(len(rows))}",
+        head=("quantity", "of", "task", *names, "one sign"),
+        strong=frozenset(index for index, row in enumerate(ordered[:SHOWN]) if not row.keeps_sign),
+    )  # fmt: skip
+
+
+def _estimate(found: Estimate | None) -> str:
+    if found is None:
+        return MISSING
+    value, ends = found
+    return interval(value, *(ends or (None, None)), signed=True)
 
 
 def _matches(row: Slope, **wanted: str) -> bool:

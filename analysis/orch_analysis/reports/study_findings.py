@@ -13,9 +13,10 @@ from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
-from orch_analysis.tasks import correlation, slopes
+from orch_analysis.tasks import correlation, protocols, slopes
 from orch_analysis.tasks.contrasts import Contrast, contrasts
 from orch_analysis.tasks.factors import FACTORS, chosen_factors, task_factors, varying_factors
+from orch_analysis.tasks.protocols import AcrossProtocols
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
 from orch_core.formatting import listed
@@ -37,7 +38,7 @@ class DeviceTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyFindings:
-    """Every number of a study's report.
+    """Every number of a study's report. With several probing protocols, all but `protocols` are of one of them.
 
     curves: logged points of training; cells: the grid with states and minutes; scored: probes with what they are
     measured against; best, mixed: rows of `best_cells` and `mix_rows`; mixes: per algorithm its main mix; loss, probes:
@@ -61,6 +62,7 @@ class StudyFindings:
     frontiers: Mapping[str, Frontier]
     probes: Sequence[Slope]
     contrasts: Sequence[Contrast]
+    protocols: Sequence[AcrossProtocols]
     factors: pl.DataFrame
     grouped: pl.DataFrame
     factor_names: Sequence[str]
@@ -79,7 +81,8 @@ def study_findings(
     factors: those that the slopes are correlated with; all by default. Raises OrchError if no cell is finished, and for
     an unknown factor.
     """
-    found = study_tables.read_results(study)
+    everything = study_tables.read_results(study)
+    found = protocols.by_main_protocol(everything)
     if found.pretraining.is_empty():
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
         why = listed([f"{count} {cause}" for cause, count in causes])
@@ -99,7 +102,7 @@ def study_findings(
     return StudyFindings(
         study=study,
         results=found,
-        device_time=_device_time(found),
+        device_time=_device_time(everything),
         curves=curves,
         cells=study_tables.grid_cells(study, found),
         scored=scored,
@@ -112,6 +115,7 @@ def study_findings(
         frontiers=_frontiers(curves, _one_unit(found.pretraining, mixes), seed),
         probes=probes,
         contrasts=contrasts(scored),
+        protocols=protocols.across_protocols(everything),
         factors=described,
         grouped=grouped,
         factor_names=names,

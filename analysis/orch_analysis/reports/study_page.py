@@ -88,6 +88,7 @@ def _slopes(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
         page_tables.task_laws(found.probes, found.mixes, files["slopes"]),
         page_tables.task_axes(found.probes, found.mixes, files["slopes"]),
         page_tables.contrasts(found.contrasts, files["contrasts"]),
+        page_tables.protocols(found.protocols, files["protocols"]),
         page_tables.slopes([*found.loss, *found.probes], files["slopes"]),
     ]
     return Section(id="slopes", title="Downstream scaling", blocks=blocks)

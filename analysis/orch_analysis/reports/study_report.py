@@ -17,6 +17,7 @@ from orch_analysis.reports.study_page import study_page
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
 from orch_analysis.tasks.contrasts import contrast_table
+from orch_analysis.tasks.protocols import protocol_table
 from orch_analysis.tasks.slopes import slope_table
 from orch_core.files import write_atomic
 from orch_core.study.folder import open_study
@@ -56,6 +57,7 @@ def _save_tables(found: StudyFindings, folder: Path) -> dict[str, tuple[str, ...
         "slopes": slope_table([*found.loss, *found.probes]),
         "joint": fit_table(found.joint),
         "contrasts": contrast_table(found.contrasts),
+        "protocols": protocol_table(found.protocols),
         "factors": found.grouped,
         "correlations": pl.concat(
             [frame.with_columns(value=pl.lit(value)) for value, frame in found.correlations.items()]

@@ -12,6 +12,7 @@ from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
+from orch_analysis.tasks.protocols import AcrossProtocols
 from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, loss_obstacle, same_axis, tied
 from orch_core.formatting import count, duration, interval, listed, number, plural
 from orch_core.recipes import recipe_of_algorithm
@@ -40,6 +41,7 @@ def answers(found: StudyFindings) -> list[Answer]:
         *gain_answers(found.best),
         *task_answers(found.probes, found.mixes),
         *contrast_answers(found),
+        *protocol_answer(found.protocols),
         *factor_answer(found.correlations["auc"], "the slopes of AUC in encoder size"),
         *missing_answer(found.results.ledger),
     ]
@@ -307,6 +309,27 @@ def _contrast_claim(axis: str, ordered: Sequence[Contrast]) -> str:
     if not one.differs:
         return f"test AUC shows no clear difference between {first} and {second}"
     return f"test AUC is {'higher' if one.mean > 0 else 'lower'} with {second} than with {first}"
+
+
+def protocol_answer(rows: Sequence[AcrossProtocols]) -> list[Answer]:
+    """Whether slopes and differences keep their sign under every probing protocol; none with one protocol."""
+    if not rows:
+        return []
+    names = sorted({name for row in rows for name in row.estimates})
+    parts = []
+    for quantity, words in (("slope", "slopes in encoder size"), ("difference", "differences in AUC")):
+        some = [row for row in rows if row.quantity == quantity]
+        if some:
+            kept, reversed_ = sum(row.keeps_sign for row in some), sum(row.reverses for row in some)
+            parts.append(
+                f"{kept} of {len(some)} {words} keep their sign, {reversed_} have clear estimates of both signs"
+            )
+    kept = sum(row.keeps_sign for row in rows)
+    claim = f"{kept} of {len(rows)} slopes and differences have one sign under {listed(names)}."
+    verdict: Literal["yes", "no", "unclear"] = (
+        "yes" if kept == len(rows) else "no" if kept < len(rows) / 2 else "unclear"
+    )
+    return [Answer(verdict=verdict, claim=claim, numbers=f"{'; '.join(parts)}.")]
 
 
 def missing_answer(ledger: pl.DataFrame) -> list[Answer]:

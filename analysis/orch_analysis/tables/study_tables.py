@@ -51,6 +51,7 @@ SIZES: Mapping[str, Any] = dict.fromkeys(
 )
 PROBE: Mapping[str, Any] = {
     "task": pl.String,
+    "task_name": pl.String,
     "probe": pl.String,
     "protocol": pl.String,
     "train_limit": pl.Int64,
@@ -68,7 +69,8 @@ class Results:
     """What a study holds, as tables.
 
     pretraining: a row per cell that is done: CONFIG, SIZES, every other value of the record, `seconds`
-    probes:      a row per (cell, probe) that is done: CONFIG, SIZES, PROBE, SCORES, every other value
+    probes:      a row per (cell, probe) that is done: CONFIG, SIZES, PROBE, SCORES, every other value; `task` names the
+                 task and, where there are several, the protocol; `task_name` is the task's name in the grid
     ledger:      a row per cell or probe that is left out, with cause, message and log
     provenance:  per part (`versions`, `code`, ...) the distinct JSON texts and how many records carry each
     tasks:       per task, the probe's description in the study's plan (path, kind, classes, ...)
@@ -239,6 +241,7 @@ def _probe_rows(found: Iterable[_Found], runs: Iterable[Mapping[str, Any]]) -> I
             **{key: row.get(key) for key in ("cell", "name", *PROBE)},
             **numbers(one.record.values),
             "task": tasks[one.record.task, one.record.probe],
+            "task_name": one.record.task,
             "probe_seconds": row["seconds"],
             "draws": f"{one.stored.folder}/{DRAWS}",
         }

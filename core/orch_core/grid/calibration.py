@@ -35,6 +35,7 @@ class ProbeLoad:
 
     tasks:  number of probes; images: through the encoder; test: test images x classes, summed
     solver_flops:     FLOPs of fitting and scoring, per unit of the encoder's width
+    token_flops:      the same, per unit of the encoder's width and patch token of an image
     projection_flops: FLOPs of the control without an encoder, which projects pixels instead
     projection_bytes: peak memory of this projection
     """
@@ -43,8 +44,14 @@ class ProbeLoad:
     images: int = 0
     test: int = 0
     solver_flops: float = 0.0
+    token_flops: float = 0.0
     projection_flops: float = 0.0
     projection_bytes: float = 0.0
+
+    def on_tokens(self) -> pl.Expr:
+        """FLOPs of heads on patch tokens, over the columns of a plan."""
+        tokens = (pl.col("resolution") // pl.col("patch")) ** 2
+        return self.token_flops * pl.col("width").fill_null(PIXEL_WIDTH) * tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class Calibration:
     def probing(self, load: ProbeLoad) -> pl.Expr:
         """Wall seconds of a cell's probes, over the columns of a plan."""
         rate, width = self.probe, pl.col("width").fill_null(PIXEL_WIDTH)
-        encoder = rate.flop * load.images * pl.col("flops_forward")
+        encoder = rate.flop * (load.images * pl.col("flops_forward") + load.on_tokens())
         fixed = rate.fixed * load.tasks + rate.image * load.images + rate.test * load.test
         return fixed + encoder + rate.fit / SOLVER_FLOPS * load.solver_flops * width
 

@@ -63,7 +63,7 @@ def with_hours(
     else:
         rates = hours(1.0, device, precision)
         solver = load.solver_flops * pl.col("width").fill_null(PIXEL_WIDTH)
-        probing = (load.images * pl.col("flops_forward") + solver) * rates[1]
+        probing = (load.images * pl.col("flops_forward") + load.on_tokens() + solver) * rates[1]
         training, spread = FLOPS_PAID * rates[1], (rates[0] / rates[1], 1.0, rates[2] / rates[1])
     pixels = pl.col("width").is_null()
     projection = load.projection_flops * hours(1.0, DEVICES["CPU"], "fp32")[1]  # numpy does not use a GPU

@@ -12,6 +12,10 @@ class Stopped(Exception):  # noqa: N818
     """The work was asked to stop, and has saved its state."""
 
 
+class NotDefined(Exception):  # noqa: N818
+    """The protocol of a probe is not defined for what is probed; the message says why."""
+
+
 def never() -> bool:
     """Return False: the default of `should_stop`."""
     return False

@@ -28,10 +28,12 @@ class ProbeCost:
     """The work of one probe.
 
     solver_flops:   FLOPs of fitting and scoring, per unit of the encoder's width
-    encoder_images: images through the encoder, besides the pass that all protocols of a task share
+    token_flops:    FLOPs of fitting and scoring, per unit of the encoder's width and patch token of an image
+    encoder_images: images through the encoder, besides the one pass whose features all protocols of a task share
     """
 
     solver_flops: float = 0.0
+    token_flops: float = 0.0
     encoder_images: int = 0
 
 

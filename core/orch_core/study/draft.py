@@ -101,8 +101,9 @@ def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
 
 
 def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
-    """The work of all probes of one cell."""
-    limit, images, test, solver, projection, memory = checked.grid.probes.train_limit, 0, 0, 0.0, 0.0, 0.0
+    """The work of the probes of one cell."""
+    limit, images, test = checked.grid.probes.train_limit, 0, 0
+    solver, tokens, projection, memory = 0.0, 0.0, 0.0, 0.0
     for place, probe in enumerate(probes):
         facts = _facts(checked, probe.task)
         train, val = facts.counts["train"], facts.counts.get("val", 0)
@@ -110,7 +111,8 @@ def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
             train=min(limit or train, train), val=val, test=facts.counts.get("test", 0), classes=probe.classes
         )
         cost = protocol_named(probe.protocol).cost(size)
-        solver, images = solver + cost.solver_flops, images + cost.encoder_images
+        solver, tokens = solver + cost.solver_flops, tokens + cost.token_flops
+        images += cost.encoder_images
         test += size.test * size.classes
         if place == 0 or probes[place - 1].task != probe.task:  # protocols share the features of a task
             values = (size.train, size.images, facts.height * facts.width * facts.channels, pixels.COMPONENTS)
@@ -122,6 +124,7 @@ def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
         images=images,
         test=test,
         solver_flops=solver,
+        token_flops=tokens,
         projection_flops=projection,
         projection_bytes=memory,
     )

@@ -7,8 +7,8 @@ cells/<id>/cell.json           resolved config
            metrics.ndjson      curves
            checkpoint/         resumable state, the last two, until the record is written
            encoder.safetensors the weights that probes read
-           attempts/<k>/       log.txt and record.json of each attempt, failed ones included
-           probes/<task>-<probe>/record.json, auc_draws.npy, attempts/
+           attempts/<k>/       log.txt, record.json of each attempt, failed ones included
+           probes/<task>-<probe>/record.json, auc_draws.npy, predictions.npz, attempts/
 trunks/                        states shared by runs of several lengths
 launches/<token>/              what was launched, see `orch.launching.journal`
 code/                          the code that was launched
@@ -133,7 +133,7 @@ class Study:
 
     def probe_folder(self, cell: str, probe: Probe) -> Path:
         """Folder of one probe of a cell."""
-        return self.cell_folder(cell) / stored.PROBES / f"{probe.task}-{probe.id[:8]}"
+        return self.cell_folder(cell) / stored.PROBES / probe.folder
 
     def result_folder(self, cell: str, probe: Probe | None = None) -> Path:
         """Folder of a cell, or of one of its probes."""

@@ -13,6 +13,7 @@ from orch_core.study.record import Record
 Label = str | int | float | None
 Row = dict[str, Label]
 CONFIG = ("mix", "images", "resolution", "patch", "channels", "batch", "precision", "seed")
+FIRST_PROTOCOL = "linear@1"
 PROBE = ("kind", "protocol", "train_limit")
 
 
@@ -38,7 +39,11 @@ def record_row(record: Record) -> Row:
         "status": record.status,
         "task": record.task,
         "probe": record.probe,
-        **{name: probe.get(name) for name in PROBE if record.task},
+        **(
+            {**{name: probe.get(name) for name in PROBE}, "protocol": _protocol(record)}
+            if record.task
+            else {}
+        ),
         **numbers(record.values),
         "seconds": record.cost.get("seconds"),
     }
@@ -58,13 +63,30 @@ def reason_row(record: Record) -> dict[str, str]:
 
 
 def task_labels(records: Iterable[Record]) -> dict[tuple[str, str], str]:
-    """A label by (task, probe id): the task, plus the id's first digits if a task has several probes.
+    """A label by (task, probe id): the task, with its protocol and the id's first digits where others share that.
 
-    Scores of two probes of one task (another file, protocol or number of training images) do not compare.
+    Scores of two probes of one task (another file, protocol or number of training images) do not compare. The protocol
+    that laws are fitted to (`main_protocol`) is left out of the label, so that one added later does not change it.
     """
-    probes = {(record.task, record.probe) for record in records if record.task}
-    shared = Counter(task for task, _ in probes)
-    return {(task, probe): task if shared[task] == 1 else f"{task}-{probe[:8]}" for task, probe in probes}
+    probes = {(record.task, record.probe): _protocol(record) for record in records if record.task}
+    main, shared = main_protocol(probes.values()), Counter(task for task, _ in probes)
+    labels = {
+        (task, probe): task if shared[task] == 1 or protocol == main else f"{task} ({protocol})"
+        for (task, probe), protocol in probes.items()
+    }
+    used = Counter(labels.values())
+    return {key: label if used[label] == 1 else f"{label}-{key[1][:8]}" for key, label in labels.items()}
+
+
+def main_protocol(protocols: Iterable[str]) -> str:
+    """The protocol that laws and comparisons are of: `linear@1`, or the first by name where no probe has it."""
+    found = set(protocols)
+    return FIRST_PROTOCOL if FIRST_PROTOCOL in found or not found else min(found)
+
+
+def _protocol(record: Record) -> str:
+    probe = record.provenance.get("probe") or {}
+    return str(probe.get("protocol", FIRST_PROTOCOL))
 
 
 def numbers(values: Mapping[str, object]) -> dict[str, float]:

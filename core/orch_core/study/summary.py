@@ -12,7 +12,7 @@ from orch_core.grid.pricing import FLOPS_PAID
 from orch_core.study.plan import SCHEMA_VERSION, Plan, hours_left
 
 FILES_PER_CELL = 14  # config, record, curves, encoder, four of an attempt, three each of two checkpoints
-FILES_PER_PROBE = 2  # record, and the bootstrap's AUCs
+FILES_PER_PROBE = 3  # record, the bootstrap's AUCs, predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""`orch launch`, `status`, `cancel`, `retry`, `logs`, `why`: running a study and looking at its cells."""
+"""`orch launch`, `status`, `cancel`, `retry`, `logs`, `why`, `compare`: running a study and looking at its cells."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,8 +18,12 @@ from orch.cli.arguments import (
     STUDY_OPTION,
     WHOLE,
     Where,
+    options_of,
     show,
 )
+
+if TYPE_CHECKING:
+    from orch import CompareOptions
 
 
 @click.command()
@@ -187,4 +192,25 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
     show(orch.why(cell, study), as_json=as_json)
 
 
-COMMANDS = (launch, status, cancel, retry, logs, why)
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option(
+    "--metric", multiple=True, default=("auc", "accuracy"), show_default=True, help="Compare by this metric."
+)
+@click.option("--task", multiple=True, help="Compare on this task only.")
+@STUDY_OPTION
+@AS_JSON
+@options_of("orch", "CompareOptions")
+def compare(first: str, second: str, *, study: Path | None, options: CompareOptions, as_json: bool) -> None:
+    """Compare two cells on the test images of every task.
+
+    Differences are SECOND minus FIRST, with the 95% interval of a paired bootstrap. The AUC of a binary task also has
+    DeLong's test, and the accuracy McNemar's. Both are names of cells or the beginnings of their ids.
+
+    Example: orch compare random-w64-s0 mae-w64-all-2000-s0 --metric auc --metric f1
+    """
+    show(orch.compare(first, second, study, options), as_json=as_json)
+
+
+COMMANDS = (launch, status, cancel, retry, logs, why, compare)

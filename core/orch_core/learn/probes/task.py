@@ -12,15 +12,19 @@ from orch_core.cell import Probe
 from orch_core.errors import OrchError
 from orch_core.images.npz import SPLITS, Images, Labels, hash_order, image_keys
 from orch_core.images.source import read_split
-from orch_core.learn.metrics import indicator
+from orch_core.metrics.ranking import indicator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Images uint8 [n, h, w, c] and labels [n, k] of each split; train is cut to the probe's limit."""
+    """Images uint8 [n, h, w, c] and labels [n, k] of each split; train already cut to the probe's limit.
+
+    test_ids: uint64 [n], the beginning of the content key of every test image
+    """
 
     images: dict[str, Images]
     labels: dict[str, Labels]
+    test_ids: NDArray[np.uint64]
 
     def truth(self, split: str, probe: Probe) -> NDArray[np.int64]:
         """Labels of a split as columns of 0 and 1 (see `metrics.indicator`)."""
@@ -38,7 +42,8 @@ def load_task(one: Probe) -> Task:
     if one.kind != "multi-label" and len(np.unique(labels["train"][:, 0])) < 2:
         message = f"{one.path}: the train split of {one.task} has a single class"
         raise OrchError(message, hint="a probe needs two classes; raise train_limit or check the labels")
-    return Task(images=images, labels=labels)
+    keys = b"".join(key[:8] for key in image_keys(images["test"]))
+    return Task(images=images, labels=labels, test_ids=np.frombuffer(keys, np.uint64))
 
 
 def limited(images: Images, labels: Labels, limit: int) -> NDArray[np.int64]:

@@ -76,26 +76,50 @@ class Interval:
 def bootstrap(
     scores: Floats, labels: Ints, kind: str, classes: int, rng: np.random.Generator
 ) -> tuple[Interval, Interval, Floats]:
-    """Intervals of AUC and accuracy, and AUCs, of 1,000 resamples within classes (not for multi-label)."""
-    truth, right = indicator(labels, kind, classes), correct(scores, labels, kind)
+    """Intervals of AUC and accuracy, and the AUCs, under 1,000 resamples of the images within each class.
+
+    A multi-label image is resampled as a whole row. Scores [d, n, k] of d draws share the resamples in equal parts, in
+    order, so that the intervals contain the spread between draws; d divides 1,000.
+    """
+    draws = scores if scores.ndim == 3 else scores[None]
+    truth = indicator(labels, kind, classes)
+    right = np.stack([correct(one, labels, kind) for one in draws])
     strata = np.zeros(len(labels), np.int64) if kind == "multi-label" else labels[:, 0]
     areas, accuracies = [], []
-    for _ in range(0, RESAMPLES, 100):
-        weights = _resamples(strata, 100, rng)
-        areas.append(auc(scores, truth, weights))
-        accuracies.append(weights @ right / len(right))
-    draws = np.concatenate(areas)
-    return _interval(draws), _interval(np.concatenate(accuracies)), draws
+    parts = max(RESAMPLES // 100, len(draws))
+    for part in range(parts):
+        one = part * len(draws) // parts
+        weights = _resamples(strata, RESAMPLES // parts, rng)
+        areas.append(auc(draws[one], truth, weights))
+        accuracies.append(weights @ right[one] / right.shape[1])
+    found = np.concatenate(areas)
+    return _interval(found), _interval(np.concatenate(accuracies)), found
 
 
 def delong_se(score: Floats, truth: Ints) -> float:
     """Standard error of one ROC area (DeLong et al. 1988), in the mid-rank form of Sun and Xu (2014)."""
+    v10, v01 = _placements(score, truth)
+    few = min(len(v10), len(v01)) < 2
+    return float("nan") if few else float(np.sqrt(v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01)))
+
+
+def delong_difference(first: Floats, second: Floats, truth: Ints) -> tuple[float, float]:
+    """ROC area of `second` minus that of `first` on the same images, and its standard error (DeLong et al. 1988, section 3)."""
+    (a10, a01), (b10, b01) = _placements(first, truth), _placements(second, truth)
+    difference = float(b10.mean() - a10.mean())
+    if min(len(a10), len(a01)) < 2:
+        return difference, float("nan")
+    variance = (b10 - a10).var(ddof=1) / len(a10) + (b01 - a01).var(ddof=1) / len(a01)
+    return difference, float(np.sqrt(variance))
+
+
+def _placements(score: Floats, truth: Ints) -> tuple[Floats, Floats]:
+    """Of every positive the share of negatives below it, of every negative the share of positives above it."""
     positive, negative = score[truth == 1], score[truth == 0]
-    ranks = _midranks(np.concatenate([positive, negative]))
     m, n = len(positive), len(negative)
-    v10 = (ranks[:m] - _midranks(positive)) / n
-    v01 = 1 - (ranks[m:] - _midranks(negative)) / m
-    return float(np.sqrt(v10.var(ddof=1) / m + v01.var(ddof=1) / n)) if min(m, n) > 1 else float("nan")
+    ranks = _midranks(np.concatenate([positive, negative]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (ranks[:m] - _midranks(positive)) / n, 1 - (ranks[m:] - _midranks(negative)) / m
 
 
 def _midranks(values: Floats) -> Floats:
