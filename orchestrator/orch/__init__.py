@@ -6,7 +6,7 @@ command prints: `print` displays it, and `to_json` contains its numbers. The def
 the working directory. Laws, fits and reports are in `orch_analysis`.
 
 Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
-                   `fit_laws`, `compare` and
+                   `fit_laws`, `compare`, `export` and
 `compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orch.compare import CellComparison
     from orch.compare import CompareOptions as CompareOptions
+    from orch.export import Exported
     from orch.launching.cell_report import CellReport
     from orch.launching.operations import Cancelled
     from orch.launching.settings import LaunchOptions as LaunchOptions
@@ -58,6 +59,7 @@ __all__ = [
     "cancel",
     "compare",
     "coverage",
+    "export",
     "launch",
     "open_study",
     "plan",
@@ -177,6 +179,18 @@ def compare(
     opened = open_study(study)
     cells = (find_cell(opened, first), find_cell(opened, second))
     return compare_cells(opened, *cells, options or CompareOptions())
+
+
+def export(cell: str, out: str | Path, study: str | Path | None = None) -> Exported:
+    """Write a cell's encoder into a new folder from which timm loads it, with a model card.
+
+    cell: its name, or the beginning of its id
+    """
+    from orch.export import export_cell
+    from orch.launching.operations import find_cell
+
+    opened = open_study(study)
+    return export_cell(opened, find_cell(opened, cell), Path(out))
 
 
 def sync(study: str | Path | None = None, tracking_uri: str | None = None) -> SyncSummary:

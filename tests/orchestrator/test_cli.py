@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from orch.cli import main
+from orch_core.cell import cell_from_json
+from orch_core.learn.probes.subject import Subject
 
 ROOT = Path(__file__).parents[2]
 EPOCH = ROOT / "tests" / "data" / "laws" / "epoch_chinchilla_svg_extracted_data.csv"
@@ -147,12 +149,45 @@ def test_two_cells_are_compared_on_the_test_images_of_their_probes(study: Path):
     assert "balanced_accuracy" in wrong.stderr
 
 
+USE = """
+import sys, numpy, timm, torch
+assert not any(name.startswith("orch") for name in sys.modules)
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+images = torch.from_numpy(numpy.load("ct.npz")["test_images"][:8])[:, None].expand(-1, data["input_size"][0], -1, -1)
+mean, std = (torch.tensor(data[name])[:, None, None] for name in ("mean", "std"))
+with torch.inference_mode():
+    tokens = model.forward_features((images / 255 - mean) / std)
+numpy.save(sys.argv[2], torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).numpy())
+"""
+
+
+def test_an_exported_encoder_gives_timm_alone_the_features_that_were_probed(study: Path):
+    made = document("export", "mae-a-all-16-s0", "exported", folder=study)
+    assert set(made["files"]) == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    command = [sys.executable, "-c", USE, "exported", "features.npy"]
+    done = subprocess.run(command, cwd=study, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = study / "studies" / "tiny" / "cells" / made["cell"]
+    cell = cell_from_json(json.loads((folder / "cell.json").read_text()))
+    subject = Subject(cell, folder)
+    expected = subject.encoded(subject.encoder, np.load(study / "ct.npz")["test_images"][:8, :, :, None])
+    np.testing.assert_allclose(np.load(study / "features.npy"), expected, atol=1e-6 * np.abs(expected).max())
+    card = (study / "exported" / "README.md").read_text()
+    auc = document("why", "mae-a-all-16-s0", folder=study)["probes"]["ct"]["auc"]
+    assert f"| ct | linear@1 | {auc:.4f} [" in card
+    assert "| ct | ct | 16 |" in card
+    again = orch("export", "mae-a-all-16-s0", "exported", folder=study)
+    assert (again.returncode, "not an empty folder" in again.stderr) == (2, True)
+    pixels = orch("export", "pixels-s0", "other", folder=study)
+    assert (pixels.returncode, "no encoder" in pixels.stderr) == (2, True)
+
+
 def test_a_protocol_that_is_added_runs_the_new_probes_alone(study: Path, tmp_path: Path):
     shutil.copytree(study, tmp_path / "copy")
     folder = tmp_path / "copy"
     before = {path: path.read_bytes() for path in folder.glob("studies/tiny/cells/**/record.json")}
-    added = GRID + "probes: {protocol: [linear@1, fewshot@1]}\n"
-    (folder / "grid.yaml").write_text(added)
+    (folder / "grid.yaml").write_text(GRID + "  protocol: [linear@1, fewshot@1]\n")
     plan = document("plan", "grid.yaml", folder=folder)
     assert (plan["states"], plan["probes_left"]) == ({"new": 0, "partial": 10, "done": 0}, 10)
     assert orch("launch", "--cluster", "debug", folder=folder).returncode == 0

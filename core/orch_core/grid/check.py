@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,8 @@ from orch_core.grid.feasible import infeasible, plain_cell
 from orch_core.grid.language import WHOLE_MIX, Family, Grid
 from orch_core.grid.section import whole
 from orch_core.identity import digest
+from orch_core.images import npz
+from orch_core.images.medmnist import MEDMNIST, SIZES, file_name, find_task, named_task
 from orch_core.images.npz import NpzFacts
 from orch_core.images.source import ALL, check_task, inspect_source
 from orch_core.protocols import PROTOCOLS
@@ -33,6 +35,8 @@ class CheckedGrid:
     sources, tasks: facts by name; absent: names whose file is not on this machine, planned as declared.
     probed: names of the tasks of every encoder's probes.
     document: the file with the place of every value, for mistakes that only enumerating finds.
+    data: folder in which named tasks are looked for first.
+    unsound: sources that are not probed because of their labels, with the reason.
     """
 
     path: Path
@@ -42,6 +46,8 @@ class CheckedGrid:
     tasks: Facts
     absent: frozenset[str]
     probed: tuple[str, ...]
+    data: Path | None = None
+    unsound: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -50,8 +56,12 @@ class CheckedGrid:
 
     def file(self, name: str) -> Path:
         """The path of the file of a source or task."""
-        entry = self.grid.tasks.get(name) or self.grid.sources[name]
-        return located(self.path.parent, entry.path).resolve()
+        task = self.grid.tasks.get(name)
+        if task is None:
+            return located(self.path.parent, self.grid.sources[name].path).resolve()
+        if task.path is not None:
+            return located(self.path.parent, task.path).resolve()
+        return find_task(str(task.task), task.size, self.data) or Path(file_name(str(task.task), task.size))
 
 
 def located(base: Path, path: str) -> Path:
@@ -59,8 +69,11 @@ def located(base: Path, path: str) -> Path:
     return base / Path(path).expanduser() if path.startswith("~") else base / path
 
 
-def read_grid(path: Path) -> CheckedGrid:
-    """Read and check a grid; raises GridError with every mistake, in the order of lines."""
+def read_grid(path: Path, data: Path | None = None) -> CheckedGrid:
+    """Read and check a grid; raises GridError with every mistake, in the order of lines.
+
+    data: folder in which named tasks are looked for first
+    """
     document = load_yaml(path)
     if not isinstance(document.data, dict):
         raise GridError((document.problem((), "a grid is a mapping that starts with `study: NAME`"),))
@@ -74,12 +87,18 @@ def read_grid(path: Path) -> CheckedGrid:
             _validation_problem(document, detail) for detail in details if not _misspelt(detail, details)
         ]
     problems += _references(document)
-    sources, tasks, absent, bad_files = _files(document, path.parent)
+    sources, tasks, absent, bad_files = _files(document, path.parent, data)
     problems += bad_files
     probed: tuple[str, ...] = ()
+    unsound: dict[str, str] = {}
     if grid and not problems:
         problems += infeasible(document, grid, tasks)
-        probed = tuple(grid.probes.tasks or _labelled(grid, path.parent, absent))
+        problems += _unsound_tasks(document, grid, sources, tasks)
+        unsound = {name: facts.label_fault for name, facts in sources.items() if facts.label_fault}
+        names = _labelled(grid, path.parent, absent)
+        probed = tuple(
+            grid.probes.tasks or (name for name in names if name in grid.tasks or name not in unsound)
+        )
         if not probed:
             message = "no source has labels to probe: name a downstream task under `tasks`"
             problems.append(document.problem(("sources",), message, at_key=True))
@@ -94,6 +113,10 @@ def read_grid(path: Path) -> CheckedGrid:
         tasks=tasks,
         absent=absent,
         probed=probed,
+        data=data,
+        unsound={}
+        if grid.probes.tasks
+        else {name: why for name, why in unsound.items() if name not in grid.tasks},
     )
 
 
@@ -174,26 +197,41 @@ def _references(document: Document) -> list[Problem]:
     models = [*_model_names(data.get("axes")), *known_models()]
     checks += [((*loc, "model"), models, "model") for loc in axes_at[1:]]
     problems = [problem for loc, known, what in checks for problem in _unknown(document, loc, known, what)]
-    problems += [
-        document.problem(("tasks", name), f"{name!r} is a source too: rename one", at_key=True)
-        for name in tasks
-        if name in sources
-    ]
     if WHOLE_MIX not in mixes and isinstance(data.get("axes"), dict) and "mix" not in data["axes"]:
         problems.append(document.problem(("axes",), "`mix` is missing", at_key=True))
     return problems + _overrides(document) + _expressions(document)
 
 
 def _labelled(grid: Grid, base: Path, absent: frozenset[str]) -> Iterator[str]:
-    """Every task, and every source on this machine that can be a task."""
+    """Every task, and every source on this machine that can be one and is not a task already, by its name or file."""
     yield from grid.tasks
+    tasks = {task.path for task in grid.tasks.values()}
     for path, name in {source.path: name for name, source in grid.sources.items()}.items():
-        if name not in absent:
+        if name not in absent and name not in grid.tasks and path not in tasks:
             try:
                 check_task(located(base, path))
             except OrchError:
                 continue
             yield name
+
+
+def _unsound_tasks(document: Document, grid: Grid, sources: Facts, tasks: Facts) -> list[Problem]:
+    """Tasks, and sources named as tasks, whose labels would give no score or a wrong one."""
+    problems = []
+    for name, facts in tasks.items():
+        declared = grid.tasks[name].kind
+        fault = facts.label_fault
+        if not fault and facts.one_hot and declared is None:
+            fault = "its labels are one-hot: give the class's number in one column, or declare `kind: multi-label`"
+        if fault:
+            problems.append(
+                document.problem(("tasks", name), f"{name} cannot be a task: {fault}", at_key=True)
+            )
+    for index, name in enumerate(grid.probes.tasks or ()):
+        if name not in tasks and name in sources and sources[name].label_fault:
+            message = f"{name} cannot be a task: {sources[name].label_fault}"
+            problems.append(document.problem(("probes", "tasks", index), message))
+    return problems
 
 
 def _model_names(axes: object) -> list[str]:
@@ -267,7 +305,9 @@ def _expressions(document: Document) -> list[Problem]:
     return problems
 
 
-def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str], list[Problem]]:
+def _files(
+    document: Document, base: Path, data: Path | None
+) -> tuple[Facts, Facts, frozenset[str], list[Problem]]:
     """Facts of every source and task file, and the mistakes in them."""
     found: dict[str, dict[str, NpzFacts]] = {"sources": {}, "tasks": {}}
     absent: set[str] = set()
@@ -277,6 +317,9 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
     for section, facts in found.items():
         entries = document.data.get(section)
         for name, entry in entries.items() if isinstance(entries, dict) else ():
+            if section == "tasks" and isinstance(entry, dict) and entry.get("task") in MEDMNIST:
+                _add_named(document, name, entry, data, facts, absent, problems)
+                continue
             if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
                 continue
             declared = _declared(name, entry)
@@ -292,6 +335,34 @@ def _files(document: Document, base: Path) -> tuple[Facts, Facts, frozenset[str]
                 message = f"{error.message}; {error.hint}"
                 problems.append(document.problem((section, name, "path"), message))
     return found["sources"], found["tasks"], frozenset(absent), problems
+
+
+def _add_named(
+    document: Document,
+    name: str,
+    entry: dict[str, Any],
+    data: Path | None,
+    facts: dict[str, NpzFacts],
+    absent: set[str],
+    problems: list[Problem],
+) -> None:
+    """Facts of a published task: of its file, or if that is in no data folder, as they were published."""
+    size = entry.get("size", SIZES[0])
+    if size not in SIZES:
+        return  # a mistake that is reported already
+    published = named_task(entry["task"])
+    try:
+        path = find_task(entry["task"], size, data)
+        if path is not None:
+            facts[name] = npz.inspect_npz(path)
+            return
+    except OrchError as error:
+        problems.append(document.problem(("tasks", name, "task"), f"{error.message}; {error.hint}"))
+        return
+    declared = dict(zip(npz.SPLITS, published.counts, strict=True))
+    kind = {"classes": published.classes, "kind": published.kind}
+    facts[name] = _declared(file_name(entry["task"], size), {**declared, **kind})  # type: ignore[assignment]
+    absent.add(name)
 
 
 def _declared(name: str, entry: dict[str, Any]) -> NpzFacts | None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from orch_core.cell import Model
 from orch_core.grid.resources import Cluster
 from orch_core.grid.section import MOST, Name, Section, Whole, listed, mistake
+from orch_core.images.medmnist import MEDMNIST
 from orch_core.vit import known_models, named_model
 from orch_core.yaml import did_you_mean
 
@@ -145,14 +146,30 @@ class Source(Section):
 
 
 class TaskFile(Section):
-    """A downstream task: an npz in MedMNIST's format. A file on another machine needs counts and classes."""
+    """A downstream task: an npz in MedMNIST's format by `path`, or a published one by name.
 
-    path: str
+    `task: pathmnist` is looked for in the folder of `--data`, in those of ORCH_DATA and in ~/.medmnist, as the package
+    medmnist names its files, at `size` pixels a side. A file by `path` that is elsewhere needs counts and classes.
+    """
+
+    path: str | None = None
+    task: str | None = None
+    size: Literal[28, 64, 128, 224] = Field(default=28, description="pixels a side of a named task")
     kind: Literal["multi-class", "binary-class", "multi-label", "ordinal-regression"] | None = None
     train: Whole | None = None
     val: Whole | None = None
     test: Whole | None = None
     classes: Whole | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TaskFile:
+        if (self.path is None) == (self.task is None):
+            message = "give `path` (a file) or `task` (a published task), and not both"
+            raise mistake(message)
+        if self.task is not None and self.task not in MEDMNIST:
+            message = f"unknown task {self.task!r}{did_you_mean(self.task, MEDMNIST)}"
+            raise mistake(message)
+        return self
 
 
 def _kind_of_model(value: object) -> str:

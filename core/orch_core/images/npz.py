@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
+from orch_core.images.labels import is_one_hot, label_fault
 from orch_core.images.subset import hash_ranks
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +32,9 @@ class NpzFacts:
 
     counts:      images per split
     duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
-    pretraining: training images that are not byte-equal to a val or test image
+    pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
+    label_fault: why the labels do not make a sound task, with the remedy; empty if they do
+    one_hot:     whether the columns of labels are one class each
     """
 
     fingerprint: str
@@ -43,6 +46,8 @@ class NpzFacts:
     classes: int
     duplicates: dict[str, int]
     pretraining: int
+    label_fault: str = ""
+    one_hot: bool = False
 
 
 def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
@@ -54,7 +59,7 @@ def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labe
     """
     if not path.exists():
         return _read_split(path, split)  # raises with the mistake
-    stamp = _stamp(path)
+    stamp = stamp_of(path)
     if expected:
         require_unchanged(path, fingerprint(path), expected)
     if (stamp, split) not in _kept:
@@ -72,7 +77,8 @@ _kept: dict[tuple[Stamp, str], tuple[Images, Labels]] = {}
 _fingerprints: dict[Stamp, str] = {}
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp:
+    """The file as it is now; equal stamps are taken for equal contents."""
     stat = path.stat()
     return (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -193,7 +199,8 @@ def inspect_npz(path: Path) -> NpzFacts:
     if len(set(columns.values())) > 1:
         message = f"{path}: splits have different numbers of labels per image: {columns}"
         raise OrchError(message, hint="labels must be [n, k] with the same k in every split")
-    labels = np.concatenate([labels for _, labels in parts.values()])
+    by_split = {split: labels for split, (_, labels) in parts.items()}
+    labels = np.concatenate(list(by_split.values()))
     if labels.min() < 0:
         message = f"{path}: a label is {labels.min()}"
         raise OrchError(message, hint="labels count from 0")
@@ -211,6 +218,8 @@ def inspect_npz(path: Path) -> NpzFacts:
         classes=labels.shape[1] if labels.shape[1] > 1 else int(labels.max()) + 1,
         duplicates={f"{a}/{b}": len(hashes[a] & hashes[b]) for a, b in pairs if hashes[a] & hashes[b]},
         pretraining=sum(key not in held_out for key in keys["train"]),
+        label_fault=label_fault(by_split),
+        one_hot=is_one_hot(by_split),
     )
 
 
@@ -228,8 +237,8 @@ def pretraining_order(path: Path, subset_seed: int, expected: str = "") -> NDArr
 
 
 def fingerprint(path: Path) -> str:
-    """Content hash of a file: blake2b-128 in hexadecimal. An unchanged file is read once per process."""
-    stamp = _stamp(path)
+    """Content hash of a file: blake2b-128, 32 hexadecimal digits. A file that has not changed is read once a process."""
+    stamp = stamp_of(path)
     if stamp not in _fingerprints:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))

@@ -14,6 +14,7 @@ from orch_core.grid.cells import cells_and_idle_rules
 from orch_core.grid.check import CheckedGrid, read_grid
 from orch_core.grid.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch_core.grid.resources import Cluster
+from orch_core.images.medmnist import MEDMNIST
 from orch_core.images.npz import NpzFacts
 from orch_core.protocols import protocol_named
 from orch_core.protocols.protocol import TaskSize
@@ -26,14 +27,20 @@ from orch_core.user_settings import user_cluster
 
 
 def draft(
-    grid: Path, study: Path | None = None, *, gpu_hours: float | None = None, usd: float | None = None
+    grid: Path,
+    study: Path | None = None,
+    *,
+    data: Path | None = None,
+    gpu_hours: float | None = None,
+    usd: float | None = None,
 ) -> tuple[Plan, Study, CheckedGrid]:
     """Read, check, enumerate and price a grid, without writing a plan; opens or creates the study.
 
-    gpu_hours, usd: limits that replace the grid's budget.
-    Raises GridError for a wrong grid; OrchError if the study is another one or cannot be written.
+    data: folder in which named tasks are looked for first
+    gpu_hours, usd: limits that take the place of the grid's budget.
+    Raises GridError for a wrong grid; OrchError for a study that is another's or cannot be written.
     """
-    checked = read_grid(grid)
+    checked = read_grid(grid, data)
     (frame, idle), probes = cells_and_idle_rules(checked), _probes(checked)
     cluster = checked.grid.cluster.with_defaults(user_cluster())
     precision = checked.grid.training.precision
@@ -79,17 +86,16 @@ def save(plan: Plan, study: Study, checked: CheckedGrid) -> PlanSummary:
 
 
 def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
-    """Every task with every protocol, by task."""
-    probes = []
+    """Every task by every protocol, task after task; a file that has two names is one task, by the first."""
+    probes: list[Probe] = []
     for name in checked.probed:
         facts = _facts(checked, name)
-        declared = checked.grid.tasks[name].kind if name in checked.grid.tasks else None
         kind = "multi-label" if facts.labels > 1 else "binary-class" if facts.classes == 2 else "multi-class"
         probes += [
             Probe(
                 task=name,
                 fingerprint=facts.fingerprint,
-                kind=declared or kind,
+                kind=_declared_kind(checked, name) or kind,
                 classes=facts.classes,
                 train_limit=checked.grid.probes.train_limit,
                 protocol=protocol,
@@ -97,7 +103,18 @@ def _probes(checked: CheckedGrid) -> tuple[Probe, ...]:
             )
             for protocol in dict.fromkeys(checked.grid.probes.protocol)
         ]
-    return tuple(probes)
+    found: dict[str, Probe] = {}
+    for probe in probes:
+        found.setdefault(probe.id, probe)
+    return tuple(found.values())
+
+
+def _declared_kind(checked: CheckedGrid, name: str) -> str | None:
+    """The kind that the grid declares, or that a named task was published with."""
+    task = checked.grid.tasks.get(name)
+    if task is None or task.kind:
+        return task.kind if task else None
+    return MEDMNIST[task.task].kind if task.task else None
 
 
 def _load(checked: CheckedGrid, probes: tuple[Probe, ...]) -> ProbeLoad:
@@ -192,8 +209,10 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
         facts = _facts(checked, name)
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
-            shared = f"{name}: its splits share byte-equal images ({pairs})"
-            notes.append(f"{shared}; scores on these images are too high by an unknown amount")
+            notes.append(
+                f"{name}: its splits share byte-equal images ({pairs}); scores on these images are too high by an unknown amount"
+            )
+    notes += [f"{name}: not probed, for {fault}" for name, fault in checked.unsound.items()]
     recipes = set(checked.grid.axes.algorithm)
     if not any(recipe.startswith("random@") for recipe in recipes):
         notes.append(

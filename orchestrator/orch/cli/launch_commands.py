@@ -1,4 +1,4 @@
-"""`orch launch`, `status`, `cancel`, `retry`, `logs`, `why`, `compare`: running a study and looking at its cells."""
+"""`orch launch`, `status`, `cancel`, `retry`, `logs`, `why`, `compare`, `export`: running a study and looking at its cells."""
 
 from __future__ import annotations
 
@@ -213,4 +213,20 @@ def compare(first: str, second: str, *, study: Path | None, options: CompareOpti
     show(orch.compare(first, second, study, options), as_json=as_json)
 
 
-COMMANDS = (launch, status, cancel, retry, logs, why, compare)
+@click.command()
+@click.argument("cell")
+@click.argument("out", type=FOLDER)
+@STUDY_OPTION
+@AS_JSON
+def export(cell: str, out: Path, *, study: Path | None, as_json: bool) -> None:
+    """Write a cell's encoder into a folder that timm loads.
+
+    OUT is a new folder. It gets the configuration, the weights, the normalisation of images and a model card with the
+    data, the recipe, the scores and the energy. CELL is a cell's name or the beginning of its id.
+
+    Example: orch export mae-w64-all-2000-s0 exported
+    """
+    show(orch.export(cell, out, study), as_json=as_json)
+
+
+COMMANDS = (launch, status, cancel, retry, logs, why, compare, export)

@@ -35,6 +35,11 @@ def _target(
     help="Only show what changes against the study's last plan, or against another study or plan.",
 )
 @click.option(
+    "--data",
+    type=FOLDER,
+    help="Look for named tasks (`task: pathmnist`) in this folder first, then in ORCH_DATA and ~/.medmnist.",
+)
+@click.option(
     "--pilot", type=FOLDER, help="Take the expected laws from the fits of this study, not from publications."
 )
 @click.option(

@@ -35,12 +35,14 @@ class PlanOptions:
                                     last plan; None to write the plan
     pilot:          a study whose fits give the laws for the expected precision
     target:         `params` and `samples` of the prediction; default: 4x beyond the largest of the grid
-    gpu_hours, usd: limits that replace the grid's `budget`
+    data:           folder in which tasks named by `task` are looked for first
+    gpu_hours, usd: limits that take the place of the grid's `budget`
     """
 
     against: str | None = None
     pilot: Path | None = None
     target: Mapping[str, float] | None = None
+    data: Path | None = None
     gpu_hours: float | None = None
     usd: float | None = None
 
@@ -125,8 +127,10 @@ def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan |
     """The plan of a grid, or what it would change; raises OrchError or GridError for mistakes in it."""
     if not all(math.isfinite(limit) for limit in (options.gpu_hours, options.usd) if limit is not None):
         message = "a budget must be a finite number"
-        raise OrchError(message, hint="omit it for no limit")
-    plan, opened, checked = draft(grid, study, gpu_hours=options.gpu_hours, usd=options.usd)
+        raise OrchError(message, hint="leave it out for no limit")
+    plan, opened, checked = draft(
+        grid, study, data=options.data, gpu_hours=options.gpu_hours, usd=options.usd
+    )
     if options.against is not None:
         old, probes, name = _other(opened, options.against)
         changes = diff(old, plan.frame)
