@@ -1,6 +1,7 @@
 """The protocols few-shot, attentive, BioVFM's linear probe and fine-tuning, against formulas and published packages."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 
+from orch_core.errors import OrchError
+from orch_core.images import npz, source
 from orch_core.learn import Stopped, pretrain, probe
 from orch_core.learn.probes import attentive, biovfm_linear, fewshot, finetune, heads
 from orch_core.learn.probes.heads import Trainer, Training
@@ -140,7 +143,7 @@ def test_query_pooling_is_attention_with_one_head_per_query():
 
 def test_attentive_tokens_are_those_of_the_encoder_and_their_file_is_gone_afterwards(tmp_path):
     cell, folder, path = untrained(tmp_path)
-    subject, task = Subject(cell, folder), load_task(make_probe(path, "multi-class"))
+    subject, task = Subject(cell, folder), load_task(make_probe(path, "multi-class"), tmp_path)
     width = cell.model.width
     before = sorted(folder.iterdir())
     with subject.tokens(task) as tokens:
@@ -202,7 +205,7 @@ def test_the_biovfm_probe_is_its_published_module_trained_by_its_schedule(tmp_pa
     short(5, batch=128)
     cell, folder, path = untrained(tmp_path, train=256)
     one = make_probe(path, "multi-class", protocol="biovfm-linear@1")
-    task, subject = load_task(one), Subject(cell, folder)
+    task, subject = load_task(one, tmp_path), Subject(cell, folder)
     tokens = {
         split: part[:, cell.model.width :].astype(np.float32)
         for split, part in subject.features(task).items()
@@ -286,3 +289,35 @@ def test_fine_tuning_trains_every_layer_with_its_rate_and_leaves_the_encoder_as_
     assert decays["encoder.blocks.0.attn.qkv.weight"] == 0.05
     scores_of(cell, folder, [make_probe(path, "multi-class", protocol="finetune@1")])
     assert (folder / "encoder.safetensors").read_bytes() == before
+
+
+def test_a_large_task_is_mapped_from_a_file_that_is_gone_afterwards_and_scores_the_same(
+    tmp_path, monkeypatch
+):
+    cell, folder, path = untrained(tmp_path, train=400, side=112)
+    one = make_probe(path, "multi-class")
+    small = scores_of(cell, folder, [one])["linear@1"].values
+    monkeypatch.setattr(npz, "_kept", {})
+    monkeypatch.setattr(source, "LARGE", 2**16)
+    before = sorted(folder.iterdir())
+    tracemalloc.start()
+    task = load_task(one, folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(task.images["train"], np.memmap)
+    assert peak < task.images["train"].nbytes / 4
+    assert sorted(folder.iterdir()) == before
+    assert scores_of(cell, folder, [one])["linear@1"].values == small
+
+
+def test_a_large_task_that_changed_or_lost_labels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "LARGE", 0)
+    path = write_images(tmp_path / "bars.npz")
+    one = make_probe(path)
+    with pytest.raises(OrchError, match="has changed since the plan was made"):
+        load_task(replace(one, fingerprint="0" * 32), tmp_path)
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "test_labels": arrays["test_labels"][1:]})
+    monkeypatch.setattr(npz, "require_unchanged", lambda *_: None)
+    with pytest.raises(OrchError, match="60 test images but 59 labels"):
+        load_task(one, tmp_path)

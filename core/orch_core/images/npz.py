@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 import numpy as np
@@ -70,6 +71,32 @@ def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labe
     return _kept[stamp, split]
 
 
+def map_split(path: Path, split: str, expected: str, scratch: Path) -> tuple[Images, Labels]:
+    """As `read_split`, but images are mapped into memory from a nameless file in the folder `scratch`.
+
+    A few images are in memory at a time, and the system may drop what is mapped; the file takes the images' raw bytes
+    on disk, until nothing refers to them. Raises OSError if the disk is full.
+    """
+    require_unchanged(path, fingerprint(path), expected)
+    labels, count, shape = read_labels(path, split), 0, ()
+    with TemporaryFile(dir=scratch) as file:
+        for image in stream_images(path, split):
+            file.write(image.tobytes())
+            count, shape = count + 1, image.shape
+        file.flush()
+        _check_counts(path, split, count, len(labels))
+        images: Images = np.memmap(file, np.uint8, "r", shape=(count, *shape))
+    require_unchanged(path, fingerprint(path), expected)  # not replaced while it was read
+    return images, labels
+
+
+def raw_bytes(path: Path, split: str) -> int:
+    """Bytes of the images of a split without compression; 0 if it has none."""
+    with _open(path) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    return sizes.get(f"{split}_images.npy", 0)
+
+
 Stamp = tuple[str, int, int, int]
 """A file's path, size, time of change in nanoseconds, and inode."""
 KEPT_BYTES = 2**28
@@ -104,13 +131,17 @@ def _read_split(path: Path, split: str) -> tuple[Images, Labels]:
         images = _array(archive, path, f"{split}_images")
         labels = _labels(archive, path, split)
     _check_images(path, split, images.dtype, images.shape)
-    if len(images) != len(labels):
-        message = f"{path}: {len(images)} {split} images but {len(labels)} labels"
+    _check_counts(path, split, len(images), len(labels))
+    return images.reshape(*images.shape[:3], -1).astype(np.uint8, copy=False), labels
+
+
+def _check_counts(path: Path, split: str, images: int, labels: int) -> None:
+    if images != labels:
+        message = f"{path}: {images} {split} images but {labels} labels"
         raise OrchError(message, hint="every image needs its label; rebuild the file")
-    if len(images) == 0:
+    if images == 0:
         message = f"{path}: the {split} split is empty"
         raise OrchError(message, hint="put at least one image in each of train, val and test")
-    return images.reshape(*images.shape[:3], -1).astype(np.uint8, copy=False), labels
 
 
 def _check_images(path: Path, split: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:

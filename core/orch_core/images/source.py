@@ -12,7 +12,7 @@ from orch_core.images import npz
 from orch_core.images.npz import Images, Labels, NpzFacts
 from orch_core.packs.layout import ALL, is_pack_folder
 
-__all__ = ["ALL", "check_task", "inspect_source", "read_split"]
+__all__ = ["ALL", "check_task", "inspect_source", "open_split", "read_split"]
 
 
 def inspect_source(path: Path, modality: str) -> NpzFacts:
@@ -51,3 +51,14 @@ def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labe
 
         return read_task(path, split, expected)
     return npz.read_split(path, split, expected)
+
+
+LARGE = npz.KEPT_BYTES
+"""Raw bytes of a split's images above which they are mapped, not read."""
+
+
+def open_split(path: Path, split: str, expected: str, scratch: Path) -> tuple[Images, Labels]:
+    """As `read_split`, with the images of a large npz mapped into memory from a nameless file in the folder `scratch`."""
+    if not is_pack_folder(path) and path.exists() and npz.raw_bytes(path, split) > LARGE:
+        return npz.map_split(path, split, expected, scratch)
+    return read_split(path, split, expected)

@@ -35,7 +35,7 @@ def probe(
         began = time.monotonic()
         key = (one.path, one.fingerprint, one.train_limit)
         if loaded is None or loaded[0] != key:
-            loaded = (key, load_task(one))
+            loaded = (key, load_task(one, folder))
         result = _result(subject, loaded[1], one)
         yield one, replace(result, cost={"seconds": time.monotonic() - began})
 

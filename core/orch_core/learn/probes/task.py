@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from orch_core.cell import Probe
 from orch_core.errors import OrchError
 from orch_core.images.npz import SPLITS, Images, Labels, hash_order, image_keys
-from orch_core.images.source import read_split
+from orch_core.images.source import open_split
 from orch_core.metrics.ranking import indicator
 
 
@@ -31,11 +31,14 @@ class Task:
         return indicator(self.labels[split], probe.kind, probe.classes)
 
 
-def load_task(one: Probe) -> Task:
-    """A task's images and labels; raises OrchError if they are unusable, or have changed since planning."""
+def load_task(one: Probe, scratch: Path) -> Task:
+    """A task's images and labels; raises OrchError if they are unusable, or have changed since the plan was made.
+
+    scratch: folder for the images of a large task, which are mapped from there and not held in memory
+    """
     images, labels = {}, {}
     for split in SPLITS:
-        images[split], labels[split] = read_split(Path(one.path), split, one.fingerprint)
+        images[split], labels[split] = open_split(Path(one.path), split, one.fingerprint, scratch)
     if one.train_limit and one.train_limit < len(images["train"]):
         chosen = limited(images["train"], labels["train"], one.train_limit)
         images["train"], labels["train"] = images["train"][chosen], labels["train"][chosen]
