@@ -9,9 +9,13 @@ import pytest
 from learn_cells import write_images
 from test_protocols import GRID
 
+from orch.datasets.packing import pack_sources
 from orch_core.errors import GridError
 from orch_core.grid.check import read_grid
 from orch_core.images import medmnist
+from orch_core.images.leaks import leaks
+from orch_core.packs.gather import Settings
+from orch_core.packs.pack import PackOptions
 from orch_core.study.draft import draft
 
 
@@ -177,3 +181,37 @@ def test_a_source_with_such_labels_is_trained_on_but_not_probed(tmp_path):
     )
     assert line == GRID.count("\n") + 4
     assert "bars cannot be a task" in message
+
+
+def test_test_images_that_another_file_trains_on_are_counted(tmp_path):
+    """30 of the 60 test images and 4 of the 40 val images of a task are put into a source's train split."""
+    write_images(tmp_path / "lung.npz", test=60, val=40, train=97)
+    lung, bars = dict(np.load(tmp_path / "lung.npz")), dict(np.load(write_images(tmp_path / "bars.npz")))
+    planted = [lung["test_images"][:30], lung["val_images"][:4]]
+    bars["train_images"] = np.concatenate([bars["train_images"][:-34], *planted])
+    np.savez(tmp_path / "bars.npz", **bars)
+    plan = draft(written(tmp_path, "tasks:\n  lung: {path: lung.npz}\n"), tmp_path / "study")[0]
+    said = [note for note in plan.notes if "byte-equal to its training images" in note]
+    assert [note.split(" are")[0] for note in said] == [
+        "bars: 4 of the val images of lung",
+        "bars: 30 of the test images of lung",
+    ]
+
+
+def test_leaks_out_of_packs_are_counted_too(tmp_path):
+    write_images(tmp_path / "lung.npz", train=97)
+    write_images(tmp_path / "bars.npz")
+    (tmp_path / "packs").mkdir()
+    pack_sources(
+        tmp_path / "packs", ("x-ray=" + str(tmp_path / "lung.npz"),), PackOptions(settings=Settings())
+    )
+    found = leaks(
+        {"packs": (tmp_path / "packs", "x-ray")},
+        {"same": tmp_path / "lung.npz", "other": tmp_path / "bars.npz"},
+    )
+    assert found == []  # the pack's train split holds none of the file's val and test images
+    arrays = dict(np.load(tmp_path / "bars.npz"))
+    arrays["test_images"][:7] = np.load(tmp_path / "lung.npz")["train_images"][:7]
+    np.savez(tmp_path / "bars.npz", **arrays)
+    (found,) = leaks({"packs": (tmp_path / "packs", "x-ray")}, {"other": tmp_path / "bars.npz"})
+    assert (found.source, found.task, found.split, found.images) == ("packs", "other", "test", 7)

@@ -54,11 +54,15 @@ class CheckedGrid:
         """The grid as it was read."""
         return "\n".join(self.document.lines) + "\n"
 
+    def file_of_source(self, name: str) -> Path:
+        """The path of the file of a source."""
+        return located(self.path.parent, self.grid.sources[name].path).resolve()
+
     def file(self, name: str) -> Path:
-        """The path of the file of a source or task."""
+        """The path of the file of a task, or of a source that is one."""
         task = self.grid.tasks.get(name)
         if task is None:
-            return located(self.path.parent, self.grid.sources[name].path).resolve()
+            return self.file_of_source(name)
         if task.path is not None:
             return located(self.path.parent, task.path).resolve()
         return find_task(str(task.task), task.size, self.data) or Path(file_name(str(task.task), task.size))

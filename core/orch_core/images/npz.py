@@ -235,7 +235,7 @@ def inspect_npz(path: Path) -> NpzFacts:
     if labels.min() < 0:
         message = f"{path}: a label is {labels.min()}"
         raise OrchError(message, hint="labels count from 0")
-    keys = {split: image_keys(images) for split, (images, _) in parts.items()}
+    keys = {split: split_keys(path, split) for split in SPLITS}
     hashes = {split: set(keys[split]) for split in SPLITS}
     held_out = hashes["val"] | hashes["test"]
     pairs = [("train", "val"), ("train", "test"), ("val", "test")]
@@ -275,6 +275,17 @@ def fingerprint(path: Path) -> str:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         _fingerprints[stamp] = digest.hexdigest()
     return _fingerprints[stamp]
+
+
+_keys: dict[tuple[Stamp, str], list[bytes]] = {}
+
+
+def split_keys(path: Path, split: str) -> list[bytes]:
+    """Content keys of a split's images; those of a file that has not changed are computed once a process."""
+    stamp = stamp_of(path)
+    if (stamp, split) not in _keys:
+        _keys[stamp, split] = image_keys(read_split(path, split)[0])
+    return _keys[stamp, split]
 
 
 def image_keys(images: Images) -> list[bytes]:

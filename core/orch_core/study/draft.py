@@ -14,6 +14,7 @@ from orch_core.grid.cells import cells_and_idle_rules
 from orch_core.grid.check import CheckedGrid, read_grid
 from orch_core.grid.pricing import device_named, with_classes, with_hours, with_micro_batches
 from orch_core.grid.resources import Cluster
+from orch_core.images.leaks import leaks
 from orch_core.images.medmnist import MEDMNIST
 from orch_core.images.npz import NpzFacts
 from orch_core.protocols import protocol_named
@@ -212,6 +213,7 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
             notes.append(
                 f"{name}: its splits share byte-equal images ({pairs}); scores on these images are too high by an unknown amount"
             )
+    notes += _leak_notes(checked)
     notes += [f"{name}: not probed, for {fault}" for name, fault in checked.unsound.items()]
     recipes = set(checked.grid.axes.algorithm)
     if not any(recipe.startswith("random@") for recipe in recipes):
@@ -219,3 +221,18 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
             "no random@1 in axes.algorithm: without that control a gain of size is not a gain of pretraining"
         )
     return tuple(notes)
+
+
+def _leak_notes(checked: CheckedGrid) -> list[str]:
+    """Training images of a source that are test images of a task in another file; pretraining sees them."""
+    sources = {
+        name: (checked.file_of_source(name), source.modality)
+        for name, source in checked.grid.sources.items()
+        if name not in checked.absent
+    }
+    tasks = {name: checked.file(name) for name in checked.probed if name not in checked.absent}
+    return [
+        f"{one.source}: {one.images:,} of the {one.split} images of {one.task} are byte-equal to its training images; "
+        "pretraining sees them, so that scores on them are too high by an unknown amount"
+        for one in leaks(sources, tasks)
+    ]
