@@ -6,7 +6,7 @@ command prints: `print` displays it, and `to_json` contains its numbers. The def
 the working directory. Laws, fits and reports are in `orch_analysis`.
 
 Where the code is: `cli` (the commands), `planning`, `launching`, `tracking` (MLflow), `datasets` (packs),
-                   `fit_laws`, `compare`, `export` and
+                   `fit_laws`, `cell_comparison`, `exporting` and
 `compute_optimal` (the commands around `orch_analysis`), `doctor`, `demo`, `console` (output and exit codes).
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orch.compare import CellComparison
-    from orch.compare import CompareOptions as CompareOptions
-    from orch.export import Exported
+    from orch.cell_comparison import CellComparison
+    from orch.cell_comparison import CompareOptions as CompareOptions
+    from orch.exporting import Exported
     from orch.launching.cell_report import CellReport
     from orch.launching.operations import Cancelled
     from orch.launching.settings import LaunchOptions as LaunchOptions
@@ -41,7 +41,7 @@ else:
     __getattr__ = public(
         __name__,
         {
-            "orch.compare": "CompareOptions",
+            "orch.cell_comparison": "CompareOptions",
             "orch.planning.planner": "PlanOptions",
             "orch.planning.suggest": "SuggestOptions",
             "orch.launching.settings": "LaunchOptions",
@@ -171,9 +171,10 @@ def compare(
 ) -> CellComparison:
     """The differences between two cells of a study on the test images of every probe that both have.
 
-    first, second: names of cells, or the beginnings of their ids. Raises OrchError if they share no such probe.
+    first, second: names of cells, or the beginnings of their ids. Raises OrchError if they share no such
+    probe.
     """
-    from orch.compare import CompareOptions, compare_cells
+    from orch.cell_comparison import CompareOptions, compare_cells
     from orch.launching.operations import find_cell
 
     opened = open_study(study)
@@ -186,7 +187,7 @@ def export(cell: str, out: str | Path, study: str | Path | None = None) -> Expor
 
     cell: its name, or the beginning of its id
     """
-    from orch.export import export_cell
+    from orch.exporting import export_cell
     from orch.launching.operations import find_cell
 
     opened = open_study(study)

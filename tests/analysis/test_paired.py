@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from orch_analysis.tasks.paired import holm, mcnemar, paired
 from orch_core.errors import OrchError
-from orch_core.metrics.ranking import delong_difference
+from orch_core.protocols.ranking import delong_difference
 from orch_core.study.predictions import predictions_of, read_predictions
 
 
@@ -132,5 +132,5 @@ def test_float16_logarithms_keep_the_auc_of_confident_scores():
     scores = 1 / (1 + np.exp(-odds))
     kept = predictions_of(scores, labels, np.arange(400, dtype=np.uint64), kind="binary-class", classes=2)
     exact = roc_auc_score(labels[:, 0], scores[:, 0])
-    assert len(np.unique(scores.astype(np.float16))) < 5
+    assert len(np.unique(scores.astype(np.float16))) < 10
     assert roc_auc_score(labels[:, 0], kept.scores[:, 0]) == pytest.approx(exact, abs=2e-3)

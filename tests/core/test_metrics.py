@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from orch_core.metrics import classification as ours
-from orch_core.metrics.ranking import auc, correct, indicator
+from orch_core.protocols import classification as ours
+from orch_core.protocols.ranking import auc, correct, indicator
 
 HERE = Path(__file__).parents[1] / "data" / "medmnist"
 EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))

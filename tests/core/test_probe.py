@@ -24,9 +24,9 @@ from orch_core.learn.logistic import fit_path, problem
 from orch_core.learn.probes import knn, projection
 from orch_core.learn.probes.subject import Subject
 from orch_core.learn.probes.task import limited
-from orch_core.metrics.ranking import auc, bootstrap, correct, delong_se, indicator
 from orch_core.protocols import PROTOCOLS, protocol_named
 from orch_core.protocols.linear import strengths
+from orch_core.protocols.ranking import auc, bootstrap, correct, delong_se, indicator
 from orch_core.recipes import pixels
 
 

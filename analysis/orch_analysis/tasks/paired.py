@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
-from orch_core.metrics import ranking
-from orch_core.metrics.classification import METRICS
+from orch_core.protocols import ranking
+from orch_core.protocols.classification import METRICS
 from orch_core.study.predictions import Predictions
 
 RESAMPLES = 1000

@@ -207,7 +207,7 @@ def _references(document: Document) -> list[Problem]:
 
 
 def _labelled(grid: Grid, base: Path, absent: frozenset[str]) -> Iterator[str]:
-    """Every task, and every source on this machine that can be one and is not a task already, by its name or file."""
+    """Every task, and every source here that can be one and is not a task by its name or file."""
     yield from grid.tasks
     tasks = {task.path for task in grid.tasks.values()}
     for path, name in {source.path: name for name, source in grid.sources.items()}.items():
@@ -226,7 +226,7 @@ def _unsound_tasks(document: Document, grid: Grid, sources: Facts, tasks: Facts)
         declared = grid.tasks[name].kind
         fault = facts.label_fault
         if not fault and facts.one_hot and declared is None:
-            fault = "its labels are one-hot: give the class's number in one column, or declare `kind: multi-label`"
+            fault = "its labels are one-hot: give one column of class numbers, or `kind: multi-label`"
         if fault:
             problems.append(
                 document.problem(("tasks", name), f"{name} cannot be a task: {fault}", at_key=True)

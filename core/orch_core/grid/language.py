@@ -148,8 +148,9 @@ class Source(Section):
 class TaskFile(Section):
     """A downstream task: an npz in MedMNIST's format by `path`, or a published one by name.
 
-    `task: pathmnist` is looked for in the folder of `--data`, in those of ORCH_DATA and in ~/.medmnist, as the package
-    medmnist names its files, at `size` pixels a side. A file by `path` that is elsewhere needs counts and classes.
+    `task: pathmnist` is looked for in the folder of `--data`, in those of ORCH_DATA and in ~/.medmnist, as
+    the package medmnist names its files, at `size` pixels a side. A file by `path` that is elsewhere needs
+    counts and classes.
     """
 
     path: str | None = None

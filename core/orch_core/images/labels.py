@@ -1,4 +1,4 @@
-"""Whether the labels of a file make a sound task: what would give no score, or a wrong one, is found before training."""
+"""Whether the labels of a file make a sound task: what would give a wrong score is found before training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMED = 3
 
 
 def label_fault(labels: Mapping[str, Labels]) -> str:
-    """What is wrong with labels [n, k] of each split as those of a task, with the remedy; empty if nothing is."""
+    """What is wrong with a task's labels [n, k] of each split, with the remedy; empty if nothing is."""
     columns = next(iter(labels.values())).shape[1]
     return _columns_fault(labels) if columns > 1 else _classes_fault(labels)
 
@@ -33,7 +33,8 @@ def _classes_fault(labels: Mapping[str, Labels]) -> str:
         return f"its labels count from 1 to {known[-1]}: subtract 1, for classes count from 0"
     gaps = np.setdiff1d(np.arange(known[-1] + 1), known)
     if len(gaps):
-        return f"no image has the label {_some(gaps)}, and the largest is {known[-1]}: number the classes without gaps"
+        found = f"no image has the label {_some(gaps)}, and the largest is {known[-1]}"
+        return f"{found}: number the classes without gaps"
     for split in SCORED:
         missing = np.setdiff1d(known, found[split])
         if len(missing):

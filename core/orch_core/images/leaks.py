@@ -1,4 +1,4 @@
-"""Byte-equal images in different files of a study: a source's training images that a task scores encoders on."""
+"""Byte-equal images in different files of a study: training images of a source that a task scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Keys = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
-    """Training images of `source` that are byte-equal to images of another file: to `images` of `split` of `task`."""
+    """How many `images` of the `split` of a `task` are byte-equal to training images of a `source`."""
 
     source: str
     task: str
@@ -27,7 +27,7 @@ class Leak:
 
 
 def leaks(sources: dict[str, tuple[Path, str]], tasks: dict[str, Path]) -> list[Leak]:
-    """Leaks from every source (path and modality) into the val and test split of every task in another file."""
+    """Leaks from every source (path and modality) into val and test of every task in another file."""
     found = []
     for source, (path, modality) in sources.items():
         for task, other in tasks.items():
@@ -44,7 +44,10 @@ def leaks(sources: dict[str, tuple[Path, str]], tasks: dict[str, Path]) -> list[
 
 
 def content_keys(path: Path, modality: str) -> dict[str, Keys]:
-    """Content keys of the images of each split of an npz, or of a pack folder's modality; raises OrchError for neither."""
+    """Content keys of each split of an npz, or of a pack folder's modality.
+
+    Raises OrchError if the path is neither.
+    """
     if is_pack_folder(path):
         return _pack_keys(path, modality)
     return {split: _npz_keys(path, split) for split in SPLITS}

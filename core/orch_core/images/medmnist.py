@@ -1,6 +1,7 @@
 """The 2D data sets of MedMNIST by name: kind, classes, official splits and the MD5 of every file.
 
-The table is that of the package medmnist 3.0.2 (`INFO`; Yang et al. 2023, Scientific Data 10, 41). Files are those of the
+The table is that of the package medmnist 3.0.2 (`INFO`; Yang et al. 2023, Scientific Data 10, 41). Files are
+those of the
 same package: `pathmnist.npz` at 28 px, `pathmnist_224.npz` at 224 px.
 """
 
@@ -198,7 +199,7 @@ def file_name(name: str, size: int) -> str:
 
 
 def data_folders() -> list[Path]:
-    """Folders in which named tasks are looked for: those of `ORCH_DATA` (separated as in PATH), then `~/.medmnist`."""
+    """Folders of named tasks: those of `ORCH_DATA` (separated as in PATH), then `~/.medmnist`."""
     given = [Path(part).expanduser() for part in os.environ.get("ORCH_DATA", "").split(os.pathsep) if part]
     return [*given, Path("~/.medmnist").expanduser()]
 

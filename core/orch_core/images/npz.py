@@ -74,8 +74,8 @@ def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labe
 def map_split(path: Path, split: str, expected: str, scratch: Path) -> tuple[Images, Labels]:
     """As `read_split`, but images are mapped into memory from a nameless file in the folder `scratch`.
 
-    A few images are in memory at a time, and the system may drop what is mapped; the file takes the images' raw bytes
-    on disk, until nothing refers to them. Raises OSError if the disk is full.
+    A few images are in memory at a time, and the system may drop what is mapped; the file takes the images'
+    raw bytes on disk, until nothing refers to them. Raises OSError if the disk is full.
     """
     require_unchanged(path, fingerprint(path), expected)
     labels, count, shape = read_labels(path, split), 0, ()
@@ -268,7 +268,7 @@ def pretraining_order(path: Path, subset_seed: int, expected: str = "") -> NDArr
 
 
 def fingerprint(path: Path) -> str:
-    """Content hash of a file: blake2b-128, 32 hexadecimal digits. A file that has not changed is read once a process."""
+    """Content hash of a file: blake2b-128, 32 hexadecimal digits. It is kept until the file changes."""
     stamp = stamp_of(path)
     if stamp not in _fingerprints:
         with path.open("rb") as file:

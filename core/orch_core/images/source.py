@@ -58,7 +58,7 @@ LARGE = npz.KEPT_BYTES
 
 
 def open_split(path: Path, split: str, expected: str, scratch: Path) -> tuple[Images, Labels]:
-    """As `read_split`, with the images of a large npz mapped into memory from a nameless file in the folder `scratch`."""
+    """As `read_split`, with the images of a large npz mapped from a nameless file in the folder `scratch`."""
     if not is_pack_folder(path) and path.exists() and npz.raw_bytes(path, split) > LARGE:
         return npz.map_split(path, split, expected, scratch)
     return read_split(path, split, expected)

@@ -1,7 +1,7 @@
-"""Multi-query cross-attention on the patch tokens of a frozen encoder (efficient probing: arXiv 2506.10178, ICLR 2026).
+"""Multi-query cross-attention on the patch tokens of a frozen encoder (arXiv 2506.10178, ICLR 2026).
 
-Each of several learned queries attends to the tokens themselves (without a projection of keys), and pools one share of
-the values' dimensions; the shares together are normalised and classified by a linear layer.
+Each of several learned queries attends to the tokens themselves (without a projection of keys), and pools one
+share of the values' dimensions; the shares together are normalised and classified by a linear layer.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from orch_core.recipes.base import Constant
 
 
 def cost(size: TaskSize) -> ProbeCost:
-    """All epochs, as if none were saved by stopping early, and a pass of the encoder whose patch tokens are kept.
+    """All epochs, as if it never stopped early, and a pass of the encoder whose patch tokens are kept.
 
-    A query costs 2 FLOPs per token and unit of width for its score and 2 for its pool; the backward pass costs twice
-    the forward pass. The values' projection, on pooled tokens, is left out: 2 per width squared of an image.
+    A query costs 2 FLOPs per token and unit of width for its score and 2 for its pool; the backward pass
+    costs twice the forward pass. The values' projection, on pooled tokens, is left out: 2 per width squared
+    of an image.
     """
     images = int(PROTOCOL.value("epochs")) * (3 * size.train + size.val)
     return ProbeCost(
@@ -33,7 +34,7 @@ PROTOCOL = Protocol(
     constants={
         "queries": Constant(
             value=32,
-            source="billpsomas/efficient-probing, poolings/ep.py; of a width that 32 does not divide, their common divisor",
+            source="billpsomas/efficient-probing, poolings/ep.py; for other widths the common divisor",
         ),
         "query_init": Constant(value=0.02, source="standard deviation of the queries: poolings/ep.py"),
         "init": Constant(

@@ -1,7 +1,8 @@
 """The linear probe of the reference study (Liu et al. 2025, arXiv 2505.09329), with its constants.
 
-It differs from JiarunLiu/BioVFM (evaluation/main.py, MyLitModel.py) in that the features are computed once: the random
-rotation and crop of its training images are left out. A task with fewer training images than a batch is one batch.
+It differs from JiarunLiu/BioVFM (evaluation/main.py, MyLitModel.py) in that the features are computed once:
+the random rotation and crop of its training images are left out. A task with fewer training images than a
+batch is one batch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ SOURCE = "JiarunLiu/BioVFM, evaluation/MyLitModel.py"
 
 
 def cost(size: TaskSize) -> ProbeCost:
-    """A linear layer forward (2 FLOPs per weight) on train and val and backward (4) on train, in every epoch."""
+    """A linear layer, by epoch: forward (2 FLOPs per weight) on train and val, backward (4) on train."""
     images = int(PROTOCOL.value("epochs")) * (3 * size.train + size.val)
     return ProbeCost(solver_flops=2 * size.classes * images)
 
@@ -31,7 +32,7 @@ PROTOCOL = Protocol(
         "epochs": Constant(value=100, source=f"{SOURCE}: num_epochs, with a cosine by epochs to 0"),
         "init": Constant(
             value=0.01,
-            source="standard deviation of the weights: MAE's linear probe (main_linprobe.py), which BioVFM follows",
+            source="standard deviation of the weights: MAE's main_linprobe.py, which BioVFM follows",
         ),
     },
 )

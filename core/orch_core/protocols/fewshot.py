@@ -1,4 +1,4 @@
-"""Nearest centroid from few labelled images per class (SimpleShot: Wang et al. 2019, arXiv 1911.04623), over many draws."""
+"""Nearest centroid of few labelled images per class (SimpleShot: Wang et al. 2019, arXiv 1911.04623)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from orch_core.recipes.base import Constant
 
 FEATURES_PER_WIDTH = 2  # class token and mean patch token
 SHOTS = (1, 5, 10, 50, 100)
-"""Labelled images per class: 1 and 5 of SimpleShot's tables; 10, 50 and 100 as in arXiv 2408.08058 on medical images."""
+"""Labelled images per class: 1 and 5 as in SimpleShot's tables; 10, 50 and 100 are ours."""
 
 
 def cost(size: TaskSize) -> ProbeCost:
-    """The distance of every val and test image to the centroid of every class, in every draw of every number of shots."""
+    """Distances of val and test images to the centroids, in every draw of every number of shots."""
     distances = len(SHOTS) * int(PROTOCOL.value("draws")) * size.classes * (size.val + size.test)
     return ProbeCost(solver_flops=2 * FEATURES_PER_WIDTH * distances)
 
@@ -25,7 +25,7 @@ PROTOCOL = Protocol(
     constants={
         "draws": Constant(
             value=100,
-            source="ours: the mean over draws then has a tenth of the spread of one; the paper takes 10,000 tasks of 75 queries",
+            source="ours: the mean over draws has a tenth of the spread of one (the paper: 10,000 tasks)",
         ),
         "reported_shots": Constant(
             value=10,

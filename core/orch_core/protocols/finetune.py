@@ -1,7 +1,8 @@
-"""Fine-tuning of the whole encoder with a linear layer on its mean patch token (MAE: He et al. 2022, appendix A.1, table 9).
+"""Fine-tuning of the encoder with a linear layer on its mean patch token (He et al. 2022, MAE, table 9).
 
 It differs from MAE's in that images are not augmented, mixed or relabelled (RandAugment, mixup, cutmix, label
-smoothing): their strengths are chosen for photographs. The epoch of the smallest loss on validation is tested.
+smoothing): their strengths are chosen for photographs. The epoch of the smallest loss on validation is
+tested.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ SOURCE = "He et al. 2022 (MAE), table 9"
 
 
 def cost(size: TaskSize) -> ProbeCost:
-    """Forward and backward pass on train (as much as three forward passes) and forward on val by epoch; then val and test."""
+    """By epoch, three forward passes' work on train and one on val; at the end val and test."""
     epochs = int(PROTOCOL.value("epochs"))
     return ProbeCost(encoder_images=epochs * (3 * size.train + size.val) + size.val + size.test)
 

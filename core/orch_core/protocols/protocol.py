@@ -29,7 +29,8 @@ class ProbeCost:
 
     solver_flops:   FLOPs of fitting and scoring, per unit of the encoder's width
     token_flops:    FLOPs of fitting and scoring, per unit of the encoder's width and patch token of an image
-    encoder_images: images through the encoder, besides the one pass whose features all protocols of a task share
+    encoder_images: images through the encoder, besides the one pass whose features all protocols of a task
+    share
     """
 
     solver_flops: float = 0.0

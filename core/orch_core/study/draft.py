@@ -211,7 +211,8 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
             notes.append(
-                f"{name}: its splits share byte-equal images ({pairs}); scores on these images are too high by an unknown amount"
+                f"{name}: its splits share byte-equal images ({pairs}); scores on these images are "
+                "too high by an unknown amount"
             )
     notes += _leak_notes(checked)
     notes += [f"{name}: not probed, for {fault}" for name, fault in checked.unsound.items()]
@@ -232,7 +233,7 @@ def _leak_notes(checked: CheckedGrid) -> list[str]:
     }
     tasks = {name: checked.file(name) for name in checked.probed if name not in checked.absent}
     return [
-        f"{one.source}: {one.images:,} of the {one.split} images of {one.task} are byte-equal to its training images; "
-        "pretraining sees them, so that scores on them are too high by an unknown amount"
+        f"{one.source}: {one.images:,} of the {one.split} images of {one.task} are byte-equal to its "
+        "training images; pretraining sees them, so that scores on them are too high by an unknown amount"
         for one in leaks(sources, tasks)
     ]

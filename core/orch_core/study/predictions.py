@@ -1,7 +1,7 @@
 """Predictions of a probe on the test split, image by image, as they lie beside its record.
 
-Scores are kept as float16 logarithms: log p of every class, or log-odds of the positive class or of every label. In
-this form 1 - p keeps its digits where p is near 1, so that images keep their order.
+Scores are kept as float16 logarithms: log p of every class, or log-odds of the positive class or of every
+label. In this form 1 - p keeps its digits where p is near 1, so that images keep their order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Predictions:
 
     @property
     def split(self) -> str:
-        """Hash of the images and labels that were predicted: two probes with one hash can be compared image by image."""
+        """Hash of the images and labels: probes with equal hashes can be compared image by image."""
         state = hashlib.blake2b(digest_size=16)
         for array in (self.ids, self.labels):
             state.update(np.ascontiguousarray(array).tobytes())

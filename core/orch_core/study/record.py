@@ -28,7 +28,7 @@ class Cause(StrEnum):
     BAD_DATA = "bad_data"
     """An input file is missing, damaged, or not what the grid says; the message names it."""
     NOT_DEFINED = "not_defined"
-    """The protocol of a probe is not defined for the cell, such as fine-tuning for raw pixels: this is its result."""
+    """The probe's protocol is not defined for the cell, as fine-tuning is not for raw pixels."""
     CODE_ERROR = "code_error"
     """An exception that none of the other causes explains."""
     OUT_OF_MEMORY = "out_of_memory"

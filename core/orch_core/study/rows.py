@@ -63,10 +63,11 @@ def reason_row(record: Record) -> dict[str, str]:
 
 
 def task_labels(records: Iterable[Record]) -> dict[tuple[str, str], str]:
-    """A label by (task, probe id): the task, with its protocol and the id's first digits where others share that.
+    """A label by (task, probe id): the task, and where others share it the protocol and digits of the id.
 
-    Scores of two probes of one task (another file, protocol or number of training images) do not compare. The protocol
-    that laws are fitted to (`main_protocol`) is left out of the label, so that one added later does not change it.
+    Scores of two probes of one task (another file, protocol or number of training images) do not compare. The
+    protocol that laws are fitted to (`main_protocol`) is left out of the label, so that one added later does
+    not change it.
     """
     probes = {(record.task, record.probe): _protocol(record) for record in records if record.task}
     main, shared = main_protocol(probes.values()), Counter(task for task, _ in probes)
@@ -79,7 +80,7 @@ def task_labels(records: Iterable[Record]) -> dict[tuple[str, str], str]:
 
 
 def main_protocol(protocols: Iterable[str]) -> str:
-    """The protocol that laws and comparisons are of: `linear@1`, or the first by name where no probe has it."""
+    """The protocol of laws and comparisons: `linear@1`, or the first by name if no probe has it."""
     found = set(protocols)
     return FIRST_PROTOCOL if FIRST_PROTOCOL in found or not found else min(found)
 

@@ -1,4 +1,4 @@
-"""`orch launch`, `status`, `cancel`, `retry`, `logs`, `why`, `compare`, `export`: running a study and looking at its cells."""
+"""Commands that run a study and look at its cells: `orch launch`, `status`, `why`, `compare` and others."""
 
 from __future__ import annotations
 
@@ -205,8 +205,9 @@ def why(cell: str, *, study: Path | None, as_json: bool) -> None:
 def compare(first: str, second: str, *, study: Path | None, options: CompareOptions, as_json: bool) -> None:
     """Compare two cells on the test images of every task.
 
-    Differences are SECOND minus FIRST, with the 95% interval of a paired bootstrap. The AUC of a binary task also has
-    DeLong's test, and the accuracy McNemar's. Both are names of cells or the beginnings of their ids.
+    Differences are SECOND minus FIRST, with the 95% interval of a paired bootstrap. The AUC of a binary task
+    also has DeLong's test, and the accuracy McNemar's. Both are names of cells or the beginnings of their
+    ids.
 
     Example: orch compare random-w64-s0 mae-w64-all-2000-s0 --metric auc --metric f1
     """
@@ -221,8 +222,8 @@ def compare(first: str, second: str, *, study: Path | None, options: CompareOpti
 def export(cell: str, out: Path, *, study: Path | None, as_json: bool) -> None:
     """Write a cell's encoder into a folder that timm loads.
 
-    OUT is a new folder. It gets the configuration, the weights, the normalisation of images and a model card with the
-    data, the recipe, the scores and the energy. CELL is a cell's name or the beginning of its id.
+    OUT is a new folder. It gets the configuration, the weights, the normalisation of images and a model card
+    with the data, the recipe, the scores and the energy. CELL is a cell's name or the beginning of its id.
 
     Example: orch export mae-w64-all-2000-s0 exported
     """

@@ -1,4 +1,4 @@
-"""The protocol `attentive`: learned queries pool the patch tokens of a frozen encoder, and a linear layer classifies."""
+"""The protocol `attentive`: learned queries pool the patch tokens of a frozen encoder for a linear layer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from orch_core.protocols.attentive import PROTOCOL
 
 
 class QueryPooling(nn.Module):
-    """Learned queries [m, w] attend to tokens [n, l, w]; query j pools dimensions j w/m .. (j+1) w/m of their values.
+    """Learned queries [m, w] attend to tokens [n, l, w]; query j pools the j-th of m parts of their values.
 
-    arXiv 2506.10178, section 3: scores are q . x / sqrt(w), keys are the tokens themselves, values have one projection.
-    Values are projected after pooling, which is the same and costs less.
+    arXiv 2506.10178, section 3: scores are q . x / sqrt(w), keys are the tokens themselves, values have one
+    projection. Values are projected after pooling, which is the same and costs less.
     """
 
     def __init__(self, width: int, queries: int, deviation: float) -> None:

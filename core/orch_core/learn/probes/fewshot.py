@@ -1,8 +1,9 @@
-"""The protocol `fewshot`: nearest centroid of few training images per class, over draws that every encoder shares.
+"""The protocol `fewshot`: nearest centroid of few images per class, in draws that every encoder shares.
 
-SimpleShot's CL2N: features less their mean over the training images (without labels), at length one; the class of the
-nearest centroid. Scores are the softmax of the negative squared distances (Snell et al. 2017, arXiv 1703.05175,
-equation 2). A multi-label task has a positive and a negative centroid per label. Validation chooses nothing.
+SimpleShot's CL2N: features less their mean over the training images (without labels), at length one; the
+class of the nearest centroid. Scores are the softmax of the negative squared distances (Snell et al. 2017,
+arXiv 1703.05175, equation 2). A multi-label task has a positive and a negative centroid per label. Validation
+chooses nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from orch_core.learn.probes.scoring import Scored, Value, scored
 from orch_core.learn.probes.subject import Features, Subject
 from orch_core.learn.probes.task import Task
 from orch_core.learn.randomness import generator
-from orch_core.metrics.ranking import auc, correct
 from orch_core.protocols.fewshot import PROTOCOL, SHOTS
+from orch_core.protocols.ranking import auc, correct
 
 Rows = NDArray[np.int64]
 
 
 def evaluate(subject: Subject, task: Task, probe: Probe) -> Scored:
-    """Score every number of shots that all classes have; `auc` is that of `reported_shots`, or of the most below.
+    """Score every number of shots that all classes have; `auc` is of `reported_shots`, or the most below.
 
-    auc_shots_5, auc_shots_5_sd: mean and standard deviation over the draws on test, and accuracy_shots_5 the mean; None
-    where a class has fewer images. Raises OrchError if a class has no training image.
+    auc_shots_5, auc_shots_5_sd: mean and standard deviation over the draws on test, and accuracy_shots_5 the
+    mean; None where a class has fewer images. Raises OrchError if a class has no training image.
     """
     features = centred(subject.features(task))
     classes = [np.flatnonzero(column) for column in _columns(task, probe).T]
@@ -68,7 +69,7 @@ def centroid_shares(features: Features, centroids: Features) -> Features:
 
 
 def _columns(task: Task, probe: Probe) -> Rows:
-    """Membership [n, k] of the training images: in a class, or with and without each label of a multi-label task."""
+    """Membership [n, k] of the training images: in a class, or without and with each label of several."""
     labels = task.labels["train"]
     if probe.kind == "multi-label":
         return np.stack([1 - labels, labels], 2).reshape(len(labels), -1)

@@ -30,7 +30,7 @@ ROWS = 32
 
 
 class Classifier(nn.Module):
-    """An encoder and a linear layer on its mean patch token; precision as in pretraining (fp16 is fp32 here)."""
+    """An encoder and a linear layer on its mean patch token, in the cell's precision (fp32 for fp16)."""
 
     calls: Tensor
 
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Logits [n, k] of patches [n, l, pixels]; in training each image leaves out some residual branches."""
+        """Logits [n, k] of patches [n, l, pixels]; in training images leave out some residual branches."""
         drops = self._uniform(patches) if self.training else None
         with autocast(patches.device, "fp32" if self.precision == "fp16" else self.precision):
             tokens = encode(self.encoder, patches, uniform=drops)
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         return logits
 
     def _uniform(self, patches: Tensor) -> Tensor:
-        """What decides which branches are left out, from the number of calls before this one, which is saved."""
+        """What decides which branches are left out: a function of the number of calls, which is saved."""
         rng = generator(0, f"{PROTOCOL.id}|drop path", int(self.calls))
         self.calls += 1
         draws = rng.random((len(patches), 2 * len(self.encoder.blocks)), dtype=np.float32)
@@ -56,7 +56,10 @@ class Classifier(nn.Module):
 
 
 def evaluate(subject: Subject, task: Task, probe: Probe) -> Scored:
-    """Train on train, keep the epoch of the smallest loss on val, score on test; raises OrchError without an encoder."""
+    """Train on train, keep the epoch of the smallest loss on val, score on test.
+
+    Raises NotDefined without an encoder.
+    """
     if subject.encoder is None:
         message = f"{PROTOCOL.id} is not defined for {subject.cell.recipe}: it has no encoder to train"
         raise NotDefined(message)
@@ -118,7 +121,7 @@ def _optimiser(module: Classifier) -> torch.optim.AdamW:
 
 
 def layer_of(name: str, depth: int) -> int:
-    """Layer of a parameter of a Classifier: 0 for the embedding, 1 .. depth for blocks, depth + 1 for what follows."""
+    """Layer of a Classifier's parameter: 0 for the embedding, 1 .. depth for blocks, then depth + 1."""
     parts = name.split(".")
     if parts[:2] == ["encoder", "blocks"]:
         return int(parts[2]) + 1

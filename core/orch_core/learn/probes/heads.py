@@ -1,4 +1,4 @@
-"""Training of a head, or of a whole encoder with one, by AdamW; the epoch of the smallest loss on validation is kept."""
+"""Training of a head, or of an encoder with one, by AdamW; the epoch of the smallest val loss is kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ Inputs = Callable[[Rows], Tensor]
 class Training:
     """How long and how fast a module is trained.
 
-    rate:     factor of the groups' learning rates, by the epochs that have passed (a fraction within an epoch)
+    rate:     factor of the groups' learning rates, by the epochs that have passed (a fraction within an
+    epoch)
     patience: epochs without a smaller validation loss after which it stops; 0 for never
     rows:     images at a time in a forward pass; 0 for the batch
     resume:   file of the state after each epoch; None to keep none
@@ -109,7 +110,7 @@ class Trainer:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def train(self) -> None:
-        """Train to the end; raises what `check_stop` raises, and OrchError if no epoch has a finite loss on val."""
+        """Train to the end; raises what `check_stop` raises, and OrchError if no loss on val is finite."""
         targets = {split: targets_of(self.labels[split], self.probe) for split in ("train", "val")}
         rates = [group["lr"] for group in self.optimiser.param_groups]
         self._restore()
@@ -181,7 +182,7 @@ class Trainer:
             save_tensors(path, {**training_state(self.module, self.optimiser), **best, "numbers": numbers})
 
     def _restore(self) -> None:
-        """Go on from the saved state; from the beginning if there is none, or it is damaged or of another module."""
+        """Go on from the saved state; from the beginning if there is none that is whole and fits."""
         path = self.training.resume
         if path is None or not path.exists():
             return

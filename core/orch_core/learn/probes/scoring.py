@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from orch_core.cell import Probe
 from orch_core.learn.probes.task import Task
 from orch_core.learn.randomness import generator
-from orch_core.metrics.classification import METRICS
-from orch_core.metrics.ranking import Floats, auc, bootstrap, correct, delong_se
+from orch_core.protocols.classification import METRICS
+from orch_core.protocols.ranking import Floats, auc, bootstrap, correct, delong_se
 from orch_core.study.predictions import Predictions, predictions_of
 
 Value = float | int | str | None
@@ -37,8 +37,8 @@ def scored(predicted: Mapping[str, Floats], task: Task, probe: Probe, **more: Va
 
     Of probabilities [d, n, k] of d draws every score is the mean over draws.
 
-    The resamples depend on the test set alone, so that replicate k of two encoders on one task is of the same images:
-    the spread of their difference is that of a paired bootstrap.
+    The resamples depend on the test set alone, so that replicate k of two encoders on one task is of the same
+    images: the spread of their difference is that of a paired bootstrap.
     """
     truth = {split: task.truth(split, probe) for split in predicted}
     test, labels = predicted["test"], task.labels["test"]

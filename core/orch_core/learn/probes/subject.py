@@ -83,7 +83,7 @@ class Subject:
 
     @contextmanager
     def tokens(self, task: Task) -> Iterator[dict[str, Tokens]]:
-        """Patch tokens [n, patches, width] of each split after the last norm, in a file that is removed at the end.
+        """Patch tokens [n, patches, width] of each split after the last norm, in a file removed afterwards.
 
         The control without an encoder has the pixels of the patches themselves.
         """

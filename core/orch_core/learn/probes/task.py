@@ -12,7 +12,7 @@ from orch_core.cell import Probe
 from orch_core.errors import OrchError
 from orch_core.images.npz import SPLITS, Images, Labels, hash_order, image_keys
 from orch_core.images.source import open_split
-from orch_core.metrics.ranking import indicator
+from orch_core.protocols.ranking import indicator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Task:
 
 
 def load_task(one: Probe, scratch: Path) -> Task:
-    """A task's images and labels; raises OrchError if they are unusable, or have changed since the plan was made.
+    """A task's images and labels; raises OrchError if they are unusable, or have changed since the plan.
 
     scratch: folder for the images of a large task, which are mapped from there and not held in memory
     """

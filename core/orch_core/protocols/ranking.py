@@ -78,8 +78,8 @@ def bootstrap(
 ) -> tuple[Interval, Interval, Floats]:
     """Intervals of AUC and accuracy, and the AUCs, under 1,000 resamples of the images within each class.
 
-    A multi-label image is resampled as a whole row. Scores [d, n, k] of d draws share the resamples in equal parts, in
-    order, so that the intervals contain the spread between draws; d divides 1,000.
+    A multi-label image is resampled as a whole row. Scores [d, n, k] of d draws share the resamples in equal
+    parts, in order, so that the intervals contain the spread between draws; d divides 1,000.
     """
     draws = scores if scores.ndim == 3 else scores[None]
     truth = indicator(labels, kind, classes)
@@ -104,7 +104,7 @@ def delong_se(score: Floats, truth: Ints) -> float:
 
 
 def delong_difference(first: Floats, second: Floats, truth: Ints) -> tuple[float, float]:
-    """ROC area of `second` minus that of `first` on the same images, and its standard error (DeLong et al. 1988, section 3)."""
+    """ROC area of `second` minus that of `first`, and its standard error (DeLong et al. 1988, section 3)."""
     (a10, a01), (b10, b01) = _placements(first, truth), _placements(second, truth)
     difference = float(b10.mean() - a10.mean())
     if min(len(a10), len(a01)) < 2:
@@ -114,7 +114,7 @@ def delong_difference(first: Floats, second: Floats, truth: Ints) -> tuple[float
 
 
 def _placements(score: Floats, truth: Ints) -> tuple[Floats, Floats]:
-    """Of every positive the share of negatives below it, of every negative the share of positives above it."""
+    """Of each positive the share of negatives below it, of each negative the share of positives above."""
     positive, negative = score[truth == 1], score[truth == 0]
     m, n = len(positive), len(negative)
     ranks = _midranks(np.concatenate([positive, negative]))

@@ -28,7 +28,7 @@ class CompareOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskComparison:
-    """One metric of one probe that both cells have; `adjusted` is its p value by Holm's method over all tests."""
+    """One metric of one probe of both cells; `adjusted` is its p value by Holm's method over all tests."""
 
     task: str
     protocol: str
@@ -39,7 +39,7 @@ class TaskComparison:
 
 @dataclass(frozen=True, slots=True)
 class CellComparison(Answer):
-    """What `orch compare` prints: the two cells' names, their comparisons, and probes that were left out, with the reason."""
+    """Two cells' names, their comparisons, and sentences about the probes that were left out."""
 
     first: str
     second: str
@@ -66,7 +66,8 @@ class CellComparison(Answer):
         )
         body = [
             (
-                row.task, row.protocol, row.found.metric, number(row.found.first, 4), number(row.found.second, 4),
+                row.task, row.protocol, row.found.metric,
+                number(row.found.first, 4), number(row.found.second, 4),
                 interval(row.found.difference, row.found.lo, row.found.hi, 4, signed=True),
                 "" if row.found.p_value is None else p_value(row.found.p_value),
                 "" if row.adjusted is None else p_value(row.adjusted), row.found.test,

@@ -10,11 +10,11 @@ from orch.answer import Answer
 from orch_core.cell import Cell
 from orch_core.errors import OrchError
 from orch_core.files import write_atomic
-from orch_core.formatting import number
+from orch_core.formatting import number, plural
 from orch_core.recipes import recipe_of
 from orch_core.study.folder import ENCODER, Study
 from orch_core.study.record import Record
-from orch_core.study.rows import task_labels
+from orch_core.study.rows import record_row, task_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def export_cell(study: Study, cell: str, out: Path) -> Exported:
 
     Raises OrchError if the cell has no encoder or no result, or the folder has files.
     """
-    from orch_core.learn.export import export_encoder
+    from orch_core.learn.timm_folder import export_encoder
 
     one, record = study.cell(cell), study.record(cell)
     if not recipe_of(one).uses_model:
@@ -71,7 +71,7 @@ def export_cell(study: Study, cell: str, out: Path) -> Exported:
 
 
 def model_card(cell: Cell, record: Record, probes: list[Record]) -> str:
-    """The model card: what the encoder is, its data, its training, its scores, its energy, and how it is used."""
+    """The model card: what the encoder is, how it is used, its training, energy, data and scores."""
     model = cell.model
     assert model is not None
     values, cost = record.values, record.cost
@@ -84,9 +84,9 @@ def model_card(cell: Cell, record: Record, probes: list[Record]) -> str:
         f"# {cell.name}",
         "",
         (
-            f"A vision transformer of width {model.width}, depth {model.depth} and {model.heads} heads, on images of "
-            f"{cell.resolution} x {cell.resolution} pixels in {cell.channels} channel{'s' * (cell.channels > 1)} and patches of "
-            f"{cell.patch}. It was made with orch; its cell has the id `{cell.id}`."
+            f"A vision transformer of width {model.width}, depth {model.depth} and {model.heads} heads, on "
+            f"images of {cell.resolution} x {cell.resolution} pixels in {plural(cell.channels, 'channel')} "
+            f"and patches of {cell.patch}. It was made with orch; its cell has the id `{cell.id}`."
         ),
         "",
         "## Use",
@@ -122,12 +122,12 @@ def _use() -> list[str]:
         'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         "tokens = model.forward_features(images)  # [n, 1 + patches, width], of transformed images",
-        "features = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1)  # what the linear probe was fitted to",
+        "features = torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1)  # of the linear probe",
         "```",
         "",
         (
-            "Inputs are divided by 255, then normalised as in `preprocessor_config.json`. Other constants, such as ImageNet's, "
-            "give other features and lower scores."
+            "Inputs are divided by 255, then normalised as in `preprocessor_config.json`. Other constants, "
+            "such as ImageNet's, give other features and lower scores."
         ),
         "",
     ]
@@ -172,7 +172,7 @@ def _scores(probes: list[Record]) -> list[str]:
         return ["No task was probed."]
     labels = task_labels(done)
     rows = [
-        f"| {labels[record.task, record.probe]} | {(record.provenance.get('probe') or {}).get('protocol', '')} | "
+        f"| {labels[record.task, record.probe]} | {record_row(record)['protocol']} | "
         + " | ".join(_with_interval(record.values, name) for name in ("auc", "accuracy"))
         + f" | {record.values.get('n_test', '')} |"
         for record in done

@@ -1,8 +1,8 @@
-"""Metrics of class probabilities beside AUC and accuracy: scikit-learn's definitions, without a warning for what is undefined.
+"""Metrics of class probabilities beside AUC and accuracy, as scikit-learn defines them.
 
-Scores are [n, k] probabilities of classes, [n, 1] of the positive class of a binary task, or [n, k] of the labels of a
-multi-label task, whose metrics are means over labels. A class or label without both answers is left out of a mean; a
-metric of which nothing is left is NaN.
+Scores are [n, k] probabilities of classes, [n, 1] of the positive class of a binary task, or [n, k] of the
+labels of a multi-label task, whose metrics are means over labels. A class or label without both answers is
+left out of a mean; a metric of which nothing is left is NaN.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def balanced_accuracy(scores: Floats, labels: Ints, kind: str) -> float:
 
 
 def f1(scores: Floats, labels: Ints, kind: str) -> float:
-    """F1 of the positive class or of every label; of several classes the unweighted mean over those that occur."""
+    """F1 of the positive class or of every label; of classes the unweighted mean over those that occur."""
     found = []
     for guess, truth in _answers(scores, labels, kind):
         several = kind not in {"binary-class", "multi-label"}
@@ -43,7 +43,7 @@ def f1(scores: Floats, labels: Ints, kind: str) -> float:
 
 
 def average_precision(scores: Floats, labels: Ints, kind: str) -> float:
-    """Sum over thresholds of precision times the step in recall; one class against the rest, the mean over classes."""
+    """Sum over thresholds of precision times the step in recall, one class against the rest; their mean."""
     truth = labels if kind == "multi-label" else labels[:, :1] == np.arange(scores.shape[1])
     truth = labels[:, :1] == 1 if kind == "binary-class" else truth
     return _mean([_average_precision(scores[:, k], truth[:, k]) for k in range(scores.shape[1])])
@@ -60,7 +60,7 @@ def log_loss(scores: Floats, labels: Ints, kind: str) -> float:
 
 
 def brier(scores: Floats, labels: Ints, kind: str) -> float:
-    """Mean squared error of the probability of the positive class or label; of classes, summed over them (Brier 1950)."""
+    """Mean squared error of the positive class's probability; of classes, summed over them (Brier 1950)."""
     found = []
     for shares, truth in _shares(scores, labels, kind):
         if kind in {"binary-class", "multi-label"}:
@@ -72,7 +72,7 @@ def brier(scores: Floats, labels: Ints, kind: str) -> float:
 
 
 def calibration_error(scores: Floats, labels: Ints, kind: str) -> float:
-    """Expected calibration error: |accuracy - confidence| of the largest probability, by 15 bins of confidence."""
+    """Expected calibration error: |accuracy - confidence| of the largest probability, in 15 bins."""
     found = []
     for shares, truth in _shares(scores, labels, kind):
         confidence, right = shares.max(1), shares.argmax(1) == truth

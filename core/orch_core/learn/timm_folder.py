@@ -24,10 +24,10 @@ TOLERANCE = 1e-5
 
 
 def export_encoder(cell: Cell, weights: Path, out: Path) -> None:
-    """Write `config.json`, `preprocessor_config.json` and `model.safetensors`, from which timm alone makes the encoder.
+    """Write `config.json`, `preprocessor_config.json` and `model.safetensors`, which timm alone can load.
 
-    weights: the cell's encoder.safetensors. Raises OrchError if it is missing or damaged, and if what timm loads gives
-    other features.
+    weights: the cell's encoder.safetensors. Raises OrchError if it is missing or damaged, and if what timm
+    loads gives other features.
     """
     load_encoder(cell, weights)
     out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def preprocessor(cell: Cell) -> dict[str, Any]:
 
 
 def _difference(cell: Cell, weights: Path, out: Path) -> float:
-    """Largest difference of a token's value between the cell's encoder and timm's, over the standard deviation."""
+    """Largest difference between tokens of the cell's encoder and timm's, over their standard deviation."""
     theirs: Any = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, cell.channels, cell.resolution, cell.resolution, generator=generator)
