@@ -12,9 +12,9 @@ from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.reports.factor_sentences import family, strength
 from orch_analysis.tables.export import Table
+from orch_analysis.tasks.across_protocols import AcrossProtocols, Estimate
 from orch_analysis.tasks.contrasts import Contrast
 from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
-from orch_analysis.tasks.protocols import AcrossProtocols, Estimate
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
 from orch_core.formatting import (
     MISSING,

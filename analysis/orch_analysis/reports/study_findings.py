@@ -13,10 +13,10 @@ from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.tables import study_tables
 from orch_analysis.tables.study_tables import CONTROLS, Results
-from orch_analysis.tasks import correlation, protocols, slopes
+from orch_analysis.tasks import across_protocols, correlation, slopes
+from orch_analysis.tasks.across_protocols import AcrossProtocols
 from orch_analysis.tasks.contrasts import Contrast, contrasts
 from orch_analysis.tasks.factors import FACTORS, chosen_factors, task_factors, varying_factors
-from orch_analysis.tasks.protocols import AcrossProtocols
 from orch_analysis.tasks.slopes import Slope
 from orch_core.errors import OrchError
 from orch_core.formatting import listed
@@ -82,7 +82,7 @@ def study_findings(
     an unknown factor.
     """
     everything = study_tables.read_results(study)
-    found = protocols.by_main_protocol(everything)
+    found = across_protocols.by_main_protocol(everything)
     if found.pretraining.is_empty():
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
         why = listed([f"{count} {cause}" for cause, count in causes])
@@ -115,7 +115,7 @@ def study_findings(
         frontiers=_frontiers(curves, _one_unit(found.pretraining, mixes), seed),
         probes=probes,
         contrasts=contrasts(scored),
-        protocols=protocols.across_protocols(everything),
+        protocols=across_protocols.across_protocols(everything),
         factors=described,
         grouped=grouped,
         factor_names=names,

@@ -16,8 +16,8 @@ from orch_analysis.reports.study_findings import StudyFindings, study_findings
 from orch_analysis.reports.study_page import study_page
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import export
+from orch_analysis.tasks.across_protocols import protocol_table
 from orch_analysis.tasks.contrasts import contrast_table
-from orch_analysis.tasks.protocols import protocol_table
 from orch_analysis.tasks.slopes import slope_table
 from orch_core.files import write_atomic
 from orch_core.study.folder import open_study

@@ -11,8 +11,8 @@ from orch_analysis.reports.factor_sentences import factor_answer
 from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
+from orch_analysis.tasks.across_protocols import AcrossProtocols
 from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
-from orch_analysis.tasks.protocols import AcrossProtocols
 from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, loss_obstacle, same_axis, tied
 from orch_core.formatting import count, duration, interval, listed, number, plural
 from orch_core.recipes import recipe_of_algorithm

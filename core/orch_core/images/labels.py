@@ -33,8 +33,8 @@ def _classes_fault(labels: Mapping[str, Labels]) -> str:
         return f"its labels count from 1 to {known[-1]}: subtract 1, for classes count from 0"
     gaps = np.setdiff1d(np.arange(known[-1] + 1), known)
     if len(gaps):
-        found = f"no image has the label {_some(gaps)}, and the largest is {known[-1]}"
-        return f"{found}: number the classes without gaps"
+        gap = f"no image has the label {_some(gaps)}, and the largest is {known[-1]}"
+        return f"{gap}: number the classes without gaps"
     for split in SCORED:
         missing = np.setdiff1d(known, found[split])
         if len(missing):
