@@ -143,7 +143,7 @@ def test_two_cells_are_compared_on_the_test_images_of_their_probes(study: Path):
     assert auc["second"] == pytest.approx(after["auc"], abs=2e-3)
     assert accuracy["difference"] == pytest.approx(after["accuracy"] - before["accuracy"], abs=1e-12)
     assert auc["lo"] <= auc["difference"] <= auc["hi"]
-    assert "DeLong" in orch("compare", "random-a-s0", "mae-a-all-16-s0", folder=study).stdout
+    assert "McNemar" in orch("compare", "random-a-s0", "mae-a-all-16-s0", folder=study).stdout
     wrong = orch("compare", "random-a-s0", "mae-a-all-16-s0", "--metric", "acu", folder=study)
     assert wrong.returncode == 2
     assert "balanced_accuracy" in wrong.stderr
