@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import polars as pl
 
+from orch_analysis.benefits.pooled import BenefitAnalysis
 from orch_analysis.figures import Picture
 from orch_analysis.tasks.factors import BY_NAME
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from orch_analysis.figures import Figure
 
 Found = TypeVar("Found")
+BENEFITS_CAPTION = (
+    "Open points: slopes of each task with 95% intervals; filled points: shrunken to the group's mean. Below: the mean over "
+    "tasks with its 95% interval (thick) and the 95% prediction interval of a new task (thin)."
+)
+BENEFITS_ALT = "Forest plot of scaling benefits per task with means and prediction intervals."
+SPECIFICATIONS_CAPTION = (
+    "Each point is one specification (definition of the benefit, axis, group, one task left out), sorted by its score: the "
+    "effect of the factor in standard errors. Filled: p < .05 in that specification."
+)
+SPECIFICATIONS_ALT = "Scores of every factor over all specifications, sorted."
 Words: TypeAlias = str | Callable[[Found], str]
 
 
@@ -89,3 +100,21 @@ def factor_correlations(correlations: pl.DataFrame) -> Figure | None:
     from orch_analysis.figures import factor_plots
 
     return factor_plots.correlation_figure(correlations)
+
+
+def benefit_forest(found: BenefitAnalysis | None, axis: str) -> Figure | None:
+    """Benefits along one axis with their means, where there are any."""
+    if found is None or (main := found.along(axis)).pooled.is_empty():
+        return None
+    from orch_analysis.figures import benefit_plots
+
+    return benefit_plots.benefit_figure(main.tasks, main.pooled)
+
+
+def specifications(found: BenefitAnalysis | None) -> Figure | None:
+    """The specification curve of every factor, where there are any."""
+    if found is None or found.curve.is_empty():
+        return None
+    from orch_analysis.figures import benefit_plots
+
+    return benefit_plots.specification_figure(found.curve)

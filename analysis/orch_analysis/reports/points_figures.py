@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orch_analysis.fitting.estimates import Fit
-from orch_analysis.reports.page_figures import PageFigure, factor_correlations, factor_scatter
+from orch_analysis.reports.page_figures import (
+    BENEFITS_ALT,
+    BENEFITS_CAPTION,
+    SPECIFICATIONS_ALT,
+    SPECIFICATIONS_CAPTION,
+    PageFigure,
+    benefit_forest,
+    factor_correlations,
+    factor_scatter,
+    specifications,
+)
 from orch_analysis.reports.points_findings import PointsFindings
 from orch_core.formatting import listed, percent, plural
 
@@ -86,6 +96,19 @@ FIGURES: tuple[PageFigure[PointsFindings], ...] = (
         caption="95% t intervals, filled if the interval excludes zero. An interval much wider than the others is cut at the "
         "panel's edge.",
         alt="Forest plot of slopes with intervals.",
+    ),
+    PageFigure(
+        name="benefits", section="benefits",
+        title=lambda found: f"Scaling benefits along {found.benefit_axis}, by definition.",
+        caption=BENEFITS_CAPTION,
+        draw=lambda found: benefit_forest(found.benefits, found.benefit_axis),
+        alt=BENEFITS_ALT,
+    ),
+    PageFigure(
+        name="specifications", section="benefits", title="Specification curve of every factor.",
+        caption=SPECIFICATIONS_CAPTION,
+        draw=lambda found: specifications(found.benefits),
+        alt=SPECIFICATIONS_ALT,
     ),
     PageFigure(
         name="factors", section="factors",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from orch_analysis.benefits.pooled import BenefitAnalysis, benefit_analysis
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit as fit_law
 from orch_analysis.fitting.options import FitOptions
@@ -26,7 +27,8 @@ class PointsFindings:
     """Every number of the report of a table of points.
 
     frame: the rows that the fits used; axes: per x axis the fits' slopes, the axis asked for first; slopes: those of the
-    first axis as a table with their `group`; factors: columns group, task and `names`; correlations: of slopes and factors.
+    first axis as a table with their `group`; factors: columns group, task and `names`; correlations: of slopes and factors;
+    benefits: of a score out of 1 in tasks, else None.
     """
 
     points: Points
@@ -38,6 +40,12 @@ class PointsFindings:
     factors: pl.DataFrame
     names: Sequence[str]
     correlations: pl.DataFrame
+    benefits: BenefitAnalysis | None
+
+    @property
+    def benefit_axis(self) -> str:
+        """The axis of the benefits in the answers: what is probed where the table has it, else the first."""
+        return "params_encoder" if "params_encoder" in self.axes else next(iter(self.axes), "")
 
 
 def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], seed: int) -> PointsFindings:
@@ -66,7 +74,31 @@ def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], 
         factors=factors,
         names=names,
         correlations=correlation.correlate_all(table, factors, names, seed=seed),
+        benefits=_benefits(frame, fits, list(axes), factors, names, seed) if first else None,
     )
+
+
+def _benefits(
+    frame: pl.DataFrame,
+    fits: Sequence[Fit],
+    axes: Sequence[str],
+    factors: pl.DataFrame,
+    names: Sequence[str],
+    seed: int,
+) -> BenefitAnalysis | None:
+    """The scaling benefits of the tasks of a table whose value is a score out of 1; None for other tables."""
+    value, group = fits[0].value, fits[0].group
+    tasks = [key for key in TASK_KEYS if key in group and key in frame.columns]
+    if value not in SCORES or not tasks or frame[value].max() > 1:  # type: ignore[operator]
+        return None
+    others = [key for key in group if key not in {*TASK_KEYS, "mix"} and key in frame.columns]
+    scores = frame.with_columns(
+        auc=pl.col(value),
+        task=pl.concat_str(pl.col(tasks).cast(pl.String), separator=" · "),
+        algorithm=pl.concat_str(pl.col(others).cast(pl.String), separator=" · ") if others else pl.lit(""),
+    )
+    found = benefit_analysis(scores, axes, factors, names, seed=seed)
+    return found if found.pooled.height else None
 
 
 def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:

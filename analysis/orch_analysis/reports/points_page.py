@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped
-from orch_analysis.reports import factor_sentences, page_tables
+from orch_analysis.reports import benefit_section, factor_sentences, page_tables
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.points_findings import PointsFindings
@@ -22,8 +22,14 @@ def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str)
     """The whole report of a table of points; command: the command line that made it."""
     blocks: list[Block] = [*drawn.of("laws"), page_tables.fits(found.fits, files["fits"])]
     sections = [Section(id="laws", title="Fitted laws", blocks=blocks)]
+    benefits: list[Answer] = []
     if len(found.axes) > 1:
         sections.append(_axes_section(found, files))
+    if found.benefits:
+        pooled, beside = files["benefits"], files.get("moderators", ())
+        axis = found.benefit_axis
+        sections.append(benefit_section.benefit_section(found.benefits, axis, drawn, pooled, beside))
+        benefits = benefit_section.benefit_answers(found.benefits, axis)
     if found.names:
         sections.append(_factors_section(found, drawn, files))
     sections.append(Section(id="provenance", title="Provenance", blocks=[_provenance(found, command)]))
@@ -33,7 +39,11 @@ def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str)
         kicker="Scaling-law report of a table of points",
         lead=_lead(found),
         facts=_facts(found),
-        answers=[*_axis_answers(found), *factor_sentences.factor_answer(found.correlations, slopes)],
+        answers=[
+            *_axis_answers(found),
+            *benefits,
+            *factor_sentences.factor_answer(found.correlations, slopes),
+        ],
         sections=sections,
     )
 

@@ -42,7 +42,8 @@ def report_points(
     with writing(out):
         drawn = draw_all(points_figures.FIGURES, numbers, out / "figures")
         page = points_page(numbers, drawn, _save_tables(numbers, out / "tables"), command)
-        laws_json.write(fits, out, {"source": points.source, "sha256": points.sha256, "command": command})
+        provenance = {"source": points.source, "sha256": points.sha256, "command": command}
+        laws_json.write(fits, out, provenance, numbers.benefits.to_json() if numbers.benefits else ())
         write_atomic(out / "report.html", render(page))
     return out / "report.html"
 
@@ -53,5 +54,6 @@ def _save_tables(found: PointsFindings, folder: Path) -> dict[str, tuple[str, ..
         "fits": page_tables.fit_table(found.fits),
         "slopes": slope_table([row for rows in found.axes.values() for row in rows]),
         "correlations": found.correlations,
+        **(found.benefits.tables() if found.benefits else {}),
     }
     return {name: export.save(frame, folder, name) for name, frame in frames.items() if frame.height}

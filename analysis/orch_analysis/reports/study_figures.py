@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from orch_analysis.reports.page_figures import PageFigure, factor_correlations, factor_scatter
+from orch_analysis.reports.page_figures import (
+    BENEFITS_ALT,
+    BENEFITS_CAPTION,
+    SPECIFICATIONS_ALT,
+    SPECIFICATIONS_CAPTION,
+    PageFigure,
+    benefit_forest,
+    factor_correlations,
+    factor_scatter,
+    specifications,
+)
 from orch_analysis.reports.study_findings import StudyFindings
 from orch_analysis.tables.study_tables import CONTROLS
 from orch_analysis.tasks.slopes import AXES
@@ -186,6 +196,14 @@ FIGURES: tuple[PageFigure[StudyFindings], ...] = (
         "better. Relative error: divided by the error of the untrained encoder of the same size, which removes the effect of "
         "size alone. An interval much wider than the others is cut at the panel's edge.",
         alt="Forest plot of the slopes of every task with intervals.",
+    ),
+    PageFigure(
+        name="benefits", section="benefits", title="Scaling benefits along encoder size, by definition.",
+        caption=BENEFITS_CAPTION, draw=lambda found: benefit_forest(found.benefits, "params_encoder"), alt=BENEFITS_ALT,
+    ),
+    PageFigure(
+        name="specifications", section="benefits", title="Specification curve of every factor.",
+        caption=SPECIFICATIONS_CAPTION, draw=lambda found: specifications(found.benefits), alt=SPECIFICATIONS_ALT,
     ),
     PageFigure(
         name="factors", section="factors", title="Slope of AUC in encoder size against each task factor.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from orch_analysis.benefits.pooled import BenefitAnalysis, benefit_analysis
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier
@@ -44,7 +45,7 @@ class StudyFindings:
     measured against; best, mixed: rows of `best_cells` and `mix_rows`; mixes: per algorithm its main mix; loss, probes:
     power laws of the held-out loss and of the tasks; joint: laws of size and data; factors: a row per task; grouped:
     factors per algorithm and task; correlations: of the slopes of `auc` and `error_ratio` in encoder size, by value;
-    tied: axes that repeat another one, with that other axis.
+    tied: axes that repeat another one, with that other axis; benefits: of every task along every axis that is one of its own.
     """
 
     study: Study
@@ -67,6 +68,7 @@ class StudyFindings:
     grouped: pl.DataFrame
     factor_names: Sequence[str]
     correlations: Mapping[str, pl.DataFrame]
+    benefits: BenefitAnalysis
 
     def main_slopes(self, value: str) -> pl.DataFrame:
         """Slopes of `value` in encoder size, of every algorithm's main mix, as rows of `slope_table` with `group`."""
@@ -123,6 +125,22 @@ def study_findings(
             value: correlation.correlate_all(_main_slopes(probes, mixes, value), grouped, names, seed=seed)
             for value in ("auc", "error_ratio")
         },
+        benefits=_benefits(scored, grouped, names, seed),
+    )
+
+
+def _benefits(
+    scored: pl.DataFrame, grouped: pl.DataFrame, names: Sequence[str], seed: int
+) -> BenefitAnalysis:
+    """Benefits of the trained encoders along the axes that do not repeat another, beside the factors of their tasks."""
+    trained = scored.filter(~pl.col("algorithm").is_in(CONTROLS))
+    axes = [axis for axis in slopes.AXES if not slopes.same_axis(trained, axis)]
+    return benefit_analysis(
+        trained.with_columns(auc_se=pl.col("se")),
+        axes,
+        grouped.rename({"group": "algorithm"}),
+        names,
+        seed=seed,
     )
 
 

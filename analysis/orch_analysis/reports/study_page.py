@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.reports import factor_sentences, page_tables, study_sentences
+from orch_analysis.reports import benefit_section, factor_sentences, page_tables, study_sentences
 from orch_analysis.reports.page import Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.study_findings import StudyFindings
@@ -31,6 +31,7 @@ def study_page(found: StudyFindings, drawn: Drawn, files: Files) -> Page:
             _pretraining(found, drawn, files),
             _tasks(found, drawn, files),
             _slopes(found, drawn, files),
+            *_benefits(found, drawn, files),
             _factors(found, drawn, files),
             Section(
                 id="limits", title="Limitations", blocks=[Text(items=tuple(study_sentences.caveats(found)))]
@@ -92,6 +93,13 @@ def _slopes(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
         page_tables.slopes([*found.loss, *found.probes], files["slopes"]),
     ]
     return Section(id="slopes", title="Downstream scaling", blocks=blocks)
+
+
+def _benefits(found: StudyFindings, drawn: Drawn, files: Files) -> list[Section]:
+    if found.benefits.pooled.is_empty():
+        return []
+    pooled, beside = files["benefits"], files["moderators"]
+    return [benefit_section.benefit_section(found.benefits, "params_encoder", drawn, pooled, beside)]
 
 
 def _factors(found: StudyFindings, drawn: Drawn, files: Files) -> Section:

@@ -45,7 +45,7 @@ def report_study(
         drawn = draw_all(study_figures.FIGURES, found, folder / "figures")
         page = study_page(found, drawn, _save_tables(found, folder / "tables"))
         fits = [*found.joint, *(row.fit for row in (*found.loss, *found.probes))]
-        laws_json.write(fits, folder, _provenance(found))
+        laws_json.write(fits, folder, _provenance(found), found.benefits.to_json())
         write_atomic(folder / "report.html", render(page))
     return folder / "report.html"
 
@@ -62,6 +62,7 @@ def _save_tables(found: StudyFindings, folder: Path) -> dict[str, tuple[str, ...
         "correlations": pl.concat(
             [frame.with_columns(value=pl.lit(value)) for value, frame in found.correlations.items()]
         ),
+        **found.benefits.tables(),
         "ledger": found.results.ledger,
         "curves": found.curves,
     }

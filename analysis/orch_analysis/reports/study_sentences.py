@@ -7,6 +7,7 @@ from typing import Literal
 
 import polars as pl
 
+from orch_analysis.reports.benefit_section import benefit_answers
 from orch_analysis.reports.factor_sentences import factor_answer
 from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
@@ -42,6 +43,7 @@ def answers(found: StudyFindings) -> list[Answer]:
         *task_answers(found.probes, found.mixes),
         *contrast_answers(found),
         *protocol_answer(found.protocols),
+        *benefit_answers(found.benefits.of_mixes(found.mixes), "params_encoder"),
         *factor_answer(found.correlations["auc"], "the slopes of AUC in encoder size"),
         *missing_answer(found.results.ledger),
     ]

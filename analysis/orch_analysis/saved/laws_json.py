@@ -25,10 +25,15 @@ SCHEMA_VERSION = 2
 FILE, DRAWS, CARDS = "laws.json", "draws.npz", "cards"
 
 
-def write(fits: Sequence[Fit], out_dir: str | Path, provenance: Mapping[str, Any]) -> Path:
+def write(
+    fits: Sequence[Fit],
+    out_dir: str | Path,
+    provenance: Mapping[str, Any],
+    benefits: Sequence[Mapping[str, Any]] = (),
+) -> Path:
     """Write laws.json, draws.npz and the cards to a folder, and return the path of laws.json.
 
-    `provenance` goes into every card; see `card.make`.
+    `provenance` goes into every card; see `card.make`. `benefits`: of `BenefitAnalysis.to_json`.
     """
     folder = Path(out_dir)
     (folder / CARDS).mkdir(parents=True, exist_ok=True)
@@ -42,7 +47,8 @@ def write(fits: Sequence[Fit], out_dir: str | Path, provenance: Mapping[str, Any
     draws = {str(number): one.draws for number, one in enumerate(fits)}
     np.savez_compressed(folder / DRAWS, **draws)  # type: ignore[arg-type]  # its other argument is a flag
     path = folder / FILE
-    path.write_text(_json({"schema_version": SCHEMA_VERSION, "fits": entries}), encoding="utf-8")
+    content = {"schema_version": SCHEMA_VERSION, "fits": entries, "benefits": list(benefits)}
+    path.write_text(_json(content), encoding="utf-8")
     return path
 
 

@@ -331,11 +331,11 @@ def partial_fit(
     if found.line is None:
         return found
     spread = 1 / float(np.linalg.inv(design.T @ design)[1, 1])
-    noise, dof = _between(values - design @ coefficients, unit, others)
+    noise, dof = between_noise(values - design @ coefficients, unit, others)
     return _with_units(found, spread, noise, dof, held, f"{units.size} values of {axis}")
 
 
-def _between(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tuple[float, int]:
+def between_noise(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tuple[float, int]:
     """Standard deviation of a run from the units' mean residuals, and its degrees of freedom.
 
     Quantities held fixed that vary between units alone take a degree of freedom each; at least one is left.
