@@ -58,7 +58,7 @@ def test_too_narrow_a_range_leaves_the_offset_open() -> None:
     assert found.outcome in {Outcome.NOT_IDENTIFIED, Outcome.AT_BOUND}
     item = found.identifiability["E"]
     assert not item.identified
-    assert "E is not determined: it can be anything in [" in item.words
+    assert "E is not determined: its 95% likelihood interval is [" in item.words
 
 
 @pytest.mark.parametrize(("law", "truth"), [
