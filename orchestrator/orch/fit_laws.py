@@ -162,13 +162,11 @@ def _remarks(fits: Sequence[Fit]) -> list[str]:
     for reason, row in sorted({(item.reason, item.row) for fit in fits for item in fit.dropped}):
         rows.setdefault(reason, []).append(row)
     left_out = [f"left out: {_rows(at)}: {reason}" for reason, at in rows.items()]
-    warned = [
-        f"warning{f', {fit.label}' if fit.group else ''}: {text}"
-        for fit in fits
-        for text in (*_doubtful(fit), *fit.warnings)
-    ]
-    more = [f"... and {len(warned) - MANY} more warnings in laws.json"] if len(warned) > MANY else []
-    return [*left_out[:MANY], *warned[:MANY], *more]
+    warned: dict[str, list[str]] = {}
+    for fit in fits:
+        for text in (*_doubtful(fit), *fit.warnings):
+            warned.setdefault(text, []).append(fit.label)
+    return [*left_out[:MANY], *_grouped(warned, where=" in laws.json")]
 
 
 def _doubtful(fit: Fit) -> tuple[str, ...]:
@@ -196,7 +194,8 @@ def _table(fits: Sequence[Fit]) -> str:
 
 def _estimate(fit: Fit, name: str) -> str:
     ends = fit.intervals.get(name)
-    shown = f"{fit.estimates[name]:.4g}"
+    bound = fit.bound_of(name)
+    shown = f"{fit.estimates[name]:.4g}" if bound is None else f"{bound:g} (at the bound)"
     return f"{shown} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else shown
 
 
@@ -207,6 +206,7 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
     Raises OrchError for another folder.
     """
     rows: list[dict[str, Any]] = []
+    remarks: dict[str, list[str]] = {}
     table = [["group", "quantity", "by", "value", "band", "beyond the data"]]
     for fit in laws_json.read(folder, trust=trust):
         table[0][4] = f"{percent(fit.level)} band"
@@ -216,14 +216,12 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
             rows.append({**about, "outcome": str(fit.outcome)})
             continue
         row = fit.predict(pl.DataFrame({name: [number] for name, number in at.items()})).row(0, named=True)
-        band = "-" if row["lo"] is None else f"{row['lo']:.4g} to {row['hi']:.4g} ({BANDS[row['band']]})"
-        beyond = f"{row['extrapolation']:.3g}x"
-        table.append(
-            [fit.label or "all", row["quantity"], row["predictor"], f"{row['value']:.5g}", band, beyond]
-        )
-        rows.append({**about, **row})
+        table.append([fit.label or "all", row["quantity"], row["predictor"], *_predicted(row)])
+        for text in (*_doubtful(fit), *([row["note"]] if row["value"] is None else [])):
+            remarks.setdefault(text, []).append(fit.label)
+        rows.append({**about, "outcome": str(fit.outcome), **row})
     document: dict[str, Any] = {"at": dict(at), "predictions": rows}
-    text = columns(table, left=3)
+    text = "\n".join([columns(table, left=3), *_grouped(remarks)])
     if register:
         path = registered.register(find_study(folder.resolve().parent), folder, at, trust=trust)
         document["registered"] = str(path)
@@ -231,6 +229,26 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
             f"{text}\n\nregistered: {path}; `orch fit-laws` scores it when runs at this scale have finished"
         )
     return Fitted(document=document, text=text)
+
+
+def _grouped(remarks: Mapping[str, Sequence[str]], where: str = "") -> list[str]:
+    """A line per remark, with the first of the groups that it holds for; at most `MANY` lines."""
+    lines = []
+    for text, groups in remarks.items():
+        more = f" and {len(groups) - 1} more" if len(groups) > 1 else ""
+        lines.append(f"warning{f', {groups[0]}' if groups[0] else ''}{more}: {text}")
+    return [
+        *lines[:MANY],
+        *([f"... and {len(lines) - MANY} more warnings{where}"] if len(lines) > MANY else []),
+    ]
+
+
+def _predicted(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """A prediction's value, its band or why it has none, and how far it lies beyond the data."""
+    value = "refused" if row["value"] is None else f"{row['value']:.5g}"
+    band = "-" if row["lo"] is None else f"{row['lo']:.4g} to {row['hi']:.4g} ({BANDS[row['band']]})"
+    withheld = row["value"] is not None and row["note"]
+    return value, row["note"].removeprefix("band ") if withheld else band, f"{row['extrapolation']:.3g}x"
 
 
 def target_and_mapping(words: Sequence[str], mapping: Sequence[str]) -> tuple[Path | None, dict[str, str]]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import binom
 
 from orch_analysis.fitting.fit import FitOptions, Outcome
 from orch_analysis.forecast import auto as choose
@@ -50,6 +51,12 @@ def test_a_constant_wins_where_there_is_no_trend():
     assert found.law.name == "constant"
     assert "no trend" in found.choice.message
     assert found.estimates["level"] == pytest.approx(0.4, rel=0.03)
+
+
+def test_constants_are_rarely_named_a_trend():
+    sets, x = 60, np.geomspace(1e5, 6.4e6, 10)
+    named = [auto(noisy(np.full(10, 0.4), 0.03, seed), x).law.name for seed in range(sets)]
+    assert sum(name != "constant" for name in named) <= binom.ppf(0.99, sets, 0.08)
 
 
 def test_rolling_origin_and_aicc_are_what_a_few_lines_of_numpy_give():

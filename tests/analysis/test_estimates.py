@@ -80,7 +80,7 @@ def test_predictions_are_a_frame_whatever_way_they_are_asked_for() -> None:
     assert by_column.equals(found.predict(params=[1e8, 1e9], samples=1e11))
     assert by_column.equals(found.predict(asked.rename({"N": "params", "D": "samples"})))
     assert by_column.columns == [
-        "params", "samples", "quantity", "predictor", "value", "lo", "hi", "band", "extrapolation",
+        "params", "samples", "quantity", "predictor", "value", "lo", "hi", "band", "extrapolation", "note",
     ]  # fmt: skip
     assert by_column["value"].to_list() == pytest.approx(
         LAWS["chinchilla"]

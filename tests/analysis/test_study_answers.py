@@ -154,7 +154,9 @@ def test_every_figure_belongs_to_a_section_of_the_page(make_study):
     maker.cell("mae", SIZES[0], "all", 500)
     found = findings(maker)
     page = study_page(found, draw_all((), found, maker.study.root), FILES)
-    sections = {section.id for section in page.sections} | {"benefits"}  # which a study of one task does not have
+    sections = {section.id for section in page.sections} | {
+        "benefits"
+    }  # which a study of one task does not have
     assert {figure.section for figure in study_figures.FIGURES} <= sections
 
 

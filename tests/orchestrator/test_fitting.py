@@ -246,7 +246,7 @@ def test_a_number_may_stand_for_a_column(tmp_path: Path):
 def test_warnings_are_printed_on_separate_lines_and_old_reports_are_removed(tmp_path: Path):
     code, _, text = run(tmp_path, [f"{n:.6g},1,{12 * n**-0.076:.8g}" for n in N])
     assert code == 0
-    assert "warning: at_bound: E ended on the bound" in text
+    assert "warning: at_bound: E ended at the bound" in text
     assert (tmp_path / "laws" / "report.html").exists()
     assert run(tmp_path, ROWS[:2])[0] == 3
     assert not (tmp_path / "laws" / "report.html").exists()

@@ -267,7 +267,19 @@ def test_fits_give_the_same_numbers(expected: dict[str, Any], tolerance: float, 
     for fit in report:
         assert any(same_estimates(fit, other, tolerance) for other in wanted["report"]), fit
     assert len(report) == len(wanted["report"]) - 7  # the seven along training FLOPs
-    assert differences(found, {name: wanted[name] for name in found}, tolerance) == []
+    shown = {
+        name: [
+            old | {key: fit[key] for key in ("outcome",) if not outcome_key(fit)}
+            for fit, old in zip(found[name], wanted[name], strict=True)
+        ]
+        for name in found
+    }
+    assert differences(found, shown, tolerance) == []
+
+
+def outcome_key(fit: dict[str, Any]) -> tuple[str, ...]:
+    """The outcome, unless it is `misfit`: 547fd88 did not test whether a law describes its points."""
+    return () if fit["outcome"] == "misfit" else ("outcome",)
 
 
 def same_estimates(fit: dict[str, Any], other: dict[str, Any], tolerance: float) -> bool:
@@ -276,7 +288,14 @@ def same_estimates(fit: dict[str, Any], other: dict[str, Any], tolerance: float)
     Since 547fd88 these rest on the values of an axis instead of runs that share a control, and laws along training FLOPs
     that only rename other points are not fitted.
     """
-    keys = ("law", "group", "n", "outcome", "estimates", *(("intervals",) if fit["law"] != "power" else ()))
+    keys = (
+        "law",
+        "group",
+        "n",
+        *outcome_key(fit),
+        "estimates",
+        *(("intervals",) if fit["law"] != "power" else ()),
+    )
     return not differences({key: fit[key] for key in keys}, {key: other[key] for key in keys}, tolerance)
 
 

@@ -37,7 +37,9 @@ def fit_loss(points: pl.DataFrame, axis: str) -> Fit:
 def assumed_law_of(points: pl.DataFrame, axis: str) -> AssumedLaw | None:
     """The fitted law of a group with its noise, from seeds or else from residuals; None without a fit."""
     found = fit_loss(points, axis)
-    if found.outcome is not Outcome.OK or not all(value > 0 for value in found.estimates.values()):
+    if found.outcome not in {Outcome.OK, Outcome.MISFIT} or not all(
+        value > 0 for value in found.estimates.values()
+    ):
         return None
     cells = points.select(pl.struct("params_encoder", "images", "samples_seen").rank("dense")).to_series()
     seeds = expected.pooled_noise(points["heldout_loss"].to_numpy(), cells.to_numpy())

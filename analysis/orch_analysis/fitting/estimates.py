@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from orch_analysis import laws
 from orch_analysis.fitting import resampling
+from orch_analysis.fitting.bounds import Bounds, bounds_of
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.plain import from_plain, to_plain
@@ -30,11 +32,19 @@ FEWEST = 20  # draws at a point that show no band if there are fewer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identifiability:
-    """Whether the data determine a parameter: `range` holds the values whose best fit is nearly as good."""
+    """Whether the data determine a parameter: `range` is its likelihood interval."""
 
     identified: bool
     range: tuple[float, float]
     words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LackOfFit:
+    """Whether the points depart from the law: the p value over all tests, and that of each (`fitting.misfit`)."""
+
+    p: float
+    tests: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,8 @@ class Fit:
         every variable; dropped: the rows left out; held: columns at whose geometric mean the values stand
     residuals: in the link, in the order of the rows; sd: their robust standard deviation with n - p degrees of freedom
     start_agreement: share of independent starts whose objective is that of the best to 1e-8; None for closed forms
+    at_bound: parameters that ended at a bound of the law
+    lack_of_fit: tests of the law against the points; None if there are too few points, or data without noise
     draws: (replicates, free parameters) bootstrap estimates, shifted and scaled as `interval` says
     """
 
@@ -86,6 +98,8 @@ class Fit:
     identifiability: Mapping[str, Identifiability] = field(default_factory=dict)
     warnings: tuple[str, ...]
     line: Line | None = None
+    lack_of_fit: LackOfFit | None = None
+    at_bound: tuple[str, ...] = ()
     draws: Array = field(compare=False)
 
     @property
@@ -123,7 +137,10 @@ class Fit:
         level is that of the fit by default.
 
         Returns the variables and `quantity`, what is predicted; `predictor`, by what: the law's name; `value`; `lo`
-        and `hi`, null if the fit has no intervals; `band`; `extrapolation`, the factor beyond the range of the data.
+        and `hi`, null if the fit has no intervals; `band`; `extrapolation`, the largest factor by which a variable
+        lies beyond the range of the data (1 within it); `note`, why a value or a band is null. Beyond the data the
+        band of a law that does not describe the points is withheld, and a value with known bounds (AUC, percent)
+        is refused where the law leaves them or has no limit.
         Raises OrchError for a missing or non-positive variable, and when the fit has no estimates.
         """
         self._require_estimates()
@@ -144,12 +161,58 @@ class Fit:
         extent = np.ones(values.size)
         for name, (low, high) in self.ranges.items():
             extent = np.maximum(extent, np.maximum(points[name] / high, low / points[name]))
-        nothing = pl.lit(None, dtype=pl.Float64)
-        lo, hi = (nothing, nothing) if ends is None else (pl.Series(end, nan_to_null=True) for end in ends)
+        beyond = extent > 1.0 + 1e-9
+        withheld = beyond & self._band_fails
+        refused, remark = self._refused(predictor, values, beyond)
+        bounds = self._bounds()
+        ends = np.full((2, values.size), np.nan) if ends is None else ends
+        if bounds is not None:
+            ends = np.clip(ends, bounds.low, bounds.high)
+        lo, hi = np.where(withheld | refused, np.nan, ends)
+        notes = np.where(withheld, f"band withheld: {self.outcome}", "")
+        notes = np.where(refused, remark, notes)
+        numbers = {"value": np.where(refused, np.nan, values), "lo": lo, "hi": hi}
         return pl.DataFrame(dict(points)).with_columns(
-            quantity=pl.lit(quantity), predictor=pl.lit(predictor), value=pl.Series(values), lo=lo, hi=hi,
+            quantity=pl.lit(quantity), predictor=pl.lit(predictor),
+            **{name: pl.Series(array, nan_to_null=True) for name, array in numbers.items()},
             band=pl.lit(band), extrapolation=pl.Series(extent),
+            note=pl.Series([str(note) or None for note in notes], dtype=pl.String),
         )  # fmt: skip
+
+    @property
+    def _band_fails(self) -> bool:
+        """Whether the bands are those of a law that does not describe the points."""
+        return self.outcome is Outcome.MISFIT
+
+    def _bounds(self) -> Bounds | None:
+        """The bounds of what is predicted; a ceiling bounds what a metric lacks to it."""
+        ceiling = self.options.ceiling
+        known = bounds_of(self.value, self.y_data) if ceiling is None else (0.0, ceiling)
+        return None if known is None else Bounds(low=known[0], high=known[1], limited=self.law.bounded)
+
+    def _refused(
+        self, predictor: str, values: Array, beyond: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], str]:
+        """Which values are refused because their bounds are known, and the cause with its remedy."""
+        bounds = self._bounds()
+        if bounds is None:
+            return np.zeros(values.size, dtype=bool), ""
+        other = " or with a bounded law (auc, accuracy)" if bounds.high == 1 else ""
+        remedy = (
+            f"fit again with --ceiling {bounds.high:g}{other}"
+            if self.options.ceiling is None
+            else "use another law"
+        )
+        note = (
+            f"refused: the value lies between {bounds.low:g} and {bounds.high:g}, which {predictor} does not "
+            f"respect beyond the data; {remedy}"
+        )
+        return bounds.refused(values, self._highest(), beyond), note
+
+    def _highest(self) -> float:
+        """The highest value that the law has at the points."""
+        x = {name: np.array(values) for name, values in self.x_data.items()}
+        return float(np.max(self.law.value(x, self.estimates), initial=-np.inf))
 
     def _require_estimates(self) -> None:
         if not self.estimates:
@@ -239,6 +302,12 @@ class Fit:
 
     __str__ = summary
 
+    def bound_of(self, name: str) -> float | None:
+        """The bound of the law at which a parameter ended; None for one that did not."""
+        if name not in self.at_bound:
+            return None
+        return min(self.law.bound(name), key=lambda bound: abs(bound - self.estimates[name]))
+
     def _head(self) -> list[str]:
         return ["parameter", "estimate", f"{percent(self.level)} interval", "unit"]
 
@@ -248,7 +317,9 @@ class Fit:
             ends = self.intervals.get(name)
             words = "fixed" if name in self.law.fixed else "-"
             interval = f"[{ends[0]:.4g}, {ends[1]:.4g}]" if ends else words
-            rows.append([name, f"{value:.5g}", interval, self.law.units.get(name, "1")])
+            bound = self.bound_of(name)
+            shown = f"{value:.5g}" if bound is None else f"{bound:g} (at the bound)"
+            rows.append([name, shown, interval, self.law.units.get(name, "1")])
         return rows
 
     def __repr__(self) -> str:

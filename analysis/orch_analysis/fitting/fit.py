@@ -12,7 +12,7 @@ import polars as pl
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from orch_analysis import laws
-from orch_analysis.fitting import profile, resampling, usable
+from orch_analysis.fitting import misfit, profile, resampling, usable
 from orch_analysis.fitting.estimates import Fit, Identifiability, Line
 from orch_analysis.fitting.newton import Solution, begin, finish, minimise, solve
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
@@ -21,7 +21,7 @@ from orch_analysis.fitting.points import Dropped, Points
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
 from orch_analysis.fitting.usable import Usable
 from orch_analysis.fitting.variables import resolved, with_derived
-from orch_analysis.fitting.verdict import outside_own_interval, verdict
+from orch_analysis.fitting.verdict import bounded, outside_own_interval, verdict
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 
@@ -159,7 +159,9 @@ def _line(request: Request, rows: Usable) -> Fit:
     half_level = quantile * sd * np.sqrt(1.0 / total + center**2 / spread)
     coefficient, exponent = law.params
     message = f"{rows.y.size} points, least squares in logs, t intervals"
-    return replace(
+    root = np.sqrt(weight)
+    design = np.stack([root, root * (logs - center)], axis=1)
+    found = replace(
         _result(request, rows, Outcome.OK, message),
         estimates={coefficient: float(np.exp(intercept)), exponent: slope},
         intervals={
@@ -169,6 +171,8 @@ def _line(request: Request, rows: Usable) -> Fit:
         interval="t", objective=0.5 * float(weight @ residuals**2), residuals=tuple(map(float, residuals)), sd=sd,
         line=Line(center=center, spread=spread, weight=total, sd=sd, dof=dof),
     )  # fmt: skip
+    tested = misfit.lack_of_fit(root * residuals, design, {law.x[0]: logs}, root=root)
+    return misfit.with_misfit(found, tested)
 
 
 def _weights(request: Request, rows: Usable) -> Array:
@@ -194,18 +198,19 @@ def _curve(request: Request, rows: Usable) -> Fit:
         around = profile.Profile(
             problem=problem, theta=theta, objective=objective, minima=best.minima, weights=weight, delta=delta
         )
-        known = profile.identifiability(around)
+        known = profile.identifiability(around, options.level)
     outcome, message = verdict(problem, theta, known)
     estimates = {name: float(value[0]) for name, value in params_of(problem, best.theta).items()}
     doubts = _doubts(request, rows, problem, residuals, best)
     beyond = outside_own_interval(problem, theta, estimates, drawn.get("intervals", {}))
     result = _result(request, rows, outcome, message)
-    return replace(
+    tested = misfit.of_curve(problem, theta, residuals, weight, delta, rows.clusters)
+    return misfit.with_misfit(replace(
         result, estimates=estimates, objective=objective, residuals=tuple(map(float, residuals)),
         sd=_noise(residuals, len(law.free)), delta=delta if request.loss == "huber" else None,
         start_agreement=float(best.start_agreement[0]), identifiability=known,
-        warnings=(*result.warnings, *doubts, *beyond), **drawn,
-    )  # fmt: skip
+        at_bound=bounded(problem, theta), warnings=(*result.warnings, *doubts, *beyond), **drawn,
+    ), tested)  # fmt: skip
 
 
 def _kind(request: Request, rows: Usable) -> resampling.Kind:

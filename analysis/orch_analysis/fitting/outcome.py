@@ -29,6 +29,10 @@ class Outcome(StrEnum):
         "The data do not determine a parameter: add scales, or use a simpler law.",
     )
     AT_BOUND = "at_bound", "A parameter ended at its bound: use a law without it, or add larger scales."
+    MISFIT = (
+        "misfit",
+        "The points depart from the law by more than noise explains: use a richer law, and no band beyond the data.",
+    )
     NOT_CONVERGED = "not_converged", "No start converged: check the units of the columns, or use another law."
     TOO_FEW_CURVES = "too_few_curves", "An envelope needs three training curves: train more runs."
     NO_CROSSING = "no_crossing", "No two sizes cross: train more sizes, or train longer."

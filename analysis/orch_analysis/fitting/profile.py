@@ -1,8 +1,8 @@
 """Which parameters the data determine, in words: profiles of the objective (Venzon & Moolgavkar 1988).
 
-A parameter is held at values ever farther from its estimate and all others are fitted again. The range of values
-whose best objective stays within 0.2% of the optimum is what a reader could have been told just as well. A parameter
-is called identified when its likelihood profile closes on both sides, inside its bounds, and within a factor of 20.
+A parameter is held at values ever farther from its estimate and all others are fitted again. Its likelihood interval
+holds the values that an F test at the noise of the points does not reject, whatever the others are. A parameter is
+called identified when its likelihood profile closes on both sides, inside its bounds, and within a factor of 20.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from orch_analysis.fitting.estimates import Identifiability
 from orch_analysis.fitting.newton import ROUGH, minimise, stages
-from orch_analysis.fitting.problem import Problem
+from orch_analysis.fitting.problem import Problem, predict
 from orch_analysis.laws.law import Array
+from orch_core.formatting import percent
 
 FEW = 3  # parameters up to which a curved law is profiled from every minimum known and finely
-NEARLY = 0.002  # objectives this close, relative to the optimum, are as good for any practical purpose
 ENOUGH = 2e-5  # tolerance of a profile point, a hundredth of what it is compared to
 WIDE = 20.0  # a 95% range wider than this factor determines no positive parameter
 REACH = np.array(
@@ -112,8 +112,8 @@ class Profile:
         return np.where(self.problem.logs, 1.0, np.maximum(np.abs(self.theta), 0.05))
 
 
-def identifiability(profile: Profile) -> dict[str, Identifiability]:
-    """Identifiability of each free parameter around an optimum."""
+def identifiability(profile: Profile, level: float = 0.95) -> dict[str, Identifiability]:
+    """Identifiability of each free parameter around an optimum, with its likelihood interval at `level`."""
     p = profile.theta.size
     costly = profile.problem.terms is None and p > FEW
     if costly:
@@ -124,15 +124,33 @@ def identifiability(profile: Profile) -> dict[str, Identifiability]:
     )  # 95% point of chi2 with one degree of freedom over n - p
     levels = profile.levels()
     wide = profile.ends(rises, levels, likely, refine=0)
-    near = profile.ends(rises, levels, NEARLY, refine=0 if costly else 5)
+    near = profile.ends(rises, levels, _cut(profile, level), refine=3 if costly else 5)
     return {
-        name: _judge(profile.problem, k, name, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
+        name: _judge(profile.problem, k, name, level, (near[k, 0], near[k, 1]), (wide[k, 0], wide[k, 1]))
         for k, name in enumerate(profile.problem.law.free)
     }
 
 
+def _cut(profile: Profile, level: float) -> float:
+    """Relative rise of the objective at the ends of a likelihood interval.
+
+    The rise times 2 over the noise's variance is F distributed, exactly for least squares and a linear law. Huber's loss
+    has the variance of its derivative over the share of points where it is quadratic (Huber & Ronchetti 2009, ch. 13).
+    """
+    from scipy.special import stdtrit
+
+    problem, weights = profile.problem, profile.weights
+    residuals = predict(problem, profile.theta[None])[0] - problem.target
+    clipped = np.clip(residuals, -profile.delta, profile.delta)
+    freedom = max(residuals.size - profile.theta.size, 1)
+    quadratic = max(float(weights @ (clipped == residuals) / weights.sum()), 1.0 / residuals.size)
+    variance = float(weights @ clipped**2) / freedom / quadratic
+    quantile = float(stdtrit(freedom, 0.5 + level / 2))
+    return float(0.5 * variance * quantile**2 / max(profile.objective, 1e-300))
+
+
 def _judge(
-    problem: Problem, k: int, name: str, near: tuple[float, float], wide: tuple[float, float]
+    problem: Problem, k: int, name: str, level: float, near: tuple[float, float], wide: tuple[float, float]
 ) -> Identifiability:
     def value(coordinate: float) -> float:
         coordinate = float(np.clip(coordinate, problem.lower[k], problem.upper[k]))
@@ -142,10 +160,10 @@ def _judge(
     closed = wide[0] > problem.lower[k] and wide[1] < problem.upper[k]
     narrow = wide[1] - wide[0] <= np.log(WIDE) if problem.logs[k] else True
     if closed and narrow:
-        words = f"{name} is determined: within 0.2% of the optimum in [{low:.4g}, {high:.4g}]"
+        words = f"{name} is determined: its {percent(level)} likelihood interval is [{low:.4g}, {high:.4g}]"
         return Identifiability(identified=True, range=(low, high), words=words)
     shown = f"[{_open(low)}, {_open(high)}]"
-    words = f"{name} is not determined: it can be anything in {shown} within 0.2% of the optimum"
+    words = f"{name} is not determined: its {percent(level)} likelihood interval is {shown}"
     return Identifiability(identified=False, range=(low, high), words=words)
 
 

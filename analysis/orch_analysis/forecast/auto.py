@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from orch_analysis import laws
 from orch_analysis.fitting import usable
+from orch_analysis.fitting.bounds import Bounds, bounds_of
 from orch_analysis.fitting.estimates import Band, Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
@@ -85,8 +86,7 @@ class AutoFit(Fit):
         It is in the unit of the metric, whatever its ceiling.
         """
         ceiling = self.options.ceiling
-        y = self.y_data if ceiling is None else tuple(ceiling - error for error in self.y_data)
-        average = _average(self.x_data, y, at, level, ceiling)
+        average = _average(self.x_data, self._measured(), at, level, ceiling)
         return _widened(average, self.choice.widening, ceiling)
 
     def predict(
@@ -116,6 +116,27 @@ class AutoFit(Fit):
         return self._predicted(
             points, self.options.value, PREDICTORS[len(points)], np.array(found.value), ends, band
         )
+
+    @property
+    def _band_fails(self) -> bool:
+        """The forecast's band is calibrated on points held back, whatever form is named."""
+        return False
+
+    def _bounds(self) -> Bounds | None:
+        """Those of the metric itself, below whose ceiling, if it has one, the forecast stays."""
+        ceiling = self.options.ceiling
+        known = bounds_of(self.options.value, self._measured())
+        low, high = known or (-np.inf, np.inf)
+        if ceiling is not None:
+            return Bounds(low=low, high=ceiling, limited=True)
+        return None if known is None else Bounds(low=low, high=high, limited=False)
+
+    def _highest(self) -> float:
+        return max(self._measured())
+
+    def _measured(self) -> tuple[float, ...]:
+        ceiling = self.options.ceiling
+        return self.y_data if ceiling is None else tuple(ceiling - error for error in self.y_data)
 
 
 def auto(

@@ -154,6 +154,7 @@ M4 = Law(
     starts=_m4_starts,
     source="Alabdulmohsin, Neyshabur, Zhai 2022 (arXiv:2209.06640), M4, with c > 0",
     auto=True,
+    bounded=True,
 )
 
 

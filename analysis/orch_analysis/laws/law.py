@@ -51,7 +51,7 @@ class Law:
     candidate values of the remaining parameters, one array per name, all of one length; without it the search
     covers the bounds. `terms` is set when `f` is a sum of power-law terms, whose derivatives are then exact.
     `loss` is the one that "auto" stands for, that of the law's publication. `auto` is true for the forms that
-    `--law auto` compares. `file` is the path of a user's law. A bound of infinity above zero means "any positive
+    `--law auto` compares. `bounded` is true for laws whose value stays between two levels at any scale. `file` is the path of a user's law. A bound of infinity above zero means "any positive
     number" and is searched in its logarithm. Two laws are equal when all but their functions is equal.
     """
 
@@ -73,6 +73,7 @@ class Law:
     fixed: Mapping[str, float] = field(default_factory=dict)
     loss: Literal["huber", "mse"] = "huber"
     auto: bool = False
+    bounded: bool = False
     file: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -37,6 +37,7 @@ SIGMOID = Law(
     link="linear",
     linear=("floor", "gain"),
     starts=_sigmoid_starts,
+    bounded=True,
     source="two-step downstream prediction: Grattafiori et al. 2024 (arXiv:2407.21783), sec. 3.2.1; "
     "Bhagia et al. 2024 (arXiv:2412.04403), eq. 3",
 )
@@ -94,6 +95,7 @@ def _bounded(name: str, chance: Callable[[Values], Array], **about: Any) -> Law:
         units={"E": "error at infinite size", "x_half": "size at which half the gap is closed", "alpha": "1"},
         link="log_error",
         linear=("E",),
+        bounded=True,
         starts=_bounded_starts,
         **settings,
     )

@@ -19,4 +19,5 @@ def constant(variables: tuple[str, ...]) -> Law:
         source="null model: no dependence on scale",
         f=_level,
         linear=("level",),
+        bounded=True,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.forecast.auto import AutoFit
 from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.reports.factor_sentences import family, strength
 from orch_analysis.tables.export import Table
@@ -16,6 +18,7 @@ from orch_analysis.tasks.across_protocols import AcrossProtocols, Estimate
 from orch_analysis.tasks.contrasts import Contrast
 from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
+from orch_core.errors import OrchError
 from orch_core.formatting import (
     MISSING,
     count,
@@ -28,8 +31,13 @@ from orch_core.formatting import (
     significant,
 )
 
+AHEAD = 4.0  # times the largest scale of the points, at which a forecast is shown
 SHOWN = 60  # rows of a table on the page; the files have all
 EDGE = 1e-6  # distance, relative above 1, from a bound at which an estimate is on it
+MISFIT = (
+    "Misfit p: chance of such a departure from the law if it is true; below .05 the outcome is misfit and bands beyond "
+    "the data are withheld; a dash: too few points for a test."
+)
 RULE = (
     "Slopes are d log(value) / d log(axis) with 95% t intervals. Runs at one value of the axis share what belongs to it"
     " (a control, initial weights, a subset of images), so the interval rests on the values: n=12 (4) means 12 runs at 4."
@@ -383,6 +391,7 @@ def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
             *(estimate(row, name) for name in params),
             str(row.n),
             str(len(row.dropped)),
+            "–" if row.lack_of_fit is None else p_value(row.lack_of_fit.p),
             row.outcome.replace("_", " "),
         )
         for row in shown
@@ -391,10 +400,51 @@ def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
     ends = [row.intervals.get("slope") for row in shown]
     return Table(
         name="table-fits", title="Fitted laws.", files=files, rows=tuple(body), words=len(groups) + len(named),
-        note=f"{formulas}. {rows[0].level:.0%} intervals ({rows[0].interval}).{_rest(len(rows))}",
-        head=(*groups, *named, *params, "n", "rows left out", "outcome"),
+        note=f"{formulas}. {rows[0].level:.0%} intervals ({rows[0].interval}). {MISFIT}{_rest(len(rows))}",
+        head=(*groups, *named, *params, "n", "rows left out", "misfit p", "outcome"),
         strong=frozenset(i for i, end in enumerate(ends) if end and not end[0] <= 0 <= end[1]),
     )  # fmt: skip
+
+
+def choices(rows: Sequence[AutoFit]) -> Table:
+    """What `--law auto` compared, per group: the forms' errors on scales held back, the form named, and a forecast."""
+    groups = list(dict.fromkeys(key for row in rows for key in row.group))
+    forms = list(dict.fromkeys(score.form for row in rows for score in row.choice.scores))
+    body = [
+        (
+            *(row.group.get(key, "") for key in groups),
+            *(number(_errors(row).get(form)) for form in forms),
+            row.law.name,
+            "–" if isnan(row.choice.coverage) else f"{row.choice.coverage:.0%}",
+            _forecast(row),
+        )
+        for row in rows[:SHOWN]
+    ]
+    scales = " and ".join(rows[0].law.x)
+    return Table(
+        name="table-choices", title="Choice of law and forecast.", files=(), rows=tuple(body), words=len(groups),
+        note="Columns of laws: root mean square of ln(predicted / measured) on larger scales, held back in "
+        f"{max(row.choice.origins for row in rows)} turns or fewer. The law named is the simplest within 10% of the "
+        "lowest error, or a constant if the points show no trend. Coverage: share of the held-back points in the 90% "
+        f"band of the forecast. The forecast is that of {rows[0].options.value} for one new run at {AHEAD:g} times the "
+        f"largest {scales}, by an average that does not depend on the law named, with its {rows[0].level:.0%} band."
+        f"{_rest(len(rows))}",
+        head=(*groups, *forms, "law named", "coverage", f"forecast at {AHEAD:g}x"),
+    )  # fmt: skip
+
+
+def _errors(row: AutoFit) -> dict[str, float]:
+    return {score.form: score.error for score in row.choice.scores}
+
+
+def _forecast(row: AutoFit) -> str:
+    """The forecast with its band, or a dash if the points allow none."""
+    try:
+        at = pl.DataFrame({name: [AHEAD * high] for name, (_, high) in row.ranges.items()})
+        found = row.predict(at).row(0, named=True)
+    except OrchError:
+        return "–"
+    return "refused" if found["value"] is None else interval(found["value"], found["lo"], found["hi"])
 
 
 def estimate(row: Fit, name: str) -> str:
@@ -403,7 +453,7 @@ def estimate(row: Fit, name: str) -> str:
     if value is None:
         return "–"
     low, high = row.intervals.get(name, (None, None))
-    bound = _bound(row, name, value)
+    bound = row.bound_of(name)
     if bound is None and (name == "slope" or 0.001 <= abs(value) < 1):
         return interval(value, low, high, 4 if name == "slope" else 3, signed=name == "slope")
     words = significant(value) if bound is None else f"{significant(bound)} (at the bound)"
@@ -411,13 +461,6 @@ def estimate(row: Fit, name: str) -> str:
         return words
     ends = (bound if bound is not None and _near(end, bound) else end for end in (low, high))
     return f"{words} [{', '.join(map(significant, ends))}]"
-
-
-def _bound(row: Fit, name: str, value: float) -> float | None:
-    """The bound of the law that the estimate is on, if any."""
-    if row.outcome is not Outcome.AT_BOUND or name in row.law.fixed:
-        return None
-    return next((bound for bound in row.law.bound(name) if _near(value, bound)), None)
 
 
 def _near(value: float, bound: float) -> bool:
@@ -473,10 +516,11 @@ def fit_table(fits: Sequence[Fit]) -> pl.DataFrame:
             "hi": fit.intervals.get(name, (None, None))[1],
             "n": fit.n,
             "left_out": len(fit.dropped),
+            "misfit_p": None if fit.lack_of_fit is None else fit.lack_of_fit.p,
             "outcome": str(fit.outcome),
         }
         for fit in fits
         for name in fit.law.params
     ]
-    types = {"estimate": pl.Float64, "lo": pl.Float64, "hi": pl.Float64}
+    types = {"estimate": pl.Float64, "lo": pl.Float64, "hi": pl.Float64, "misfit_p": pl.Float64}
     return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped
+from orch_analysis.forecast.auto import AutoFit
 from orch_analysis.reports import benefit_section, factor_sentences, page_tables
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
@@ -21,6 +22,8 @@ NAMED = 20  # rows left out that the page lists
 def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str) -> Page:
     """The whole report of a table of points; command: the command line that made it."""
     blocks: list[Block] = [*drawn.of("laws"), page_tables.fits(found.fits, files["fits"])]
+    chosen = [fit for fit in found.fits if isinstance(fit, AutoFit) and fit.estimates]
+    blocks += [page_tables.choices(chosen)] if chosen else []
     sections = [Section(id="laws", title="Fitted laws", blocks=blocks)]
     benefits: list[Answer] = []
     if len(found.axes) > 1:
@@ -40,6 +43,7 @@ def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str)
         lead=_lead(found),
         facts=_facts(found),
         answers=[
+            *_misfit_answers(found),
             *_axis_answers(found),
             *benefits,
             *factor_sentences.factor_answer(found.correlations, slopes),
@@ -69,6 +73,23 @@ def _lead(found: PointsFindings) -> str:
         for axis, rows in found.axes.items()
     ]
     return f"The slope of {found.value} differs from zero {listed(counts)} (95% intervals)."
+
+
+def _misfit_answers(found: PointsFindings) -> list[Answer]:
+    """The laws that do not describe their points, first on the page: nothing else can be concluded from them."""
+    fitted = [fit for fit in found.fits if fit.estimates]
+    wrong = [fit for fit in fitted if fit.outcome is Outcome.MISFIT]
+    if not wrong:
+        return []
+    one = len(wrong) == 1
+    named = listed([fit.label or fit.law.name for fit in wrong[:NAMED]])
+    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    return [Answer(
+        verdict="no",
+        claim=f"{len(wrong)} of {plural(len(fitted), 'law')} {'does' if one else 'do'} not describe "
+        f"{'its' if one else 'their'} points; do not extrapolate {'it' if one else 'them'}.",
+        numbers=f"{named}{more}. {wrong[0].message}.",
+    )]  # fmt: skip
 
 
 def _axis_answers(found: PointsFindings) -> list[Answer]:

@@ -71,7 +71,10 @@ def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
             "left_out": dict(Counter(item.reason for item in fitted.dropped)),
         },
         "fitting": {
-            **{name: saved[name] for name in ("loss", "delta", "objective", "outcome", "start_agreement")},
+            **{
+                name: saved[name]
+                for name in ("loss", "delta", "objective", "outcome", "lack_of_fit", "start_agreement")
+            },
             "residuals": saved["link"],
             "options": saved["options"],
             "optimiser": OPTIMISER["t" if fitted.line else "else"],
@@ -121,7 +124,9 @@ def markdown(card: Mapping[str, Any], fitted: Fit) -> str:
                 if name in fitted.law.fixed
                 else "-"
             )
-            lines.append(f"| {name} | {value:.8g} | {shown} |")
+            bound = fitted.bound_of(name)
+            estimate = f"{value:.8g}" if bound is None else f"{bound:g} (at the bound)"
+            lines.append(f"| {name} | {estimate} | {shown} |")
         lines.append("")
     lines += [f"- {item.words}" for item in fitted.identifiability.values()]
     lines += [f"- warning: {warning}" for warning in fitted.warnings]

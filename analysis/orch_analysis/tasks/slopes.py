@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
+from orch_analysis.fitting.misfit import lack_of_fit, with_misfit
 from orch_analysis.fitting.options import FitOptions
+from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.tables.study_tables import CONTROLS, Results
 from orch_core.recipes import RECIPES
 
@@ -331,8 +333,13 @@ def partial_fit(
     if found.line is None:
         return found
     spread = 1 / float(np.linalg.inv(design.T @ design)[1, 1])
-    noise, dof = between_noise(values - design @ coefficients, unit, others)
-    return _with_units(found, spread, noise, dof, held, f"{units.size} values of {axis}")
+    residuals = values - design @ coefficients
+    noise, dof = between_noise(residuals, unit, others)
+    found = _with_units(found, spread, noise, dof, held, f"{units.size} values of {axis}")
+    root = np.sqrt(np.bincount(unit))
+    line = np.stack([root, root * (units - logs.mean())], axis=1)
+    tested = lack_of_fit(np.bincount(unit, residuals) / root, line, {axis: units}, root=root)
+    return with_misfit(found, tested)
 
 
 def between_noise(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tuple[float, int]:
@@ -361,6 +368,7 @@ def _with_units(found: Fit, spread: float, noise: float, dof: int, held: Sequenc
     fixed = f" at fixed {' and '.join(held)}" if held else ""
     return replace(
         found,
+        outcome=Outcome.OK,
         intervals={
             "A": (level * float(np.exp(-half["A"])), level * float(np.exp(half["A"]))),
             "slope": (slope - float(half["slope"]), slope + float(half["slope"])),
