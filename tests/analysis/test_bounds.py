@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.fitting.bounds import bounds_of
+from orch_analysis.fitting.checks.bounds import bounds_of
 from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.forecast.auto import auto
 from orch_analysis.forecast.groups import fit_groups

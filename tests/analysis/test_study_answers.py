@@ -19,7 +19,18 @@ from orch_core.cell import Model
 
 SIZES = tuple(Model(name=f"w{width}", width=width, depth=4, heads=4) for width in (32, 64, 128, 192))
 FILES = dict.fromkeys(
-    ("pretraining", "scores", "slopes", "joint", "contrasts", "factors", "correlations", "ledger"), ()
+    (
+        "pretraining",
+        "scores",
+        "slopes",
+        "joint",
+        "contrasts",
+        "protocols",
+        "factors",
+        "correlations",
+        "ledger",
+    ),
+    (),
 )
 
 

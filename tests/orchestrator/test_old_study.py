@@ -212,6 +212,13 @@ def differences(found: Any, expected: Any, tolerance: float, at: str = "") -> li
     return [] if found == expected else [f"{at}: {found!r}, not {expected!r}"]
 
 
+def known(found: Any, expected: Any) -> Any:
+    """What was found, without the numbers that probes have recorded since then and did not record before."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return {key: known(value, expected[key]) for key, value in found.items() if key in expected}
+    return found
+
+
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
     return json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
@@ -328,6 +335,6 @@ def test_what_was_left_is_completed_and_nothing_recorded_changes(expected: dict[
     found, wanted = resume(expected["cells"]), expected["resumed"]
     if tolerance > SAME:
         found, wanted = losses_alone(found), losses_alone(wanted)
-    assert differences(found, wanted, tolerance) == []
+    assert differences(known(found, wanted), wanted, tolerance) == []
     assert {path: content for path, content in records().items() if path in before} == before
     assert (stopped / "metrics.ndjson").read_bytes().startswith(curve)  # it went on, and did not begin anew

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orch_analysis import laws
 from orch_analysis.fitting import resampling
-from orch_analysis.fitting.bounds import Bounds, bounds_of
+from orch_analysis.fitting.checks.bounds import Bounds, bounds_of
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.plain import from_plain, to_plain
@@ -41,7 +41,7 @@ class Identifiability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LackOfFit:
-    """Whether the points depart from the law: the p value over all tests, and that of each (`fitting.misfit`)."""
+    """Whether the points depart from the law: the p value over all tests, and that of each (`fitting.checks.misfit`)."""
 
     p: float
     tests: Mapping[str, float]

@@ -12,7 +12,9 @@ import polars as pl
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from orch_analysis import laws
-from orch_analysis.fitting import misfit, profile, resampling, usable
+from orch_analysis.fitting import resampling, usable
+from orch_analysis.fitting.checks import misfit, profile
+from orch_analysis.fitting.checks.verdict import bounded, outside_own_interval, verdict
 from orch_analysis.fitting.estimates import Fit, Identifiability, Line
 from orch_analysis.fitting.newton import Solution, begin, finish, minimise, solve
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
@@ -21,7 +23,6 @@ from orch_analysis.fitting.points import Dropped, Points
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
 from orch_analysis.fitting.usable import Usable
 from orch_analysis.fitting.variables import resolved, with_derived
-from orch_analysis.fitting.verdict import bounded, outside_own_interval, verdict
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from orch_analysis import laws
 from orch_analysis.fitting import usable
-from orch_analysis.fitting.bounds import Bounds, bounds_of
+from orch_analysis.fitting.checks.bounds import Bounds, bounds_of
 from orch_analysis.fitting.estimates import Band, Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import DEFAULTS, FitOptions

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from orch_analysis.fitting.checks.misfit import lack_of_fit, with_misfit
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
-from orch_analysis.fitting.misfit import lack_of_fit, with_misfit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.tables.study_tables import CONTROLS, Results

@@ -20,11 +20,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from orch_analysis.fitting.checks.verdict import at_bound
 from orch_analysis.fitting.estimates import Fit, LackOfFit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.problem import Problem
 from orch_analysis.fitting.resampling import jacobian
-from orch_analysis.fitting.verdict import at_bound
 from orch_analysis.laws.law import Array
 
 CHANCE = 0.05  # largest p value that is a misfit
