@@ -9,13 +9,22 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from orch_core.grid.section import Section, Whole, mistake
+from orch_core.grid.node_environment import NodeEnvironment
+from orch_core.grid.section import Whole, mistake
 
 Option = str | int | bool
 DEFAULT = "default"  # the class of cells that no rule of `cluster.classes` matches
 
-NAMED = ("partition", "account", "qos", "gpus_per_node", "nodes", "time")  # fields, named as in sbatch
-GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gres")  # in `sbatch`, they replace gpus_per_node
+NAMED = (
+    "partition",
+    "account",
+    "qos",
+    "gpus_per_node",
+    "gres",
+    "nodes",
+    "time",
+)  # fields, named as in sbatch
+GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task", "gres")  # they replace gpus_per_node
 SHORT = {"A": "account", "G": "gpus", "N": "nodes", "n": "ntasks", "p": "partition", "q": "qos", "t": "time"}
 SET_BY_ORCH = frozenset({
     "array", "chdir", "error", "job-name", "open-mode", "output", "parsable", "signal", "test-only", "wait",
@@ -65,13 +74,17 @@ def _long(name: str) -> str:
     return SHORT.get(name, name.removeprefix("--").replace("_", "-"))
 
 
-class ResourceClass(Section):
+class ResourceClass(NodeEnvironment):
     """The resources that one Slurm job requests, None for its default. They never enter a cell's identity."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     gpus_per_node: int | None = Field(default=None, ge=0)
+    gres: str | None = Field(
+        default=None,
+        description="generic resources of a node, such as gpu:a100:2, where GPUs are asked for so",
+    )
     nodes: Whole | None = Field(default=None, description="default: 1")
     time: Annotated[str | None, BeforeValidator(_time)] = Field(
         default=None, description="HH:MM:SS or minutes, per job"
@@ -114,7 +127,7 @@ class ResourceClass(Section):
                 raise mistake(message)
         return options
 
-    @field_validator("partition", "account", "qos")
+    @field_validator("partition", "account", "qos", "gres")
     @classmethod
     def _one_line(cls, value: str | None) -> str | None:
         if value is not None and re.search(r"[\n\r\0]", value):
@@ -180,6 +193,8 @@ def _merged(above: ResourceClass, below: ResourceClass, kind: type[ResourceClass
     taken = {_field(name) for name in (*above.sbatch, *(GPU_OPTIONS if above.gpu_options() else ()))}
     taken |= {name for name, value in own.items() if value is not None and name != "sbatch"}
     merged = {name: value if name in taken else rest[name] for name, value in own.items()}
+    if above.env is not None:
+        merged["env"] = {**(below.env or {}), **above.env}
     options = {name: value for name, value in below.sbatch.items() if _field(name) not in taken}
     return {**merged, "sbatch": {**options, **above.sbatch}}
 
