@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from orch_core.grid.node_environment import Container
-from orch_core.grid.resources import Cluster
+from orch_core.grid.resources import Cluster, Container
 
 
 def resources(name: str = "default", **cluster):

@@ -83,7 +83,7 @@ def doctor(study: Path | None, *, cluster: str, as_json: bool) -> None:
     from orch.doctor import Diagnosis, checks
 
     if cluster == "slurm":
-        from orch.launching.cluster_check import cluster_checks
+        from orch.cluster_doctor import cluster_checks
 
         show(Diagnosis(checks=cluster_checks(study)), as_json=as_json)
     else:

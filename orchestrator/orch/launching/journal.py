@@ -29,8 +29,7 @@ from typing import Any
 from orch.launching.settings import ATTEMPTS, Where
 from orch_core.cell import Job, job_from_json
 from orch_core.files import dumps, write_atomic
-from orch_core.grid.node_environment import NodeEnvironment, environment_of
-from orch_core.grid.resources import DEFAULT, Option
+from orch_core.grid.resources import DEFAULT, NodeEnvironment, Option, environment_of
 from orch_core.study.attempts import is_held
 from orch_core.study.folder import Study
 

@@ -33,8 +33,7 @@ from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.files import dumps
 from orch_core.formatting import quantity
-from orch_core.grid.node_environment import NodeEnvironment
-from orch_core.grid.resources import ResourceClass
+from orch_core.grid.resources import NodeEnvironment, ResourceClass
 from orch_core.recipes import trunk
 from orch_core.study import attempts
 from orch_core.study.budget import limits_of, release, reserve, spent_hours

@@ -21,8 +21,7 @@ from orch.launching.journal import JobRequest
 from orch.launching.worker import main
 from orch.launching.worker.process import ONE_THREAD, warning_seconds
 from orch_core import provenance
-from orch_core.grid.node_environment import NodeEnvironment
-from orch_core.grid.resources import Option
+from orch_core.grid.resources import NodeEnvironment, Option
 from orch_core.study.folder import Study
 
 

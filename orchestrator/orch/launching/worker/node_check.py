@@ -22,7 +22,7 @@ from pathlib import Path
 
 from orch.launching.worker import ranks, rendezvous
 from orch_core.files import dumps, write_atomic
-from orch_core.grid.node_environment import NodeEnvironment
+from orch_core.grid.resources import NodeEnvironment
 from orch_core.study import attempts
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "polars", "pydantic", "submitit")

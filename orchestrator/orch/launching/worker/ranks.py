@@ -34,7 +34,7 @@ from orch.launching.worker.process import Every, Stop, heartbeat, signals_to
 from orch.launching.worker.rendezvous import Meeting
 from orch.launching.worker.staging import Stage, cell_from
 from orch_core.files import dumps, publish_once, write_atomic
-from orch_core.grid.node_environment import NodeEnvironment
+from orch_core.grid.resources import NodeEnvironment
 from orch_core.study import attempts
 from orch_core.study.attempts import STALE_SECONDS, End
 from orch_core.study.folder import Study

@@ -23,8 +23,7 @@ from orch.launching.worker.node_check import NodeRequest
 from orch.launching.worker.staging import data_of
 from orch_core.errors import OrchError
 from orch_core.files import dumps
-from orch_core.grid.node_environment import environment_of
-from orch_core.grid.resources import Cluster, ResourceClass
+from orch_core.grid.resources import Cluster, ResourceClass, environment_of
 from orch_core.study.folder import open_study
 from orch_core.study.plan import read_plan
 
