@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs gpu clean
 
 demo: .venv/train.stamp          ## a real scaling study on this machine, from images to report, in minutes
 	$(BIN)/orch demo
@@ -24,6 +24,9 @@ docs: .venv/dev.stamp            ## docs/cli.md, from the help of the commands
 
 bench: .venv/dev.stamp           ## the benchmarks, each a ratio measured in one run
 	for bench in tests/bench/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
+gpu: .venv/train.stamp           ## what one NVIDIA GPU shows, in 8 minutes: gpu-report/gpu.json and gpu.md
+	PYTHONPATH=tests/core $(BIN)/python tests/gpu/kit.py
 
 .venv/bin/python:
 	$(if $(shell command -v uv),uv venv --quiet --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)

@@ -174,7 +174,8 @@ def test_fitting_a_table_of_points_loads_neither_the_planner_nor_image_packs(tmp
 
 
 def test_no_library_reads_the_process_arguments():
-    entries = {"orch.launching.worker.main", "orch.launching.worker.ranks"}  # `python -m` of a node
+    names = ("main", "node_check", "ranks", "staging")  # `python -m` of a node
+    entries = {f"orch.launching.worker.{name}" for name in names}
     readers = {
         name
         for name, path in modules()

@@ -62,10 +62,10 @@ class Diagnosis(Answer):
     @property
     def text(self) -> str:
         """A line per check, with its remedy below."""
-        lines = []
+        lines, width = [], max([10, *(len(check.name) for check in self.checks)])
         for check in self.checks:
-            lines.append(f"{check.status:8} {check.name:10} {check.message}")
-            lines += [f"{'':19} -> {check.remedy}"] if check.remedy else []
+            lines.append(f"{check.status:8} {check.name:{width}} {check.message}")
+            lines += [f"{'':{width + 9}} -> {check.remedy}"] if check.remedy else []
         return "\n".join(lines)
 
     @property

@@ -244,7 +244,8 @@ def test_dino_teacher_temperature_warms_from_its_start():
 
 
 def test_dino_student_sees_all_crops_and_masks_fall_on_its_global_ones_alone():
-    _, (crops, masked, small) = objective_and_inputs("dinov2@1", n=6)
+    _, (crops, masked, small, where) = objective_and_inputs("dinov2@1", n=6)
+    assert where.tolist() == masked.flatten().nonzero()[:, 0].tolist()
     assert (len(crops), len(small), small.shape[-1]) == (12, 48, 14)
     assert (masked.any(1).sum(), masked.shape) == (6, (12, 16))
 

@@ -111,6 +111,10 @@ def pretrain(cell, folder, *, should_stop, memory_plan, trunks):
             write_atomic(saved, json.dumps(state))
         if state["step"] == 7:
             misbehave(cell, folder, first)
+        if cell.algorithm == "hungry" and state["step"] == 7 and not 0 < memory_plan.micro_batch <= 2:
+            held = b"x" * (400 << 20)
+            time.sleep(4.0)  # accounting looks every second
+            os.kill(os.getpid(), signal.SIGKILL * bool(held))
         if cell.algorithm == "greedy" and not 0 < memory_plan.micro_batch <= 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
     if cell.algorithm == "diverge":

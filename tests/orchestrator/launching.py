@@ -229,10 +229,11 @@ def main() -> int:
     parser.add_argument(
         "--damage-code", action="store_true", help="the snapshot is cut short once it is frozen"
     )
+    parser.add_argument("--at-start", default="", help="Python that every worker runs when it starts")
     arguments = parser.parse_args()
     global FAKE_LEARN
     FAKE_LEARN = FAKE_LEARN.replace("the code that was launched", arguments.code)
-    at_start = SKEWED_NODES if arguments.far_apart else ""
+    at_start = SKEWED_NODES if arguments.far_apart else arguments.at_start
     if arguments.slow:
         at_start = f"ROOT, SECONDS = {str(arguments.root)!r}, {arguments.slow}\n{SLOW_DISK}"
     exec(at_start, {})

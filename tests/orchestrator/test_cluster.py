@@ -137,7 +137,7 @@ def test_a_held_worker_that_slurm_failed_to_start_is_replaced(launching, start, 
 
 def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played, tmp_path):
     root = tmp_path / "study"
-    row = f'echo "TIMEOUT|orch-$(ls -t {root}/launches | head -1)"'
+    row = f'echo "7|orch-$(ls -t {root}/launches | head -1)|TIMEOUT||"'
     (played / "sacct").write_text(f"#!/bin/bash\n{row}\n")
     how = settings(parallel=1, classes={"default": {"time": "15"}})
     launching.finish(start(root, "--recipe", "once@1", "--cells", 1, "--settings", how))
@@ -154,13 +154,51 @@ def test_after_a_timeout_the_next_job_is_twice_as_long(launching, start, played,
 )
 def test_the_cause_of_a_death_is_that_of_the_run_in_which_it_happened(played, restart, cause):
     rows = [
-        "NODE_FAIL|orch-before-the-wipe",
-        "REQUEUED|orch-t1-x",
-        "OUT_OF_MEMORY|orch-t1-x",
-        "RUNNING|orch-t1-x",
+        "7_1|orch-before-the-wipe|NODE_FAIL|1000M|",
+        "7_1|orch-t1-x|REQUEUED|1000M|",
+        "7_1.batch|batch|CANCELLED||990M",
+        "7_1|orch-t1-x|OUT_OF_MEMORY|1000M|",
+        "7_1|orch-t1-x|RUNNING|1000M|",
     ]
     (played / "sacct").write_text("#!/bin/bash\n" + "".join(f"echo '{row}'\n" for row in rows))
     assert slurm.cause_of_death("7_1", "t1", restart)[0] == cause
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken", "state", "cause"),
+    [
+        ("1000M", "900000K", "FAILED", "killed"),
+        ("1000M", "960000K", "FAILED", "out_of_memory"),
+        ("1Gn", ".95G", "CANCELLED by 0", "out_of_memory"),
+        ("1000Mc", "990M", "FAILED", "killed"),  # per core: how much the job had is not said
+        ("0", "990M", "FAILED", "killed"),  # nothing was asked for
+        ("1000M", "990M", "NODE_FAIL", "node_failure"),
+    ],
+)
+def test_without_cgroups_a_kill_is_memorys_if_the_job_had_nearly_all_it_asked_for(
+    played, asked, taken, state, cause
+):
+    rows = [
+        f"7|orch-t1-x|{state}|{asked}|",
+        f"7.batch|batch|{state.split()[0]}||{taken}",
+        "7.extern|e|COMPLETED||2K",
+    ]
+    (played / "sacct").write_text("#!/bin/bash\n" + "".join(f"echo '{row}'\n" for row in rows))
+    assert slurm.cause_of_death("7", "t1", 0)[0] == cause
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [  # of slurmstepd, by its versions and plugins
+        ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=4.batch.", True),
+        ("slurmstepd: error: Job 12 exceeded memory limit (420000 > 409600), being killed", True),
+        ("slurmstepd: error: *** JOB 12 ON gpu1 CANCELLED AT 2026-11-28 DUE TO TIME LIMIT ***", False),
+    ],
+)
+def test_what_slurm_writes_into_the_output_of_a_job_tells_of_its_memory(tmp_path, words, found):
+    (tmp_path / "log").write_text("training\n" * 9999 + words + "\n")
+    assert slurm.killed_for_memory(tmp_path / "log") is found
+    assert not slurm.killed_for_memory(tmp_path / "none")
 
 
 @pytest.mark.parametrize("cells", [1, 500])

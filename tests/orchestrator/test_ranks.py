@@ -15,6 +15,7 @@ from orch.launching.journal import ManifestEntry
 from orch.launching.settings import LaunchOptions, settings_of
 from orch.launching.worker import causes, claims, main, ranks, side_by_side
 from orch.launching.worker.process import Stop
+from orch.launching.worker.rendezvous import Meeting
 from orch_core import provenance
 from orch_core.grid.resources import Cluster
 from orch_core.study import attempts
@@ -80,9 +81,7 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
     """Three processes that sleep: the second one is killed, and the agent ends the others."""
     folder = tmp_path / "ranks"
     folder.mkdir()
-    config = ranks.RankConfig(
-        root=str(tmp_path), cell="c", nodes=1, per_node=3, address="localhost", port=1, memory_plan={}
-    )
+    config = ranks.RankConfig(root=str(tmp_path), cell="c", nodes=1, per_node=3, memory_plan={})
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     started = []
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -99,7 +98,7 @@ def test_ranks_end_when_one_dies_and_none_outlives_the_agent(tmp_path, monkeypat
             started[1].send_signal(signal.SIGKILL)
         return False
 
-    ranks.run_node(folder, 0, should_stop)
+    ranks.run_node(folder, 0, Meeting(address="127.0.0.1", port=1), "lo", should_stop)
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 3
     assert [path.name for path in folder.glob("failed-*")] == ["failed-1"]
     assert "rank 1" in ranks._failure(folder).message

@@ -50,13 +50,17 @@ def records_of(document, root, *options) -> dict:
 
 
 def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(document, tmp_path):
+    disk = tmp_path / "node's disk"
+    document["cluster"] = {"stage": "$NODE_DISK/copies", "env": {"NODE_DISK": str(disk)}}
     here = records_of(document, tmp_path / "local", "--cluster", "local")
+    assert not disk.exists()
     there = records_of(document, tmp_path / "slurm", "--cluster", "slurm")
     assert len(here) == 2 * len(document["axes"]["algorithm"])
     assert {key: record.values for key, record in here.items()} == {
         key: record.values for key, record in there.items()
     }
     assert {record.provenance["node"][:3] for record in there.values()} == {"gpu"}
+    assert list((disk / "copies").iterdir()) == []  # the data were copied there, and removed
     spread = records_of(document, tmp_path / "nodes", "--cluster", "slurm", "--nodes", 4)
     for key, record in spread.items():
         alone = here[key].values
@@ -69,6 +73,8 @@ def test_the_demos_records_are_the_same_on_slurm_and_close_on_four_nodes(documen
         assert record.provenance["devices"] == 4.0
     trained = [record for key, record in spread.items() if not key[1] and not key[0].startswith("random")]
     assert {record.cost["processes"] for record in trained} == {4}
+    assert list((disk / "copies").iterdir()) == []
+    assert not any("not copied" in path.read_text() for path in tmp_path.rglob("log.txt"))
     assert not slurm.queue()
 
 

@@ -89,6 +89,20 @@ def agreed(*flags: bool) -> tuple[bool, ...]:
     return tuple(bool(flag) for flag in shared.tolist())
 
 
+def gpu_names() -> list[str]:
+    """The GPUs that this process sees."""
+    return [torch.cuda.get_device_name(one) for one in range(torch.cuda.device_count())]
+
+
+def check_sum(backend: str) -> None:
+    """Add up all ranks by `gloo`, or by `nccl` on the GPU; raises RuntimeError for a wrong sum."""
+    device = "cuda" if backend == "nccl" else "cpu"
+    summed = float(total(torch.tensor(float(rank()), device=device)))
+    if summed != world() * (world() - 1) / 2:
+        message = f"{backend} adds the ranks of {world()} processes up to {summed:g}"
+        raise RuntimeError(message)
+
+
 def average(value: Tensor) -> float:
     """Mean of a number over all processes."""
     return float(total(value.cpu())) / world()

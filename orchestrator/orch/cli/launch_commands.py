@@ -102,6 +102,27 @@ def launch(
 
 
 @click.command()
+@click.argument("target", type=FOLDER, required=False)
+@click.option("--max-gpu-hours", type=POSITIVE, help="Save and stop once this worker has spent this much.")
+@AS_JSON
+def worker(target: Path | None, *, max_gpu_hours: float | None, as_json: bool) -> None:
+    """Be one worker of a study, in this process, until nothing is left.
+
+    Any scheduler that runs a command on machines with a shared folder (Kubernetes, PBS, LSF) can start any
+    number of workers: each cell is done by one of them. If a worker dies, the others take over its cell.
+    SIGTERM saves and ends a worker.
+
+    Example: orch worker studies/demo
+    """
+    from orch.launchable import launchable
+    from orch.launching.launch import launch_study
+    from orch.launching.settings import LaunchOptions
+
+    options = LaunchOptions(cluster="worker", max_gpu_hours=max_gpu_hours)
+    show(launch_study(*launchable(target, options), options), as_json=as_json)
+
+
+@click.command()
 @STUDY
 @click.option(
     "--axis",
@@ -230,4 +251,4 @@ def export(cell: str, out: Path, *, study: Path | None, as_json: bool) -> None:
     show(orch.export(cell, out, study), as_json=as_json)
 
 
-COMMANDS = (launch, status, cancel, retry, logs, why, compare, export)
+COMMANDS = (launch, worker, status, cancel, retry, logs, why, compare, export)

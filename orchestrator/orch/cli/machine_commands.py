@@ -64,17 +64,30 @@ def demo() -> None:
 
 @click.command()
 @STUDY
+@click.option(
+    "--cluster",
+    type=click.Choice(["local", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Check this machine, or Slurm's nodes: a job per resource class (without STUDY: per partition).",
+)
 @AS_JSON
-def doctor(study: Path | None, *, as_json: bool) -> None:
-    """Check whether this machine meets the requirements of orch.
+def doctor(study: Path | None, *, cluster: str, as_json: bool) -> None:
+    """Check whether this machine, or a cluster's nodes, meet the requirements of orch.
 
-    Python, torch, timm, Slurm, the disk, MLflow and git are checked, and STUDY if it is given.
+    Python, torch, timm, Slurm, the disk, MLflow and git are checked, and STUDY if it is given. On Slurm, jobs
+    check the imports, GPUs, data, clocks, scratch disk, srun and the network between processes.
 
-    Example: orch doctor studies/demo
+    Example: orch doctor studies/demo --cluster slurm
     """
     from orch.doctor import Diagnosis, checks
 
-    show(Diagnosis(checks=tuple(checks(study))), as_json=as_json)
+    if cluster == "slurm":
+        from orch.cluster_doctor import cluster_checks
+
+        show(Diagnosis(checks=cluster_checks(study)), as_json=as_json)
+    else:
+        show(Diagnosis(checks=tuple(checks(study))), as_json=as_json)
 
 
 @click.command()

@@ -22,8 +22,12 @@ FROZEN = ("orch", "orch_core")  # a worker does not import the analysis
 
 def freeze(study: Study) -> Path:
     """Store the sources of this process's packages in the study; returns the zip, for PYTHONPATH."""
+    return store(study.code)
+
+
+def store(folder: Path) -> Path:
+    """Store the sources of this process's packages in a folder; returns the zip."""
     data = _zip(sources())
-    folder = study.code
     folder.mkdir(exist_ok=True)
     path = folder / f"{_digest(data)}.zip"
     if not publish_once(path, data):

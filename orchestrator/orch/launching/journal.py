@@ -5,6 +5,7 @@ launches/<token>/launch.json         settings, code state and snapshot, command 
                  jobs.ndjson         the manifest: one job per line, with the number of earlier attempts
                  launcher.json       locked by `orch launch` while it waits
                  workers/<name>.json locked by each worker while it lives; renamed to `.ended` when it ends
+                 spent/<name>        device-seconds of each worker, which workers add up to obey a limit
                  errors/             tracebacks seen, to stop a recipe whose code fails
                  deaths/             workers that died, by node, to avoid bad nodes
                  cancelled           mark of `orch cancel`: workers stop, and do not requeue themselves
@@ -28,7 +29,7 @@ from typing import Any
 from orch.launching.settings import ATTEMPTS, Where
 from orch_core.cell import Job, job_from_json
 from orch_core.files import dumps, write_atomic
-from orch_core.grid.resources import DEFAULT, Option
+from orch_core.grid.resources import DEFAULT, NodeEnvironment, Option, environment_of
 from orch_core.study.attempts import is_held
 from orch_core.study.folder import Study
 
@@ -53,12 +54,14 @@ class JobRequest:
     minutes: their time limit
     longest: the highest time limit, in minutes, for cells that reached theirs
     cells:   number of cells that share a job
+    environment: how the nodes are prepared
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
     minutes: float = 0.0
     longest: float = 0.0
     cells: int = 1
+    environment: NodeEnvironment = field(default_factory=NodeEnvironment)
 
     def minutes_after(self, timeouts: int) -> float:
         """The time limit for a cell that reached its limit that often: doubled each time, up to `longest`."""
@@ -72,6 +75,7 @@ class Launch:
     code:     state of the code, and `snapshot`, the path in the study of its frozen sources
     argv:     the command line
     requests: resources of the jobs on Slurm, by resource class; empty on a local machine
+    max_gpu_hours: device-hours after which its workers save and end; 0 for no limit
     """
 
     token: str
@@ -83,6 +87,7 @@ class Launch:
     code: Mapping[str, Any] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     requests: Mapping[str, JobRequest] = field(default_factory=dict)
+    max_gpu_hours: float = 0.0
 
     def request(self, group: str) -> JobRequest:
         """The resources of a resource class's jobs."""
@@ -90,7 +95,11 @@ class Launch:
 
     def to_json(self) -> dict[str, Any]:
         """The document `launch.json`."""
-        return asdict(self)
+        requests = {
+            group: asdict(request) | {"environment": environment_of(request.environment)}
+            for group, request in self.requests.items()
+        }
+        return asdict(self) | {"requests": requests}
 
 
 def launch_from_json(document: Mapping[str, Any]) -> Launch:
@@ -100,8 +109,14 @@ def launch_from_json(document: Mapping[str, Any]) -> Launch:
     return Launch(
         **{name: document[name] for name in names},
         argv=tuple(document["argv"]),
-        requests={group: JobRequest(**request) for group, request in requests.items()},
+        requests={group: _request(request) for group, request in requests.items()},
+        max_gpu_hours=float(document.get("max_gpu_hours", 0.0)),
     )
+
+
+def _request(document: Mapping[str, Any]) -> JobRequest:
+    environment = NodeEnvironment.model_validate(document.get("environment", {}))
+    return JobRequest(**{**document, "environment": environment})
 
 
 def _old_requests(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,10 +7,12 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import PydanticCustomError
 
 from orch.answer import Answer
 from orch.console import command_line, say
@@ -21,15 +23,17 @@ from orch.launching.settings import LaunchOptions, Settings, settings_of
 from orch.launching.slurm_workers import SlurmWorkers, shares_of
 from orch.launching.status import JobState, job_state, job_states
 from orch.launching.submit import Array, script_text
-from orch.launching.waiting import Summary, Watch, Workers, disk_full, summarise, wait_for
+from orch.launching.waiting import FINAL, Summary, Watch, Workers, disk_full, summarise, wait_for
 from orch.launching.worker import claims, main
 from orch.launching.worker.process import ONE_THREAD, Stop, signals_to
+from orch.launching.worker.staging import data_of
 from orch.launching.worker.training import WorkerContext
 from orch_core import provenance
 from orch_core.cell import Job
 from orch_core.errors import OrchError
 from orch_core.files import dumps
 from orch_core.formatting import quantity
+from orch_core.grid.resources import NodeEnvironment, ResourceClass
 from orch_core.recipes import trunk
 from orch_core.study import attempts
 from orch_core.study.budget import limits_of, release, reserve, spent_hours
@@ -39,6 +43,7 @@ from orch_core.study.record import Cause
 from orch_core.study.stored import repair
 
 MIN_MINUTES, MAX_MINUTES = 10.0, 24 * 60.0  # of a job if the user sets no time limit: it requeues itself
+OTHERS_SECONDS = 5.0  # at least, between two looks of `orch worker` at cells of other workers
 YEAR_MINUTES = 365 * 24 * 60.0  # replaces an infinite time limit
 
 
@@ -96,7 +101,7 @@ def launch_study(plan: Plan, study: Study, options: LaunchOptions) -> Summary:
     finally:
         if limits.hours is not None:
             release(study, plan.frame["id"].to_list())
-    if options.wait:
+    if options.wait and options.cluster != "worker":  # one process at a time writes the mirror
         _mirror(study)
     return summary
 
@@ -145,7 +150,9 @@ def launch_jobs(
                 max_seconds=3600 * settings.max_gpu_hours or math.inf,
                 overspent=overspent,
             )
-            if settings.cluster == "debug":
+            if settings.cluster == "worker":
+                states = _as_worker(watch, entries)
+            elif settings.cluster == "debug":
                 states = _in_process(watch, entries, launch)
             else:
                 workers = _workers(watch, entries, settings, snapshot, requests)
@@ -226,6 +233,7 @@ def _launch(settings: Settings, snapshot: Path, requests: Mapping[str, JobReques
         code={**provenance.code_state(), "snapshot": f"code/{snapshot.name}"},
         argv=command_line(),
         requests=requests,
+        max_gpu_hours=settings.max_gpu_hours,
     )
 
 
@@ -247,6 +255,23 @@ def _in_process(watch: Watch, entries: list[ManifestEntry], launch: Launch) -> l
     if why == Cause.DISK_FULL:
         raise disk_full(watch.study)
     return look()
+
+
+def _as_worker(watch: Watch, entries: list[ManifestEntry]) -> list[JobState]:
+    """Be one worker of any number, until every cell is done or failed for good, whoever works at it."""
+    os.environ.update(ONE_THREAD | {"PYTHONSAFEPATH": "1"})
+    while True:
+        why = main.work(watch.study.root, watch.token, "worker", "", math.inf, watch.stop)
+        began = time.monotonic()
+        states = [job_state(watch.study, one, token=watch.token, limit=watch.limit) for one in entries]
+        watch.display(states, 1, "")
+        if why == Cause.DISK_FULL:
+            raise disk_full(watch.study)
+        if watch.stop.wanted() or all(one.state in FINAL for one in states):
+            return states
+        end = time.monotonic() + max(OTHERS_SECONDS, 10 * (time.monotonic() - began))
+        while time.monotonic() < end and not watch.stop.wanted():
+            time.sleep(0.1)
 
 
 def _workers(
@@ -294,7 +319,10 @@ def job_requests(study: Study, entries: Sequence[ManifestEntry], settings: Setti
     shares, requests = _shares(entries, settings), {}
     for group in shares:
         asked = settings.resources(group)
-        options = asked.options()
+        data = data_of([entry.job for entry in entries if entry.group == group])
+        environment = environment_for(asked, study.root, data)
+        container = environment.container
+        options = asked.options() | (container.sbatch_options() if container else {})
         slurm.check(options, study.root)
         options.pop("time", None)
         limit, _ = slurm.wall_limit(options)
@@ -307,8 +335,22 @@ def job_requests(study: Study, entries: Sequence[ManifestEntry], settings: Setti
             minutes=minutes,
             longest=max(minutes, min(MAX_MINUTES, limit)),
             cells=asked.cells_per_job or 1,
+            environment=environment,
         )
     return requests
+
+
+def environment_for(asked: ResourceClass, study: Path, data: Iterable[Path]) -> NodeEnvironment:
+    """How the nodes are prepared; a container sees the study and the folders of the data."""
+    environment = asked.node_environment()
+    if environment.container is None:
+        return environment
+    folders = {study.resolve(), *(path if path.is_dir() else path.parent for path in data)}
+    try:
+        container = environment.container.with_folders(folders)
+    except PydanticCustomError as error:
+        raise OrchError(str(error), hint="move it, or work without a container") from error
+    return environment.model_copy(update={"container": container})
 
 
 def _check_training(options: LaunchOptions) -> None:

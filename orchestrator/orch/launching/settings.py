@@ -15,7 +15,8 @@ from orch_core.grid.resources import DEFAULT, Cluster, Option, ResourceClass
 from orch_core.user_settings import user_cluster
 
 ATTEMPTS = 3  # of a cell in one launch, in a row and without progress, before it counts as failed
-Where = Literal["local", "debug", "slurm"]
+Where = Literal["local", "debug", "slurm", "worker"]
+"""Where cells run: workers on this machine, this process, workers on Slurm, or `orch worker`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

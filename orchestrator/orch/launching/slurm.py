@@ -36,6 +36,9 @@ DEATHS = {
     "CANCELLED": (Cause.CANCELLED, "cancelled before it could save"),
 }
 UNKNOWN = (Cause.KILLED, "")
+KILLED = frozenset({"FAILED", "CANCELLED"})  # states of a job whose process died of a signal
+NEARLY = 0.9  # of the memory asked for: accounting looks now and then, and misses the last growth
+MEMORY_KILL = re.compile(rb"exceeded (job )?memory limit|oom[-_]kill", re.IGNORECASE)
 STUCK = ("launch failed", "JobHoldMaxRequeue")
 NEVER = re.compile(r"PerJob|NotSatisfied|PartitionTimeLimit")  # reasons why a job can never start
 MEMORY_LOCAL = frozenset({"tmpfs", "ramfs", "devtmpfs"})
@@ -103,6 +106,10 @@ def hint_for(words: str) -> str:
     """The remedy for an error message of Slurm."""
     lower = words.lower()
     for part, hint in (
+        (
+            "'--container",
+            "this cluster has no pyxis: write `runtime: apptainer`, or ask who runs the cluster",
+        ),
         ("partition", "`sinfo` lists the partitions"),
         ("account", "`sacctmgr show associations user=$USER` lists your accounts"),
         ("qos", "`sacctmgr show qos` lists the qualities of service"),
@@ -189,17 +196,43 @@ def cause_of_death(job: str, token: str, restart: int) -> tuple[Cause, str]:
     """The cause and message of a worker's death by sacct; `killed` if unknown.
 
     A job has a row for each of its runs, which `restart` counts from 0. Rows whose name lacks the launch's
-    token belong to an older job with the same id, from before the cluster's state was wiped.
+    token belong to an older job with the same id, from before the cluster's state was wiped. Without cgroups,
+    the memory that the job had taken is the only evidence of a kill for memory.
     """
     if job and shutil.which("sacct"):
         with contextlib.suppress(OrchError):
-            rows = run(
-                "sacct", "-X", "-n", "-P", "--duplicates", "-j", job, "-o", "State,JobName", seconds=15
-            )
-            states = [line.split("|")[0].split(" ")[0] for line in rows.splitlines() if token in line]
-            if restart < len(states):
-                return DEATHS.get(states[restart], UNKNOWN)
+            columns = "JobID,JobName,State,ReqMem,MaxRSS"
+            table = run("sacct", "-n", "-P", "--duplicates", "-j", job, "-o", columns, seconds=15)
+            rows = [line.split("|") for line in table.splitlines()]
+            runs = [place for place, row in enumerate(rows) if "." not in row[0] and token in row[1]]
+            if restart < len(runs):
+                return _death(rows[runs[restart] :])
     return UNKNOWN
+
+
+def _death(rows: Sequence[Sequence[str]]) -> tuple[Cause, str]:
+    """The cause and message of the run in the first row of sacct, whose steps follow it."""
+    state, limit = rows[0][2].split(" ")[0], rows[0][3]
+    taken = next((row[4] for row in rows[1:] if row[0].endswith(".batch")), "")
+    if state in KILLED and _bytes(taken) >= NEARLY * _bytes(limit) > 0:
+        return Cause.OUT_OF_MEMORY, f"killed when it had taken {taken} of the {limit} that it asked for"
+    return DEATHS.get(state, UNKNOWN)
+
+
+def killed_for_memory(log: Path) -> bool:
+    """Whether the end of a job's output says that its memory was what killed it: Slurm writes so into it."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            return bool(MEMORY_KILL.search(file.read()))
+    except OSError:
+        return False
+
+
+def _bytes(text: str) -> float:
+    """What sacct prints for memory, such as 4000M, 4Gn or 123456K; 0 if it is not that of a node."""
+    found = re.fullmatch(r"([\d.]+)([KMGT]?)n?", text)
+    return float(found.group(1)) * 1024.0 ** " KMGT".index(found.group(2) or " ") if found else 0.0
 
 
 def seconds_left(job: str) -> float:

@@ -21,7 +21,7 @@ from orch.launching.journal import JobRequest
 from orch.launching.worker import main
 from orch.launching.worker.process import ONE_THREAD, warning_seconds
 from orch_core import provenance
-from orch_core.grid.resources import Option
+from orch_core.grid.resources import NodeEnvironment, Option
 from orch_core.study.folder import Study
 
 
@@ -108,9 +108,9 @@ def _executor(array: Array) -> Any:
 
     folder = _logs(array.study, array.token)
     folder.mkdir(parents=True, exist_ok=True)  # a task whose log has no folder ends without a message
+    prepared = array.request.environment
     # exec: the worker receives the batch script's signals itself, and no shell ends before it has saved
-    executor = submitit.SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)} -P")
-    environment = worker_environment(array.snapshot)
+    executor = submitit.SlurmExecutor(folder, python=f"exec {shlex.join(python_of(prepared))} -P")
     executor.update_parameters(
         job_name=job_name(array.token, array.group),
         time=int(array.request.minutes),
@@ -118,10 +118,25 @@ def _executor(array: Array) -> Any:
         stderr_to_stdout=True,
         array_parallelism=array.workers,
         wckey=None,
-        setup=[f"export {name}={shlex.quote(value)}" for name, value in environment.items()],
+        setup=preparation(prepared, array.snapshot),
         additional_parameters=header(array),
     )
     return executor
+
+
+def preparation(prepared: NodeEnvironment, snapshot: Path) -> list[str]:
+    """The shell lines that run in a job before its Python starts."""
+    variables = _exports(prepared.variables())
+    return [*variables, *(prepared.setup or ()), *_exports(worker_environment(snapshot))]
+
+
+def _exports(variables: Mapping[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def python_of(prepared: NodeEnvironment) -> list[str]:
+    """The Python of a worker: the one that runs here, or `python3` of the container's image."""
+    return [*prepared.container.command(), "python3"] if prepared.container else [sys.executable]
 
 
 def _logs(study: Study, token: str) -> Path:

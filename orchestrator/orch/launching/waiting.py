@@ -16,7 +16,7 @@ from orch.console import Exit
 from orch.launching import journal, progress
 from orch.launching.journal import ManifestEntry
 from orch.launching.status import JobState, job_state
-from orch.launching.worker import causes
+from orch.launching.worker import causes, spending
 from orch.launching.worker.main import record_death
 from orch.launching.worker.process import Stop
 from orch_core.errors import OrchError
@@ -87,7 +87,8 @@ def wait_for(watch: Watch, entries: Sequence[ManifestEntry], workers: Workers) -
             return here
         due = time.monotonic() - counted > BUDGET_SECONDS
         counted = time.monotonic() if due else counted
-        if sum(one.seconds for one in here) - spent > watch.max_seconds or (due and watch.overspent()):
+        used = max(sum(one.seconds for one in here) - spent, spending.spent(watch.study.root, watch.token))
+        if used > watch.max_seconds or (due and watch.overspent()):
             watch.stop.reason = watch.stop.reason or Cause.BUDGET
         if journal.is_cancelled(watch.study.root, watch.token):
             watch.stop.reason = watch.stop.reason or Cause.CANCELLED

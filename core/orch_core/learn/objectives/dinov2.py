@@ -64,15 +64,17 @@ class DinoV2(nn.Module):
         self.patch, self.constants = patch, constants
         self.means: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, crops: Tensor, masked: Tensor, small: Tensor, *uniform: Tensor) -> Tensor:
+    def forward(
+        self, crops: Tensor, masked: Tensor, small: Tensor, where: Tensor, *uniform: Tensor
+    ) -> Tensor:
         """Loss of global crops [2n, c, h, w] (all first ones, then all second), masks [2n, l], local crops.
 
         small: [k n, ...]; uniform: drop path's numbers for global and local crops, [2n, paths] and [k n,
                paths].
+        where: places of the masked patches in `masked`, flattened; counting them here would wait for the GPU
         """
         drop, drop_small = uniform or (None, None)
         student_temperature = float(self.constants["student_temperature"])
-        where = masked.flatten().nonzero()[:, 0]
         targets, patch_targets = self._teach(crops, where)
         tokens = encode(
             self.encoder, patchify(crops, self.patch), replaced=masked, token=self.mask_token, uniform=drop
@@ -197,7 +199,8 @@ def build(cell: Cell, constants: Constants) -> Objective:
         small = [draw_view(batch, local, rng) for _ in range(count)]
         counts = rng.shuffled(np.array(masked_counts(GLOBALS * rng.total, side * side, constants)))
         masked = np.concatenate([block_masks(part, side, rng) for part in counts])
-        inputs = crops, to_device(masked, crops.device), torch.cat(small) if small else crops[:0]
+        hidden, where = (to_device(array, crops.device) for array in (masked, np.flatnonzero(masked)))
+        inputs = crops, hidden, torch.cat(small) if small else crops[:0], where
         return (
             inputs if not constants["drop_path"] else (*inputs, *_uniform(len(encoder.blocks), inputs, rng))
         )

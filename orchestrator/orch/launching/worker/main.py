@@ -21,9 +21,12 @@ from orch.launching.journal import Launch, ManifestEntry
 from orch.launching.worker import claims, ranks, side_by_side
 from orch.launching.worker.claims import Attempt
 from orch.launching.worker.process import Stop, signals_to, warning_seconds
+from orch.launching.worker.spending import spending_of
+from orch.launching.worker.staging import Stage
 from orch.launching.worker.training import WorkerContext, attempt_cell, failed_record
 from orch_core.files import dumps
 from orch_core.study import attempts
+from orch_core.study.attempts import Owner
 from orch_core.study.folder import Study
 from orch_core.study.record import Cause
 from orch_core.study.stored import publish
@@ -71,6 +74,8 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
         stop=stop,
         minutes=minutes,
         ranks=together,
+        spending=spending_of(root, launch, owner.worker, devices),
+        stage=Stage(folder=launch.request(group).environment.stage or ""),
     )
     try:
         with signals_to(stop):
@@ -79,6 +84,7 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
                 path.rename(path.with_suffix(".ended"))
             return why
     finally:
+        context.stage.close(together.nodes)
         os.close(lock)
 
 
@@ -109,13 +115,15 @@ def walk_manifest(
 ) -> str:
     """Run every entry that can be claimed until none is left; `after_attempt` is called after each attempt.
 
-    Returns `finished`, or why it stopped: `signal`, `deadline`, `cancelled`, `disk_full`, or `too_short` if
-    its job's time was up before it could begin.
+    Returns `finished`, or why it stopped: `signal`, `deadline`, `cancelled`, `budget`, `disk_full`, or
+    `too_short` if its job's time was up before it could begin.
     """
     todo, position, idle, begun = list(entries), 0, 0, False
     while todo and idle < len(todo):
         if not context.stop.wanted() and journal.is_cancelled(context.study.root, context.launch.token):
             context.stop.reason = Cause.CANCELLED
+        if context.spending.is_over():
+            context.stop.reason = context.stop.reason or Cause.BUDGET
         if context.stop.wanted():
             return context.stop.reason if begun or context.stop.reason != Cause.DEADLINE else "too_short"
         position %= len(todo)
@@ -176,14 +184,22 @@ def record_death(study: Study, entry: ManifestEntry, number: int) -> None:
     attempt = attempts.folder_of(folder, number)
     owner = attempts.owner_of(attempt)
     cause, message = slurm.cause_of_death(owner.job, owner.token, owner.restart) if owner else slurm.UNKNOWN
-    if owner and cause == Cause.KILLED and owner.machine == attempts.machine():
-        cause = Cause.OUT_OF_MEMORY if claims.oom_kills() > owner.oom_kills else cause
+    if owner and cause in {Cause.KILLED, Cause.CANCELLED} and _was_out_of_memory(study, owner):
+        where = f"process {owner.pid} on {owner.node or owner.host}"
+        cause, message = Cause.OUT_OF_MEMORY, f"{where} was killed: out of memory"
     end = claims.record_crash(folder, number, cause, message)
     if end and owner and owner.node and cause in {Cause.KILLED, Cause.NODE_FAILURE}:
         journal.note_death(study.root, owner.token, owner.node, entry.id)
     if end and not study.is_published(entry.id):
         record = failed_record(entry, end, study.relative(attempts.log_of(attempt)))
         publish(attempt, record)
+
+
+def _was_out_of_memory(study: Study, owner: Owner) -> bool:
+    """Whether the kernel of this machine, or Slurm in the job's output, reports a kill for memory."""
+    if owner.machine == attempts.machine() and claims.oom_kills() > owner.oom_kills:
+        return True
+    return bool(owner.job) and slurm.killed_for_memory(study.logs / owner.token / f"{owner.job}_0_log.out")
 
 
 def is_stopped(root: Path, token: str, entry: ManifestEntry) -> bool:

@@ -1,6 +1,7 @@
 """Training of one cell by several processes: one per GPU of a worker, on one node or all nodes of its job.
 
 attempts/<k>/ranks/config.json    settings of all ranks, written by the worker
+                   beacon.json, reach-<n>.json, meeting.json: see rendezvous
                    node-<n>.json the agent of a node, which starts its ranks; `.ended` once they have ended
                    node-<n>.txt  output of the nodes of a job with several
                    stop          the worker's request to stop
@@ -23,14 +24,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orch.launching.worker import causes, claims
+from orch.launching.worker import causes, claims, rendezvous
 from orch.launching.worker.process import Every, Stop, heartbeat, signals_to
+from orch.launching.worker.rendezvous import Meeting
+from orch.launching.worker.staging import Stage, cell_from
 from orch_core.files import dumps, publish_once, write_atomic
+from orch_core.grid.resources import NodeEnvironment
 from orch_core.study import attempts
 from orch_core.study.attempts import STALE_SECONDS, End
 from orch_core.study.folder import Study
@@ -81,15 +85,14 @@ ONE = Ranks()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankConfig:
-    """Settings of all ranks: the cell, the address of rank 0, and how the batch fits into memory."""
+    """Settings of all ranks: the cell, how the batch fits into memory, and where data are copied to."""
 
     root: str
     cell: str
     nodes: int
     per_node: int
-    address: str
-    port: int
     memory_plan: dict[str, Any]
+    stage: str = ""
 
 
 def of_allocation(environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -101,7 +104,12 @@ def of_allocation(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 
 def pretrain(
-    study: Study, attempt: Path, ranks: Ranks, memory_plan: MemoryPlan, should_stop: Callable[[], bool]
+    study: Study,
+    attempt: Path,
+    ranks: Ranks,
+    memory_plan: MemoryPlan,
+    prepared: NodeEnvironment,
+    should_stop: Callable[[], bool],
 ) -> Result:
     """Train the cell of an attempt's folder in `ranks.count` processes; returns what `learn.pretrain` does.
 
@@ -116,16 +124,14 @@ def pretrain(
         cell=attempt.parents[1].name,
         nodes=ranks.nodes,
         per_node=ranks.per_node,
-        address=socket.gethostname(),
-        port=_free_port(),
         memory_plan=asdict(memory_plan),
+        stage=prepared.stage or "",
     )
     write_atomic(folder / "config.json", dumps(asdict(config)))
     if ranks.nodes == 1:
-        run_node(folder, 0, should_stop)
+        run_node(folder, 0, Meeting(address=rendezvous.HERE, port=_free_port()), "lo", should_stop)
     else:
-        _start_nodes(folder, ranks.nodes, should_stop)
-        _watch_nodes(folder, ranks.nodes, should_stop)
+        _run_nodes(folder, ranks.nodes, prepared, should_stop)
     _print_tails(folder)
     if (folder / "result.json").exists():
         document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -168,7 +174,9 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
+def run_node(
+    folder: Path, node: int, meeting: Meeting, interface: str, should_stop: Callable[[], bool]
+) -> None:
     """Start a node's ranks and wait for them; if one fails here or elsewhere, end the others.
 
     They are asked to stop, once, when `should_stop()` is true; an exception that it raises ends them too.
@@ -176,8 +184,11 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
     config = _config(folder)
     before = claims.oom_kills()
     first = node * config.per_node
+    place = {"MASTER_ADDR": meeting.address, "MASTER_PORT": str(meeting.port)}
+    place |= rendezvous.variables(interface)
     ranks = {
-        first + local: _start_rank(folder, config, first + local, local) for local in range(config.per_node)
+        first + local: _start_rank(folder, config, first + local, local, place)
+        for local in range(config.per_node)
     }
     asked, look = False, Every(LOOK_SECONDS)
     try:
@@ -203,24 +214,24 @@ def run_node(folder: Path, node: int, should_stop: Callable[[], bool]) -> None:
             _note_death(folder, rank, process.returncode, before)
 
 
-def _start_rank(folder: Path, config: RankConfig, rank: int, local: int) -> subprocess.Popen[bytes]:
-    place = {
+def _start_rank(
+    folder: Path, config: RankConfig, rank: int, local: int, place: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    number = {
         "RANK": rank,
         "WORLD_SIZE": config.nodes * config.per_node,
         "LOCAL_RANK": local,
         "LOCAL_WORLD_SIZE": config.per_node,
-        "MASTER_ADDR": config.address,
-        "MASTER_PORT": config.port,
     }
     return subprocess.Popen(
-        _command("rank", folder),
+        [sys.executable, *_role("rank", folder)],
         stdin=subprocess.DEVNULL,
-        env=os.environ | {name: str(value) for name, value in place.items()},
+        env={**os.environ, **place, **{name: str(value) for name, value in number.items()}},
     )
 
 
-def _command(role: str, folder: Path) -> list[str]:
-    return [sys.executable, "-P", "-m", "orch.launching.worker.ranks", role, str(folder)]
+def _role(role: str, folder: Path) -> list[str]:
+    return ["-P", "-m", "orch.launching.worker.ranks", role, str(folder)]
 
 
 def _note_death(folder: Path, rank: int, code: int, oom_kills: int) -> None:
@@ -240,15 +251,37 @@ def _config(folder: Path) -> RankConfig:
     return RankConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
-def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> None:
+def _run_nodes(folder: Path, nodes: int, prepared: NodeEnvironment, should_stop: Callable[[], bool]) -> None:
+    """Train on all nodes of the job; what fails on the way is written as `failed-...`."""
+    try:
+        with rendezvous.beacon(folder, prepared.network_interface) as port:
+            _start_nodes(folder, nodes, prepared, should_stop)
+            rendezvous.meet(folder, nodes, port, should_stop)
+    except rendezvous.Unreachable as error:
+        words = f"{error}; `cluster.network_interface` names the network to use"
+        end = End(how="failed", cause=Cause.NETWORK, message=words)
+        publish_once(folder / "failed-rendezvous", dumps(asdict(end)))
+    _watch_nodes(folder, nodes, should_stop)
+
+
+def _start_nodes(
+    folder: Path, nodes: int, prepared: NodeEnvironment, should_stop: Callable[[], bool]
+) -> None:
     """Start an agent on every node of the job with srun; repeat while the controller does not answer."""
     from orch_core import learn
 
-    command = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    command += ["--cpu-bind=none", "--input=none", f"--output={folder}/node-%n.txt", "--open-mode=append"]
+    container = prepared.container
+    if not shutil.which("srun"):
+        where = f"the container {container.image}" if container else "this node"
+        message = (
+            f"a cell on several nodes needs srun, and {where} has none: mount it, or use one node a cell"
+        )
+        raise RankFailed(End(how="failed", cause=Cause.BAD_DATA, message=message))
+    output = [f"--output={folder}/node-%n.txt", "--open-mode=append"]
+    command = srun_words(nodes, prepared, output)
     end = time.monotonic() + START_SECONDS
     while True:
-        srun = subprocess.Popen([*command, *_command("node", folder)], start_new_session=True)
+        srun = subprocess.Popen([*command, *_role("node", folder)], start_new_session=True)
         try:
             while srun.poll() is None and _agents(folder) < nodes:
                 if should_stop():
@@ -264,6 +297,17 @@ def _start_nodes(folder: Path, nodes: int, should_stop: Callable[[], bool]) -> N
             message = f"srun did not start the cell's processes (exit code {srun.returncode}): see the log"
             raise RankFailed(End(how="failed", cause=Cause.KILLED, message=message))
         time.sleep(5.0)
+
+
+def srun_words(nodes: int, prepared: NodeEnvironment, options: Sequence[str] = ()) -> list[str]:
+    """The command, up to the arguments of Python, by which srun starts a Python on every node of this job."""
+    container = prepared.container
+    words = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    words += ["--cpu-bind=none", "--input=none", *options]
+    if container is None:
+        return [*words, sys.executable]
+    flags = [f"--{name}={value}" for name, value in container.sbatch_options().items()]
+    return [*words, *flags, *container.command(), "python3"]
 
 
 def _agents(folder: Path) -> int:
@@ -303,8 +347,22 @@ def _agent(folder: Path) -> None:
     with signals_to(stop):
         path.touch()
         with heartbeat(path):
-            run_node(folder, node, should_stop)
+            rendezvous.try_addresses(folder, node)
+            while not (found := rendezvous.meeting_of(folder, node)):
+                if should_stop() or any(folder.glob("failed-*")):
+                    break
+                time.sleep(POLL_SECONDS)
+            if found:
+                _stage(folder)
+                run_node(folder, node, *found, should_stop)
         path.rename(path.with_suffix(".ended"))
+
+
+def _stage(folder: Path) -> None:
+    """Copy the cell's data to this node; the copies are the next cell's too, until the job ends."""
+    config = _config(folder)
+    cell = Study(Path(config.root)).cell(config.cell)
+    Stage(folder=config.stage).add({Path(one.path).resolve() for one in cell.data if one.path})
 
 
 def _rank(folder: Path) -> None:
@@ -314,7 +372,7 @@ def _rank(folder: Path) -> None:
 
     config, rank = _config(folder), int(os.environ["RANK"])
     study = Study(Path(config.root))
-    cell, home, stop = study.cell(config.cell), study.cell_folder(config.cell), Stop()
+    cell, home, stop = cell_from(study.cell(config.cell)), study.cell_folder(config.cell), Stop()
     memory_plan, trunks = learn.MemoryPlan(**config.memory_plan), study.trunks
     with signals_to(stop):
         try:

@@ -13,7 +13,9 @@ from orch.launching.worker.process import Stop
 from orch_core.study.record import Cause
 
 POLL_SECONDS = 0.2
-REASONS = ("too_short", Cause.SIGNAL, "finished", Cause.CANCELLED, Cause.DISK_FULL, Cause.DEADLINE)
+REASONS = (
+    "too_short", Cause.SIGNAL, "finished", Cause.CANCELLED, Cause.BUDGET, Cause.DISK_FULL, Cause.DEADLINE,
+)  # fmt: skip
 """Why a process ended; the last in this order counts, so that one unfinished process requeues the job."""
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from orch.launching.journal import Launch, ManifestEntry
 from orch.launching.worker import causes, claims, ranks
 from orch.launching.worker.claims import Attempt
 from orch.launching.worker.process import Every, Stop, heartbeat, log_to
+from orch.launching.worker.spending import Spending
+from orch.launching.worker.staging import Stage, cell_from, data_of, probe_from
 from orch_core import provenance
 from orch_core.cell import Job, Probe
 from orch_core.files import dumps, write_atomic
@@ -41,6 +43,8 @@ class WorkerContext:
     minutes:  its job's time limit, infinite on a local machine
     ranks:    processes that train a cell together
     first:    whether the attempt is this worker's first, which has the job's whole time
+    stage:    copies of data on the node's own disk
+    spending: the device time that the launch has used and may use
     """
 
     study: Study
@@ -51,6 +55,8 @@ class WorkerContext:
     minutes: float = math.inf
     ranks: ranks.Ranks = ranks.ONE
     first: bool = False
+    stage: Stage = field(default_factory=Stage)
+    spending: Spending = field(default_factory=Spending)
 
 
 def attempt_cell(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End:
@@ -77,6 +83,7 @@ def _work(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> End
     """Pretrain unless that is done, then run the missing probes."""
     from orch_core import learn
 
+    context.stage.add(data_of([entry.job]))
     if not context.study.config(entry.id):
         write_atomic(context.study.config_file(entry.id), dumps(entry.job.cell.to_json()))
     try:
@@ -121,12 +128,12 @@ def _pretrained(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) 
     """Train the cell in this process, or in one process per GPU of the worker."""
     from orch_core import learn
 
-    cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
+    prepared, folder = context.launch.request(entry.group).environment, context.study.cell_folder(entry.id)
     memory_plan = memory_plan_of(entry.job, context.ranks.count, attempts.count(folder, Cause.OUT_OF_MEMORY))
     watch = _watch(context, entry, attempt)
     if context.ranks.count > 1:
-        return ranks.pretrain(context.study, attempt.folder, context.ranks, memory_plan, watch)
-    trunks = context.study.trunks
+        return ranks.pretrain(context.study, attempt.folder, context.ranks, memory_plan, prepared, watch)
+    trunks, cell = context.study.trunks, cell_from(entry.job.cell)
     return learn.pretrain(cell, folder, should_stop=watch, memory_plan=memory_plan, trunks=trunks)
 
 
@@ -166,7 +173,8 @@ def _probe_in_turn(
 
     cell, folder = entry.job.cell, context.study.cell_folder(entry.id)
     watch = _watch(context, entry, attempt)
-    for probe, result in learn.probe(cell, folder, tuple(missing), should_stop=watch):
+    probes = tuple(map(probe_from, missing))  # equal to those that are missing: paths are not compared
+    for probe, result in learn.probe(cell, folder, probes, should_stop=watch):
         record = Record(
             cell=entry.id,
             name=cell.name,
@@ -247,6 +255,8 @@ def _watch(context: WorkerContext, entry: ManifestEntry, attempt: Attempt) -> Ca
                 raise ranks.Fenced
             if _is_cancelled(context, entry):
                 return True
+            if context.spending.is_over():
+                context.stop.reason = context.stop.reason or Cause.BUDGET
         return bool(context.stop.wanted())
 
     return should_stop
