@@ -28,7 +28,7 @@ from orch_core.formatting import columns, percent
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 MANY = 8  # rows named for each reason, and lines of each kind of remark
 BANDS = {"mean": "of the curve", "new": "of a new run"}
-TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
+GRIDS = (".yaml", ".yml", "")  # endings of the names of grids, and of folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +102,8 @@ def _scored(scores: Sequence[registered.Score]) -> str:
 
 
 def is_table(target: Path) -> bool:
-    """Whether a file is a table of points by its name; anything else is a study, a grid or a plan."""
-    return target.suffix.lower() in TABLES
+    """Whether a path names a table of points, rather than a study, a grid or a plan."""
+    return target.suffix.lower() not in GRIDS and target.name != "plan.json" and not target.is_dir()
 
 
 def _fit_points(points: Points, request: FitRequest, options: FitOptions, default_out: Path) -> Fitted:
@@ -120,7 +120,8 @@ def _fit_points(points: Points, request: FitRequest, options: FitOptions, defaul
         "group_by": list(groups),
     }
     document |= {"laws": str(path), "fits": [_fit_document(fit) for fit in fits]}
-    remarks = "".join(f"\n{line}" for line in _remarks(fits))
+    document |= {"notes": list(points.notes)}
+    remarks = "".join(f"\n{line}" for line in [*map("note: {}".format, points.notes), *_remarks(fits)])
     by = f" by {', '.join(groups)}" if groups else ""
     text = f"{_table(fits)}{remarks}\n\n{fits[0].value}{by}; laws: {path}"
     if not any(fit.estimates for fit in fits):
