@@ -17,6 +17,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.selection import best, selected
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json, registered
@@ -108,7 +109,9 @@ def is_table(target: Path) -> bool:
 
 def _fit_points(points: Points, request: FitRequest, options: FitOptions, default_out: Path) -> Fitted:
     law = request.law or "power"
+    points = selected(points, options)
     groups = tuple(dict.fromkeys(request.group_by)) or _groups(points.frame, options)
+    points = best(points, options, groups)
     fits = fit_groups(law, points, options, by=groups)
     out, command = request.out or default_out, shlex.join(command_line())
     path = _write(points, fits, out, command, request.factors)
@@ -256,10 +259,27 @@ def assignments(words: Sequence[str], what: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
+<<<<<<< HEAD
 def numbers(words: Sequence[str]) -> dict[str, float]:
     """`("loss=2.3",)` as numbers; raises OrchError for another argument."""
+=======
+def numbers(
+    words: Sequence[str], what: str = "--at", example: str = "unique_samples=1e6"
+) -> dict[str, float]:
+    """`("loss=2.3",)`, words of the option `what`, as numbers; raises OrchError for a word that is none."""
+>>>>>>> 9827c64 (Choose rows and compute variables of tables of points, keep the best of a sweep, and check compute against 6 N D)
     try:
-        return {name: float(value) for name, value in assignments(words, "--at").items()}
+        return {name: float(value) for name, value in assignments(words, what).items()}
     except ValueError as error:
+<<<<<<< HEAD
         message = f"--at requires NAME=NUMBER: {error}"
         raise OrchError(message, hint="for example --at unique_samples=1e6") from error
+=======
+        message = f"{what} takes NAME=NUMBER: {error}"
+        raise OrchError(message, hint=f"for example {what} {example}") from error
+
+
+def names(words: Sequence[str]) -> tuple[str, ...]:
+    """Names of columns, each given by itself or several with commas between them."""
+    return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))
+>>>>>>> 9827c64 (Choose rows and compute variables of tables of points, keep the best of a sweep, and check compute against 6 N D)
