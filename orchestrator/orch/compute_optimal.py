@@ -24,13 +24,9 @@ from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
 
-<<<<<<< HEAD
-MAPPED = ("value", "params", "samples", "compute", "run")  # names that --map accepts
-=======
 UNITS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12, "PFLOP": 1e15, "EFLOP": 1e18, "PFLOP/s-days": 8.64e19}
 LEAST_FACTOR, MOST_FACTOR = 0.1, 1e5  # compute over 6 N D beyond which its unit is not FLOP
 MAPPED = ("value", "params", "samples", "compute", "run")  # what --map can name
->>>>>>> 9827c64 (Choose rows and compute variables of tables of points, keep the best of a sweep, and check compute against 6 N D)
 
 
 def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:
@@ -39,13 +35,6 @@ def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> 
         message = "--flops and --gpu-hours both give the budget"
         raise OrchError(message, hint="give only one of them")
     if bool(gpu_hours) != bool(rate):
-<<<<<<< HEAD
-        given, missing = "gpu-hours", "flops-per-gpu-hour"
-        if not gpu_hours:
-            given, missing = missing, given
-        message = f"--{given} requires --{missing}"
-        raise OrchError(message, hint="give both; --flops-per-gpu-hour is the achieved speed, not the peak")
-=======
         given, other = (
             ("gpu-hours", "flops-per-gpu-hour") if gpu_hours else ("flops-per-gpu-hour", "gpu-hours")
         )
@@ -53,7 +42,6 @@ def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> 
         raise OrchError(
             message, hint="give both; --flops-per-gpu-hour is what an hour achieves, not the peak"
         )
->>>>>>> 9827c64 (Choose rows and compute variables of tables of points, keep the best of a sweep, and check compute against 6 N D)
     return flops or (gpu_hours * rate if gpu_hours and rate else None)
 
 

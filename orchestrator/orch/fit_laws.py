@@ -259,22 +259,13 @@ def assignments(words: Sequence[str], what: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-<<<<<<< HEAD
-def numbers(words: Sequence[str]) -> dict[str, float]:
-    """`("loss=2.3",)` as numbers; raises OrchError for another argument."""
-=======
 def numbers(
     words: Sequence[str], what: str = "--at", example: str = "unique_samples=1e6"
 ) -> dict[str, float]:
     """`("loss=2.3",)`, words of the option `what`, as numbers; raises OrchError for a word that is none."""
->>>>>>> 9827c64 (Choose rows and compute variables of tables of points, keep the best of a sweep, and check compute against 6 N D)
     try:
         return {name: float(value) for name, value in assignments(words, what).items()}
     except ValueError as error:
-<<<<<<< HEAD
-        message = f"--at requires NAME=NUMBER: {error}"
-        raise OrchError(message, hint="for example --at unique_samples=1e6") from error
-=======
         message = f"{what} takes NAME=NUMBER: {error}"
         raise OrchError(message, hint=f"for example {what} {example}") from error
 
@@ -282,4 +273,3 @@ def numbers(
 def names(words: Sequence[str]) -> tuple[str, ...]:
     """Names of columns, each given by itself or several with commas between them."""
     return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))
->>>>>>> 9827c64 (Choose rows and compute variables of tables of points, keep the best of a sweep, and check compute against 6 N D)

@@ -21,6 +21,8 @@ from orch_core.errors import OrchError
 from orch_core.images.subset import hash_ranks
 
 SPLITS = ("train", "val", "test")
+FEWEST = 5
+"""Test images of a class below which its AUC is said to be uncertain."""
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
@@ -29,9 +31,14 @@ Labels = NDArray[np.int64]
 class NpzFacts:
     """The facts of an npz.
 
-    counts:      images per split
-    duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
-    pretraining: training images that are not byte-equal to a val or test image
+        counts:      images per split
+        duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
+    <<<<<<< HEAD
+        pretraining: training images that are not byte-equal to a val or test image
+    =======
+        pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
+        doubts:      what about the labels makes scores undefined or doubtful, a sentence each
+    >>>>>>> 853238e (Say in the plan what about a task's labels makes its scores undefined: absent classes, gaps, one-hot columns)
     """
 
     fingerprint: str
@@ -43,6 +50,7 @@ class NpzFacts:
     classes: int
     duplicates: dict[str, int]
     pretraining: int
+    doubts: tuple[str, ...] = ()
 
 
 def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
@@ -213,7 +221,37 @@ def inspect_npz(path: Path) -> NpzFacts:
         classes=labels.shape[1] if labels.shape[1] > 1 else int(labels.max()) + 1,
         duplicates={f"{a}/{b}": len(hashes[a] & hashes[b]) for a, b in pairs if hashes[a] & hashes[b]},
         pretraining=sum(key not in held_out for key in keys["train"]),
+        doubts=tuple(_doubts({split: labels for split, (_, labels) in parts.items()})),
     )
+
+
+def _doubts(labels: dict[str, Labels]) -> Iterator[str]:
+    """What about the labels of a task, by split, makes its scores undefined or doubtful."""
+    every = np.concatenate(list(labels.values()))
+    if every.shape[1] > 1:
+        if ((every == 0) | (every == 1)).all() and (every.sum(1) == 1).all():
+            yield "every image has one label of several: read as multi-label; one column of class numbers is multi-class"
+        elif every.max() > 1:
+            yield f"it has several columns of labels and values up to {every.max()}: multi-label knows 0 and 1"
+        counts = {split: (part > 0).sum(0) for split, part in labels.items()}
+        what, classes = "label", list(range(every.shape[1]))
+    else:
+        classes, size = np.unique(every).tolist(), int(every.max()) + 1
+        if len(classes) < size:
+            numbers = ", ".join(map(str, classes[:6])) + (", ..." if len(classes) > 6 else "")
+            yield f"it has {len(classes)} of {size} classes: labels are {numbers}; number them from 0 without gaps"
+        counts = {split: np.array([(part == one).sum() for one in classes]) for split, part in labels.items()}
+        what = "class"
+    for split, numbers in counts.items():
+        absent = [str(one) for one, number in zip(classes, numbers, strict=True) if not number]
+        if absent:
+            single = what == "class" and len(classes) - len(absent) == 1
+            result = "a probe cannot learn it" if split == "train" else f"its AUC on {split} is undefined"
+            result = "every probe will fail" if split == "train" and single else result
+            yield f"no {split} image has {what} {', '.join(absent[:6])}: {result}"
+    few = [str(one) for one, number in zip(classes, counts["test"], strict=True) if 0 < number < FEWEST]
+    if few:
+        yield f"fewer than {FEWEST} test images have {what} {', '.join(few[:6])}: its AUC has a wide interval"
 
 
 def pretraining_order(path: Path, subset_seed: int, expected: str = "") -> NDArray[np.int64]:
@@ -280,5 +318,8 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[np.generi
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> OrchError:
+    if "allow_pickle" in str(error):
+        message = f"{path}: array `{name}` holds Python objects, such as images of different sizes"
+        return OrchError(message, hint="`orch data pack` takes images of any size from a folder of files")
     message = f"{path}: array `{name}` cannot be read: {str(error) or type(error).__name__}"
     return OrchError(message, hint="the file is damaged: copy or download it again")
