@@ -271,10 +271,10 @@ CLASSES = {"train": ROW % 3, "val": ROW % 3, "test": ROW % 3}
     [
         ({}, ()),
         (
-            {split: ROW % 3 + 1 for split in SPLITS},
+            dict.fromkeys(SPLITS, ROW % 3 + 1),
             ("it has 3 of 4 classes: labels are 1, 2, 3; number them",),
         ),
-        ({split: ROW % 2 * 1000 for split in SPLITS}, ("it has 2 of 1001 classes: labels are 0, 1000",)),
+        (dict.fromkeys(SPLITS, ROW % 2 * 1000), ("it has 2 of 1001 classes: labels are 0, 1000",)),
         ({"test": ROW % 2}, ("no test image has class 2: its AUC on test is undefined",)),
         ({"train": ROW % 2}, ("no train image has class 2: a probe cannot learn it",)),
         (
