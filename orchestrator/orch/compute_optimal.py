@@ -35,13 +35,11 @@ def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> 
         message = "--flops and --gpu-hours both give the budget"
         raise OrchError(message, hint="give only one of them")
     if bool(gpu_hours) != bool(rate):
-        given, other = (
-            ("gpu-hours", "flops-per-gpu-hour") if gpu_hours else ("flops-per-gpu-hour", "gpu-hours")
-        )
-        message = f"--{given} requires --{other}"
-        raise OrchError(
-            message, hint="give both; --flops-per-gpu-hour is what an hour achieves, not the peak"
-        )
+        given, missing = "gpu-hours", "flops-per-gpu-hour"
+        if not gpu_hours:
+            given, missing = missing, given
+        message = f"--{given} requires --{missing}"
+        raise OrchError(message, hint="give both; --flops-per-gpu-hour is the achieved speed, not the peak")
     return flops or (gpu_hours * rate if gpu_hours and rate else None)
 
 
@@ -54,7 +52,8 @@ def frontier(
 ) -> Fitted:
     """Every approach that the points allow, per group; a study's curves are grouped by algorithm and mix.
 
-    flops: a budget to size a run for. where: an expression that chooses rows of a table. Raises OrchError for a missing table, study or column.
+    flops: a budget to size a run for. where: an expression that chooses rows of a table. Raises OrchError for a
+    missing table, study or column.
     """
     if target is not None and is_table(target):
         x = {name: column for name, column in mapping.items() if name != "value"}

@@ -1,4 +1,4 @@
-"""Expressions over the axes, as `exclude` writes them: `mix == "ct" and images >= 10_000`, or over a table's columns.
+"""Expressions over a grid's axes, such as `mix == "ct" and images >= 10_000`, or over a table's columns.
 
 They are parsed with Python's grammar and checked node by node, never evaluated as Python.
 """
@@ -69,10 +69,10 @@ def evaluate(text: str, axes: Mapping[str, Any], *, is_in: Callable[[Any, list[A
 
 
 def over_columns(text: str, columns: Mapping[str, Kind], kind: Kind) -> pl.Expr:
-    """An expression over the columns of a table, of one kind: `split == "train"` is a truth, `C / 6 / N` a number.
+    """An expression of one kind over columns: `split == "train"` is a truth, `C / 6 / N` a number.
 
-    Columns whose names are not words stand between backquotes. Raises ExpressionError as `axes_of` does, and for a name
-    that is not a column.
+    Backquotes enclose names of columns that are not words. Raises ExpressionError as `axes_of` does, and
+    for a name that is not a column.
     """
     quoted = dict.fromkeys(re.findall(r"`([^`]+)`", text))
     words = {name: f"column_{number}_" for number, name in enumerate(quoted)}

@@ -31,14 +31,10 @@ Labels = NDArray[np.int64]
 class NpzFacts:
     """The facts of an npz.
 
-        counts:      images per split
-        duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
-    <<<<<<< HEAD
-        pretraining: training images that are not byte-equal to a val or test image
-    =======
-        pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
-        doubts:      what about the labels makes scores undefined or doubtful, a sentence each
-    >>>>>>> 853238e (Say in the plan what about a task's labels makes its scores undefined: absent classes, gaps, one-hot columns)
+    counts:      images per split
+    duplicates:  images byte-equal to one of another split, by pair of splits (`train/val`)
+    pretraining: training images that are not byte-equal to a val or test image
+    doubts:      what about the labels makes scores undefined or doubtful, a sentence each
     """
 
     fingerprint: str
@@ -230,16 +226,17 @@ def _doubts(labels: dict[str, Labels]) -> Iterator[str]:
     every = np.concatenate(list(labels.values()))
     if every.shape[1] > 1:
         if ((every == 0) | (every == 1)).all() and (every.sum(1) == 1).all():
-            yield "every image has one label of several: read as multi-label; one column of class numbers is multi-class"
+            yield "every image has one label of several: read as multi-label; multi-class has one column"
         elif every.max() > 1:
-            yield f"it has several columns of labels and values up to {every.max()}: multi-label knows 0 and 1"
+            yield f"it has several columns of labels and values up to {every.max()}: multi-label is 0 and 1"
         counts = {split: (part > 0).sum(0) for split, part in labels.items()}
         what, classes = "label", list(range(every.shape[1]))
     else:
         classes, size = np.unique(every).tolist(), int(every.max()) + 1
         if len(classes) < size:
             numbers = ", ".join(map(str, classes[:6])) + (", ..." if len(classes) > 6 else "")
-            yield f"it has {len(classes)} of {size} classes: labels are {numbers}; number them from 0 without gaps"
+            remedy = "number them from 0 without gaps"
+            yield f"it has {len(classes)} of {size} classes: labels are {numbers}; {remedy}"
         counts = {split: np.array([(part == one).sum() for one in classes]) for split, part in labels.items()}
         what = "class"
     for split, numbers in counts.items():
