@@ -52,8 +52,8 @@ def frontier(
 ) -> Fitted:
     """Every approach that the points allow, per group; a study's curves are grouped by algorithm and mix.
 
-    flops: a budget to size a run for. where: an expression that chooses rows of a table. Raises OrchError for a
-    missing table, study or column.
+    flops: a budget to size a run for. where: an expression that chooses rows of a table. Raises OrchError for
+    a missing table, study or column.
     """
     if target is not None and is_table(target):
         x = {name: column for name, column in mapping.items() if name != "value"}
