@@ -7,13 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from orch.console import Exit
 from orch.fit_laws import Fitted, is_table
 from orch.studies import find_study
+from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.fitting.variables import VALUES, require
+from orch_analysis.fitting.selection import selected
+from orch_analysis.fitting.variables import VALUES, as_numbers, require
 from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, optimum
 from orch_analysis.tables.points_file import load_points
@@ -21,7 +24,9 @@ from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import quantity
 
-MAPPED = ("value", "params", "samples", "compute", "run")  # names that --map accepts
+UNITS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12, "PFLOP": 1e15, "EFLOP": 1e18, "PFLOP/s-days": 8.64e19}
+LEAST_FACTOR, MOST_FACTOR = 0.1, 1e5  # compute over 6 N D beyond which its unit is not FLOP
+MAPPED = ("value", "params", "samples", "compute", "run")  # what --map can name
 
 
 def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> float | None:
@@ -39,14 +44,21 @@ def budget(flops: float | None, gpu_hours: float | None, rate: float | None) -> 
 
 
 def frontier(
-    target: Path | None, mapping: Mapping[str, str], group_by: tuple[str, ...], flops: float | None
+    target: Path | None,
+    mapping: Mapping[str, str],
+    group_by: tuple[str, ...],
+    flops: float | None,
+    where: str = "",
 ) -> Fitted:
     """Every approach that the points allow, per group; a study's curves are grouped by algorithm and mix.
 
-    flops: a budget to size a run for. Raises OrchError for a missing table, study or column.
+    flops: a budget to size a run for. where: an expression that chooses rows of a table. Raises OrchError for
+    a missing table, study or column.
     """
     if target is not None and is_table(target):
-        frame = load_points(target, name=target.stem).frame
+        x = {name: column for name, column in mapping.items() if name != "value"}
+        options = FitOptions(value=mapping.get("value", ""), x=x, where=where)
+        frame = selected(load_points(target), options).frame
         columns = _columns(frame, mapping)
     else:
         study = find_study(target)
@@ -60,7 +72,7 @@ def frontier(
     lines, groups, failed = [], [], True
     for label, part in _groups(frame, group_by):
         found = approaches.frontier(part, **columns)  # type: ignore[arg-type]
-        warnings = disagreements(found, flops) if flops else ()
+        warnings = [*_compute_warnings(part, columns, flops), *(disagreements(found, flops) if flops else ())]
         wanted = {name: column for name, column in columns.items() if name != "run"}
         left_out = part.height - complete_rows(part, wanted).height
         lines += [
@@ -74,7 +86,7 @@ def frontier(
                 "group": label,
                 "left_out": left_out,
                 "frontiers": [_json(one, flops) for one in found],
-                "warnings": list(warnings),
+                "warnings": warnings,
             }
         )
         failed = failed and all(one.outcome is not Outcome.OK for one in found)
@@ -94,6 +106,32 @@ def _columns(frame: pl.DataFrame, mapping: Mapping[str, str]) -> dict[str, str |
         "flops": mapping.get("compute") or ("flops" if "flops" in frame.columns else None),
         "run": mapping.get("run"),
     }
+
+
+def _compute_warnings(
+    part: pl.DataFrame, columns: Mapping[str, str | None], flops: float | None
+) -> Iterator[str]:
+    """Compute that cannot be in FLOPs, by 6 N D (Kaplan et al. 2020, eq. 2.2), and a budget beyond the data.
+
+    An image is many tokens, so compute may be a thousand times 6 N D where samples are images, but not less.
+    """
+    params, samples, compute = (columns[name] for name in ("params", "samples", "flops"))
+    rule = 6 * as_numbers(part, params) * as_numbers(part, samples) if params and samples else None
+    given = as_numbers(part, compute) if compute else None
+    if rule is not None and given is not None:
+        ratios = given / rule
+        factor = float(np.median(ratios[np.isfinite(ratios)])) if np.isfinite(ratios).any() else 1.0
+        if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+            unit = next((name for name, size in UNITS.items() if 1 / 3 < factor * size < 3), "")
+            remedy = (
+                f'{unit}, so map "compute={compute} * {UNITS[unit]:g}"' if unit else "another unit than FLOP"
+            )
+            yield f"{compute} is {factor:.2g} times 6 x params x samples: it seems to be in {remedy}"
+    spent = given if given is not None else rule
+    if flops and spent is not None and np.isfinite(spent).any():
+        beyond = flops / float(np.nanmax(spent[np.isfinite(spent)]))
+        if beyond > 1:
+            yield f"{quantity(flops, 'FLOP')} is {beyond:.2g} times the largest compute of the data"
 
 
 def _groups(frame: pl.DataFrame, names: tuple[str, ...]) -> Iterator[tuple[str, pl.DataFrame]]:

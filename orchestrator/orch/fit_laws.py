@@ -17,6 +17,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.selection import best, selected
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
 from orch_analysis.saved import laws_json, registered
@@ -28,7 +29,7 @@ from orch_core.formatting import columns, percent
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 MANY = 8  # rows named for each reason, and lines of each kind of remark
 BANDS = {"mean": "of the curve", "new": "of a new run"}
-TABLES = (".csv", ".parquet", ".pq", ".tsv", ".txt")
+GRIDS = (".yaml", ".yml", "")  # endings of the names of grids, and of folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +103,15 @@ def _scored(scores: Sequence[registered.Score]) -> str:
 
 
 def is_table(target: Path) -> bool:
-    """Whether a file is a table of points by its name; anything else is a study, a grid or a plan."""
-    return target.suffix.lower() in TABLES
+    """Whether a path names a table of points, rather than a study, a grid or a plan."""
+    return target.suffix.lower() not in GRIDS and target.name != "plan.json" and not target.is_dir()
 
 
 def _fit_points(points: Points, request: FitRequest, options: FitOptions, default_out: Path) -> Fitted:
     law = request.law or "power"
+    points = selected(points, options)
     groups = tuple(dict.fromkeys(request.group_by)) or _groups(points.frame, options)
+    points = best(points, options, groups)
     fits = fit_groups(law, points, options, by=groups)
     out, command = request.out or default_out, shlex.join(command_line())
     path = _write(points, fits, out, command, request.factors)
@@ -120,7 +123,8 @@ def _fit_points(points: Points, request: FitRequest, options: FitOptions, defaul
         "group_by": list(groups),
     }
     document |= {"laws": str(path), "fits": [_fit_document(fit) for fit in fits]}
-    remarks = "".join(f"\n{line}" for line in _remarks(fits))
+    document |= {"notes": list(points.notes)}
+    remarks = "".join(f"\n{line}" for line in [*map("note: {}".format, points.notes), *_remarks(fits)])
     by = f" by {', '.join(groups)}" if groups else ""
     text = f"{_table(fits)}{remarks}\n\n{fits[0].value}{by}; laws: {path}"
     if not any(fit.estimates for fit in fits):
@@ -273,10 +277,17 @@ def assignments(words: Sequence[str], what: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-def numbers(words: Sequence[str]) -> dict[str, float]:
-    """`("loss=2.3",)` as numbers; raises OrchError for another argument."""
+def numbers(
+    words: Sequence[str], what: str = "--at", example: str = "unique_samples=1e6"
+) -> dict[str, float]:
+    """`("loss=2.3",)`, words of the option `what`, as numbers; raises OrchError for a word that is none."""
     try:
-        return {name: float(value) for name, value in assignments(words, "--at").items()}
+        return {name: float(value) for name, value in assignments(words, what).items()}
     except ValueError as error:
-        message = f"--at requires NAME=NUMBER: {error}"
-        raise OrchError(message, hint="for example --at unique_samples=1e6") from error
+        message = f"{what} takes NAME=NUMBER: {error}"
+        raise OrchError(message, hint=f"for example {what} {example}") from error
+
+
+def names(words: Sequence[str]) -> tuple[str, ...]:
+    """Names of columns, each given by itself or several with commas between them."""
+    return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))

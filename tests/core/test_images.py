@@ -260,3 +260,45 @@ def test_damaged_bytes_never_end_in_a_traceback(tmp_path: Path, compression: int
         except OrchError:
             refused += 1
     assert refused > 150  # the rest hit bytes that carry nothing (dates, checked sizes)
+
+
+ROW = np.arange(24)
+CLASSES = {"train": ROW % 3, "val": ROW % 3, "test": ROW % 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ({}, ()),
+        (
+            dict.fromkeys(SPLITS, ROW % 3 + 1),
+            ("it has 3 of 4 classes: labels are 1, 2, 3; number them",),
+        ),
+        (dict.fromkeys(SPLITS, ROW % 2 * 1000), ("it has 2 of 1001 classes: labels are 0, 1000",)),
+        ({"test": ROW % 2}, ("no test image has class 2: its AUC on test is undefined",)),
+        ({"train": ROW % 2}, ("no train image has class 2: a probe cannot learn it",)),
+        (
+            {"train": ROW * 0, "val": ROW % 2, "test": ROW % 2},
+            ("no train image has class 1: every probe will fail",),
+        ),
+        ({"test": np.minimum(ROW, 2)}, ("fewer than 5 test images have class 0, 1: its AUC has",)),
+        (
+            {split: np.eye(3, dtype=int)[ROW % 3] for split in SPLITS},
+            ("every image has one label of several",),
+        ),
+        (
+            {split: np.stack([ROW % 2, ROW % 3], 1) for split in SPLITS},
+            ("it has several columns of labels and values up to 2",),
+        ),
+        (
+            {split: np.stack([ROW % 2, ROW % 2 * (split != "test")], 1) for split in SPLITS},
+            ("no test image has label 1: its AUC on test is undefined",),
+        ),
+    ],
+)
+def test_what_makes_scores_doubtful_is_said(tmp_path: Path, labels: dict, says: tuple[str, ...]) -> None:
+    parts = {f"{split}_images": np.zeros((24, 4, 4), np.uint8) for split in SPLITS}
+    parts |= {f"{split}_labels": values.astype(np.int64) for split, values in (CLASSES | labels).items()}
+    doubts = inspect_npz(save(tmp_path / "x.npz", parts)).doubts
+    assert len(doubts) == len(says)
+    assert all(doubt.startswith(words) for doubt, words in zip(doubts, says, strict=True))

@@ -21,6 +21,7 @@ from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped, Points
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
+from orch_analysis.fitting.selection import best, selected
 from orch_analysis.fitting.usable import Usable
 from orch_analysis.fitting.variables import resolved, with_derived
 from orch_analysis.laws.law import Array, Law, Link
@@ -72,7 +73,7 @@ def fit(
     see `Fit.outcome` and `Fit.dropped`. Raises OrchError for a column or law that does not exist, and for a variable
     that is mapped and not used.
     """
-    points = table if isinstance(table, Points) else Points(frame=table)
+    points = best(selected(table if isinstance(table, Points) else Points(frame=table), options), options)
     named = laws.get(law) if isinstance(law, str) else law
     request = _request(named, points, options, group or {})
     asked = request.options
@@ -99,7 +100,7 @@ def _blas() -> ThreadpoolController:
 
 
 def _request(law: Law, points: Points, options: FitOptions, group: Mapping[str, str]) -> Request:
-    law, options = resolved(law, points.frame, options)
+    law, options = resolved(law.fix(**options.fix) if options.fix else law, points.frame, options)
     if options.ceiling is not None and law.link != "log":
         msg = f"law {law.name} describes the metric itself, so it takes no ceiling"
         raise OrchError(msg, hint="leave the ceiling out, or choose a law of errors")

@@ -24,7 +24,22 @@ class FitOptions:
     """Column that the law describes; the first of `variables.VALUES` in the table if empty."""
 
     x: Mapping[str, str | float] = field(default_factory=dict)
-    """Variable of the law to its column, or to a number that holds for all rows; columns of the same name if empty."""
+    """Variable of the law to its column, or to a number that holds for all rows; columns of the same name if empty.
+
+    The value and the variables may be expressions over columns, such as `1 - acc1` and `C / 6 / N`.
+    """
+
+    where: str = ""
+    """Fit only the rows for which this expression over the columns is true."""
+
+    best_per: tuple[str, ...] = ()
+    """Fit only the row with the best value for each combination of these columns, of a sweep for example."""
+
+    envelope: str = ""
+    """Fit only rows whose value is better than that of every row with less of this column, such as compute."""
+
+    fix: Mapping[str, float] = field(default_factory=dict)
+    """Hold parameters of the law at these values, such as E at 0."""
 
     loss: Loss = "auto"
     """huber and l2 act on residuals in the law's link (relative errors for "log"), mse on the value itself.

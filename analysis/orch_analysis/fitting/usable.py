@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from orch_analysis.fitting.numerals import is_ambiguous
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import ROW, Dropped
 from orch_analysis.fitting.problem import to_link
@@ -87,7 +88,17 @@ def _mark_unusable(
             empty = empty | (table[column].str.strip_chars() == "")
         _mark(reasons, empty.to_numpy(), f"{name} is missing")
     _mark(reasons, np.isinf(numbers), f"{name} is infinite")
-    _mark(reasons, np.isnan(numbers), f"{name} is not a number")
+    _mark(reasons, np.isnan(numbers), f"{name} is not a number{_shown(table, column, np.isnan(numbers))}")
+
+
+def _shown(table: pl.DataFrame, column: str | float, bad: NDArray[np.bool_]) -> str:
+    """The first cell of text that is not a number, for a message."""
+    if not isinstance(column, str) or table[column].dtype != pl.String:
+        return ""
+    cell = next((cell for cell in table[column].filter(pl.Series(bad)) if cell and cell.strip()), "")
+    if not cell:
+        return ""
+    return f": {cell[:40]!r}" + (" can be read in two ways" if is_ambiguous(cell) else "")
 
 
 def _outside(link: Link) -> str:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 import polars as pl
 
+from orch_analysis.fitting.numerals import LARGEST, as_floats
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW
 from orch_analysis.laws.law import Array, Law
@@ -23,7 +24,6 @@ VALUES = (
 )  # columns that are the value by their name, in order
 COMPUTE = "6 * params * samples"  # stands for a column when a law needs compute and none is mapped
 SIZES = ("params", "samples")
-SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 SHOWN = 20  # columns that a message names
 
 
@@ -108,7 +108,7 @@ def with_derived(table: pl.DataFrame, options: FitOptions) -> pl.DataFrame:
 def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
     """A column as numbers, NaN where there is none; a number stands for itself in every row.
 
-    Text is read as people write sizes: `1,300,000`, `1.3M`, `70B`, with k, M, B or G, and T for powers of a thousand.
+    Text is read as people write sizes, see `numerals`; the largest float stands for infinity, as databases store it.
     Raises OrchError when there is no such column.
     """
     if isinstance(column, int | float):
@@ -116,16 +116,9 @@ def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
     require(table, column)
     series = table[column]
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Null):
-        series = _sizes(series.cast(pl.String).str.strip_chars())
-    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
-
-
-def _sizes(text: pl.Series) -> pl.Series:
-    whole = text.str.contains(r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?\s*[kKMBGT]?$")
-    text = text.str.replace_all(",", "", literal=True).zip_with(whole.fill_null(value=False), text)
-    scale = text.str.extract(r"^[^a-zA-Z]+([kKMBGT])$", 1).replace_strict(SUFFIXES, return_dtype=pl.Float64)
-    plain = text.str.replace(r"\s*[kKMBGT]$", "").zip_with(scale.is_not_null(), text)
-    return plain.cast(pl.Float64, strict=False) * scale.fill_null(1.0)
+        series = as_floats(series.cast(pl.String))
+    numbers = series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(float)
+    return np.where(np.abs(numbers) >= LARGEST, np.copysign(np.inf, numbers), numbers)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -12,9 +12,11 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.selection import best, selected
 from orch_analysis.fitting.variables import require
 from orch_analysis.forecast import auto
 from orch_analysis.laws.law import Law
+from orch_core.errors import OrchError
 
 MISSING = "(missing)"
 
@@ -27,7 +29,10 @@ def fit_groups(
     Rows that could not be read belong to no group, so every fit lists them. A ceiling that "auto" assumes holds for all
     groups. Raises OrchError for unknown columns, and for options that the law does not take.
     """
-    parts = groups(points, by)
+    parts = groups(best(selected(points, options), options, by), by)
+    if law == "auto" and options.fix:
+        message = f"auto compares laws with other parameters than {', '.join(options.fix)}"
+        raise OrchError(message, hint="name the law of which they are held")
     if law != "auto":
         named = laws.get(law) if isinstance(law, str) else law
         return [fit(named, part, options, group=group) for group, part in parts]

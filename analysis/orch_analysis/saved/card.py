@@ -19,6 +19,7 @@ from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.plain import from_plain
 from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.selection import best, selected
 from orch_analysis.fitting.variables import COMPUTE
 from orch_analysis.forecast.groups import groups
 from orch_core.errors import OrchError
@@ -66,7 +67,7 @@ def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
                 }
                 for name, column in saved["x"].items()
             },
-            "filters": provenance.get("filters", "none"),
+            "filters": provenance.get("filters", _filters(fitted.options)),
             "points": fitted.n,
             "left_out": dict(Counter(item.reason for item in fitted.dropped)),
         },
@@ -99,7 +100,9 @@ def refit(card: Mapping[str, Any], points: Points, *, trust: bool = False) -> Fi
         raise OrchError(msg, hint="fit again from the original table")
     law = laws.restored(card["form"], tuple(data["variables"]), trust=trust)
     options = from_plain(FitOptions, card["fitting"]["options"])
-    rows = {tuple(group.items()): part for group, part in groups(points, list(data["group"]))}
+    by = list(data["group"])
+    chosen = best(selected(points, options), options, by)
+    rows = {tuple(group.items()): part for group, part in groups(chosen, by)}
     return fit(law, rows[tuple(data["group"].items())], options, group=data["group"])
 
 
@@ -147,6 +150,14 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return " to ".join(_text(item) for item in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _filters(options: FitOptions) -> str:
+    """How rows were chosen by the options of the fit."""
+    said = [options.where] if options.where else []
+    said += [f"the best value for each {', '.join(options.best_per)}"] if options.best_per else []
+    said += [f"the envelope along {options.envelope}"] if options.envelope else []
+    return "; ".join(said) or "none"
 
 
 def _counted(column: str | float) -> str:

@@ -43,10 +43,21 @@ class Table:
 def save(frame: pl.DataFrame, folder: Path, name: str) -> tuple[str, ...]:
     """Write `folder/name.{csv,parquet,tex}` and return the paths relative to the folder's parent."""
     folder.mkdir(parents=True, exist_ok=True)
-    frame.write_csv(folder / f"{name}.csv")
     frame.write_parquet(folder / f"{name}.parquet")
-    (folder / f"{name}.tex").write_text(latex(frame), encoding="utf-8")
+    text = flat(frame)
+    text.write_csv(folder / f"{name}.csv")
+    (folder / f"{name}.tex").write_text(latex(text), encoding="utf-8")
     return tuple(f"{folder.name}/{name}.{kind}" for kind in FORMATS)
+
+
+def flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with lists, structs, durations and bytes as text, which CSV has no form for."""
+    kinds = (pl.List, pl.Array, pl.Struct, pl.Duration, pl.Binary, pl.Object)
+    odd = [column for column in frame.get_columns() if column.dtype.base_type() in kinds]
+    words = ([None if value is None else str(value) for value in column.to_list()] for column in odd)
+    return frame.with_columns(
+        pl.Series(column.name, cells, pl.String) for column, cells in zip(odd, words, strict=True)
+    )
 
 
 def latex(frame: pl.DataFrame) -> str:

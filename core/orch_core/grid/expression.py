@@ -1,4 +1,4 @@
-"""Expressions over the axes, as `exclude` writes them: `mix == "ct" and images >= 10_000`.
+"""Expressions over a grid's axes, such as `mix == "ct" and images >= 10_000`, or over a table's columns.
 
 They are parsed with Python's grammar and checked node by node, never evaluated as Python.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import polars as pl
 
@@ -20,6 +21,8 @@ from orch_core.yaml import did_you_mean
 
 AXES = tuple(column.axis for column in COLUMNS if column.axis)
 TEXTS = frozenset(column.axis for column in COLUMNS if column.dtype == TEXT)  # the other axes are numbers
+Kind = Literal["number", "text", "truth"]
+GRID: Mapping[str, Kind] = {axis: "text" if axis in TEXTS else "number" for axis in AXES}
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -63,6 +66,33 @@ def evaluate(text: str, axes: Mapping[str, Any], *, is_in: Callable[[Any, list[A
     """
     axes_of(text)
     return _Translator(text, axes, is_in).visit(_parsed(text))
+
+
+def over_columns(text: str, columns: Mapping[str, Kind], kind: Kind) -> pl.Expr:
+    """An expression of one kind over columns: `split == "train"` is a truth, `C / 6 / N` a number.
+
+    Backquotes enclose names of columns that are not words. Raises ExpressionError as `axes_of` does, and
+    for a name that is not a column.
+    """
+    quoted = dict.fromkeys(re.findall(r"`([^`]+)`", text))
+    words = {name: f"column_{number}_" for number, name in enumerate(quoted)}
+    plain = re.sub(r"`([^`]+)`", lambda match: words[match.group(1)], text)
+    known = {word: columns[name] for name, word in words.items() if name in columns} | dict(columns)
+    found = {words.get(name, name): pl.col(name) for name in columns} | {
+        name: pl.col(name) for name in columns
+    }
+    kinds = _Kinds(plain, known)
+    unknown = next((name for name in quoted if name not in columns), None)
+    if unknown is not None:
+        message = f"no column {unknown!r}{did_you_mean(unknown, tuple(columns))}"
+        raise ExpressionError(message, 0)
+    try:
+        kinds.require(_parsed(plain), kind, "the whole")
+        value = _Translator(plain, found, lambda value, items: value.is_in(items)).visit(_parsed(plain))
+    except RecursionError as error:
+        message = "not an expression: it is nested too deeply"
+        raise ExpressionError(message, 0) from error
+    return value if isinstance(value, pl.Expr) else pl.lit(value)
 
 
 def is_expression(text: str) -> bool:
@@ -121,8 +151,9 @@ class _Visitor(ast.NodeVisitor):
 class _Kinds(_Visitor):
     """The kind of each part: number, text or truth. Refuses values that no cell has or that do not fit."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, kinds: Mapping[str, Kind] = GRID) -> None:
         super().__init__(text)
+        self.kinds = kinds
         self.used: set[str] = set()
 
     def require(self, node: ast.expr, kind: str, where: str, about: ast.expr | None = None) -> None:
@@ -135,11 +166,12 @@ class _Kinds(_Visitor):
             raise ExpressionError(message, self._offset(node))
 
     def visit_Name(self, node: ast.Name) -> str:
-        if node.id not in AXES:
-            message = f"unknown axis {node.id!r} in {_short(self.text)}{did_you_mean(node.id, AXES)}"
+        if node.id not in self.kinds:
+            what = "unknown axis" if self.kinds is GRID else "no column"
+            message = f"{what} {node.id!r} in {_short(self.text)}{did_you_mean(node.id, tuple(self.kinds))}"
             raise ExpressionError(message, self._offset(node))
         self.used.add(node.id)
-        return "text" if node.id in TEXTS else "number"
+        return self.kinds[node.id]
 
     def visit_Constant(self, node: ast.Constant) -> str:
         if not isinstance(node.value, int | float | str):
@@ -191,7 +223,7 @@ class _Kinds(_Visitor):
 
     def _versioned(self, left: ast.expr, right: ast.expr) -> None:
         """An algorithm is `mae`, a recipe `mae@1`: a comparison with the other would never match."""
-        if not isinstance(left, ast.Name) or not isinstance(right, ast.Constant):
+        if self.kinds is not GRID or not isinstance(left, ast.Name) or not isinstance(right, ast.Constant):
             return
         name, value = left.id, right.value
         wrong = algorithm_of(str(value)) != value if name == "algorithm" else "@" not in str(value)

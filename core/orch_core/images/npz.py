@@ -23,6 +23,8 @@ from orch_core.images.labels import is_one_hot, label_fault
 from orch_core.images.subset import hash_ranks
 
 SPLITS = ("train", "val", "test")
+FEWEST = 5
+"""Test images of a class below which its AUC is said to be uncertain."""
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
@@ -36,6 +38,7 @@ class NpzFacts:
     pretraining: training images left for pretraining, those byte-equal to a val or test image taken out
     label_fault: why the labels do not make a sound task, with the remedy; empty if they do
     one_hot:     whether the columns of labels are one class each
+    doubts:      what else about the labels makes scores undefined or doubtful, a sentence each
     """
 
     fingerprint: str
@@ -49,6 +52,7 @@ class NpzFacts:
     pretraining: int
     label_fault: str = ""
     one_hot: bool = False
+    doubts: tuple[str, ...] = ()
 
 
 def read_split(path: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
@@ -251,7 +255,38 @@ def inspect_npz(path: Path) -> NpzFacts:
         pretraining=sum(key not in held_out for key in keys["train"]),
         label_fault=label_fault(by_split),
         one_hot=is_one_hot(by_split),
+        doubts=tuple(_doubts(by_split)),
     )
+
+
+def _doubts(labels: dict[str, Labels]) -> Iterator[str]:
+    """What about the labels of a task, by split, makes its scores undefined or doubtful."""
+    every = np.concatenate(list(labels.values()))
+    if every.shape[1] > 1:
+        if ((every == 0) | (every == 1)).all() and (every.sum(1) == 1).all():
+            yield "every image has one label of several: read as multi-label; multi-class has one column"
+        elif every.max() > 1:
+            yield f"it has several columns of labels and values up to {every.max()}: multi-label is 0 and 1"
+        counts = {split: (part > 0).sum(0) for split, part in labels.items()}
+        what, classes = "label", list(range(every.shape[1]))
+    else:
+        classes, size = np.unique(every).tolist(), int(every.max()) + 1
+        if len(classes) < size:
+            numbers = ", ".join(map(str, classes[:6])) + (", ..." if len(classes) > 6 else "")
+            remedy = "number them from 0 without gaps"
+            yield f"it has {len(classes)} of {size} classes: labels are {numbers}; {remedy}"
+        counts = {split: np.array([(part == one).sum() for one in classes]) for split, part in labels.items()}
+        what = "class"
+    for split, numbers in counts.items():
+        absent = [str(one) for one, number in zip(classes, numbers, strict=True) if not number]
+        if absent:
+            single = what == "class" and len(classes) - len(absent) == 1
+            result = "a probe cannot learn it" if split == "train" else f"its AUC on {split} is undefined"
+            result = "every probe will fail" if split == "train" and single else result
+            yield f"no {split} image has {what} {', '.join(absent[:6])}: {result}"
+    few = [str(one) for one, number in zip(classes, counts["test"], strict=True) if 0 < number < FEWEST]
+    if few:
+        yield f"fewer than {FEWEST} test images have {what} {', '.join(few[:6])}: its AUC has a wide interval"
 
 
 def pretraining_order(path: Path, subset_seed: int, expected: str = "") -> NDArray[np.int64]:
@@ -329,5 +364,8 @@ def _array(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[np.generi
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> OrchError:
+    if "allow_pickle" in str(error):
+        message = f"{path}: array `{name}` holds Python objects, such as images of different sizes"
+        return OrchError(message, hint="`orch data pack` takes images of any size from a folder of files")
     message = f"{path}: array `{name}` cannot be read: {str(error) or type(error).__name__}"
     return OrchError(message, hint="the file is damaged: copy or download it again")

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from orch_core.images.npz import Images
 
@@ -39,6 +39,48 @@ def decode_stored(blob: bytes, form: str, shape: tuple[int, int, int]) -> Images
     return np.frombuffer(blob, np.uint8).reshape(shape)
 
 
+def decode_pages(blob: bytes) -> list[Images]:
+    """Pixels uint8 [h, w, c] of every page or frame of an image that has several, none for one that has not.
+
+    Wide intensities of all pages are scaled alike. Raises BadImage with the reason.
+    """
+    if not blob.startswith((b"GIF8", b"II*", b"MM", b"RIFF", b"\x89PNG")):
+        return []
+    try:
+        with Image.open(io.BytesIO(blob)) as image:
+            if getattr(image, "n_frames", 1) < 2:
+                return []
+            pages = [page.copy() for page in ImageSequence.Iterator(image)]
+    except Exception:  # noqa: BLE001 - `decode` finds the same damage and names it
+        return []
+    if all(page.mode in _WIDE_MODES for page in pages):
+        values = [np.asarray(page, np.float64) for page in pages]
+        bounds = intensity_bounds(np.concatenate([page.ravel() for page in values]))
+        return [to_uint8(page, bounds)[..., None] for page in values]
+    return [_pixels(page) for page in pages]
+
+
+def is_turned(blob: bytes) -> bool:
+    """Whether EXIF asks a viewer to turn or mirror the image (tag 274, Orientation, other than 1)."""
+    if b"Exif" not in blob[:4096]:
+        return False
+    try:
+        with Image.open(io.BytesIO(blob)) as image:
+            return bool(image.getexif().get(0x0112, 1) != 1)
+    except Exception:  # noqa: BLE001 - `decode` finds the same damage and names it
+        return False
+
+
+def intensity_bounds(values: NDArray[np.floating]) -> tuple[float, float]:
+    """The intensities that become 0 and 255: PERCENTILES of the finite ones; raises BadImage if there are none."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        message = "no pixel is a finite number"
+        raise BadImage(message)
+    low, high = np.percentile(finite, PERCENTILES)
+    return float(low), float(high)
+
+
 def decode(blob: bytes) -> tuple[Images, str]:
     """Pixels uint8 [h, w, c] (c is 1 or 3) of an encoded image, and the format to keep it in (raw: as these pixels).
 
@@ -57,6 +99,8 @@ def decode(blob: bytes) -> tuple[Images, str]:
     except UnidentifiedImageError as error:
         message = f"not an image: starts with {blob[:16]!r}"
         raise BadImage(message) from error
+    except BadImage:
+        raise
     except Exception as error:  # damaged bytes raise whatever a decoder trips on
         words = " ".join(str(error).split()) or type(error).__name__
         message = f"truncated: {words}" if "truncat" in words.lower() else f"cannot be decoded: {words}"
@@ -78,7 +122,7 @@ def _pixels(image: Image.Image) -> Images:
 
 def to_uint8(values: NDArray[np.floating], window: tuple[float, float] | None = None) -> Images:
     """Intensities scaled to 0..255 between the bounds of `window`, or else between their own PERCENTILES."""
-    low, high = window or np.percentile(values[np.isfinite(values)], PERCENTILES)
+    low, high = window or intensity_bounds(values)
     scaled = (np.nan_to_num(values, nan=low) - low) * (255 / (high - low or 1))
     pixels: Images = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return pixels

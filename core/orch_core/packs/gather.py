@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -28,11 +29,18 @@ RUN_ROWS = 50_000
 UNKNOWN = "unknown"
 """Modality of images of which neither the source nor the file says it."""
 EMPTY = "empty slice: one intensity everywhere"
-"""The one problem that is nobody's fault: such slices are left out and listed, and do not count as bad."""
+STRAY = "not in the folder of a class or split, as the others are"
+NOT_IMAGE = "not an image"
+NO_PIXELS = "a DICOM file without an image, such as a directory, a report or a plan"
+HARMLESS = (EMPTY, STRAY, NOT_IMAGE, NO_PIXELS)
+"""Problems that are not faults: such files and slices are left out and listed, and do not count as bad."""
+TURNED = "EXIF asks for another orientation, which is not applied"
+UNLABELLED = "its label is missing or negative, so it has none"
 Store = Literal["keep", "raw", "jpeg"]
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "name": pl.String,
     "problem": pl.String,
+    "note": pl.String,
     "rank": pl.UInt64,
     "hash_high": pl.UInt64,
     "hash_low": pl.UInt64,
@@ -71,6 +79,8 @@ class Spec:
     group:    what images of one patient, slide or volume share: a regular expression on the path, whose first group
               counts, or a column of Parquet, or a field of a shard's JSON; empty for what the format says itself
     window:   (level, width) of calibrated intensities; None for the default (see `slices`)
+    exclude:  regular expression on the path below the source; what it matches is left out
+    image, label: columns of Parquet; empty for those that are called so
     """
 
     name: str
@@ -78,6 +88,9 @@ class Spec:
     modality: str = ""
     group: str = ""
     window: tuple[float, float] | None = None
+    exclude: str = ""
+    image: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +99,8 @@ class Unit:
 
     stamp: their sizes and times of change, so that a unit of changed files is read again
     classes: names of the source's classes, in the order of their labels
+    split:   the split of all its images, if the file's name says it
+    depth:   how many folders below the source those of the splits are, None without them
     """
 
     source: int
@@ -94,11 +109,16 @@ class Unit:
     part: str
     stamp: str
     classes: tuple[str, ...] = ()
+    split: str = ""
+    depth: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One image of a source: encoded (`blob`) or as pixels uint8 [h, w, c]; or the problem that it has."""
+    """One image of a source: encoded (`blob`) or as pixels uint8 [h, w, c]; or the problem that it has.
+
+    note: what to know about an image that is packed
+    """
 
     name: str
     blob: bytes = b""
@@ -108,16 +128,31 @@ class Item:
     split: str = ""
     labels: tuple[int, ...] = ()
     problem: str = ""
+    note: str = ""
+
+
+def printable(path: str | Path) -> str:
+    """A path as text: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def group_of(spec: Spec, name: str) -> str:
+    """The group that a path is of: what the first parenthesis of the pattern matches, or all of it; else none."""
+    found = re.search(spec.group, name) if spec.group else None
+    return (found.group(1) if found.re.groups else found.group()) if found else ""
 
 
 def unit_key(unit: Unit, spec: Spec, settings: Settings) -> str:
     """Identity of a unit's result: of its files, how they are read and how they are stored."""
-    asked = asdict(spec) | {"path": str(spec.path), "window": list(spec.window or ())}
+    asked = asdict(spec) | {"path": printable(spec.path), "window": list(spec.window or ())}
     return digest({"unit": _plain(asdict(unit)), "spec": asked, "settings": asdict(settings)})
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in document.items()}
+    return {
+        name: [printable(one) for one in value] if isinstance(value, tuple) else value
+        for name, value in document.items()
+    }
 
 
 def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, folder: Path) -> None:
@@ -166,6 +201,7 @@ def described(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any
     return {
         "name": item.name,
         "problem": "",
+        "note": item.note,
         "rank": int(hash_ranks([key], 0)[0]),
         "hash_high": high,
         "hash_low": low,
@@ -194,7 +230,7 @@ def _empty_row(name: str, problem: str) -> dict[str, Any]:
     return (
         numbers
         | {"name": name, "problem": problem}
-        | dict.fromkeys(("modality", "group", "split"), "")
+        | dict.fromkeys(("note", "modality", "group", "split"), "")
         | {"labels": ()}
     )
 

@@ -104,7 +104,12 @@ class Subset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says; files: blake2b-128 of the table, index and names; inputs: hash of what was packed."""
+    """What `manifest.json` says.
+
+    files:  blake2b-128 of the table, index and names
+    inputs: hash of what was packed
+    notes:  what the sources left open, a sentence each
+    """
 
     fingerprint: str
     rows: int
@@ -117,10 +122,11 @@ class Manifest:
     inputs: str
     format: int = FORMAT
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as written."""
-        return asdict(self)
+        return asdict(self) | {"notes": list(self.notes)}
 
 
 def is_pack_folder(path: Path) -> bool:
@@ -168,6 +174,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
             ),
             "subsets": tuple(Subset(**entry) for entry in document["subsets"]),
             "packs": tuple(Pack(**entry) for entry in document["packs"]),
+            "notes": tuple(document.get("notes", ())),
         }
     )
 

@@ -34,8 +34,8 @@ from orch_core.packs.arrange import (
     pack_bounds,
     subsets,
 )
-from orch_core.packs.gather import EMPTY, SCHEMA, Settings, Spec, Unit, gather, unit_key
-from orch_core.packs.inputs import find_units, read_items
+from orch_core.packs.gather import HARMLESS, SCHEMA, Settings, Spec, Unit, gather, unit_key
+from orch_core.packs.inputs import SOURCES, find_units, read_items, source_notes
 from orch_core.packs.layout import (
     INDEX,
     LEFT_OUT,
@@ -137,7 +137,7 @@ def _gathered(job: _Packing) -> None:
 
 def _usable(job: _Packing, *columns: str) -> list[pl.DataFrame]:
     """Rows of the images that can be used, by unit: those columns, or all but their names."""
-    wanted = columns or [name for name in SCHEMA if name not in {"name", "problem"}]
+    wanted = columns or [name for name in SCHEMA if name not in {"name", "problem", "note"}]
     return [
         pl.read_parquet(job.scan / f"{key}.parquet", columns=[*wanted, "problem"])
         .filter(pl.col("problem") == "")
@@ -191,10 +191,10 @@ def _left_out(job: _Packing) -> list[int]:
     for unit, key in zip(job.units, job.keys, strict=True):
         frame = pl.read_parquet(job.scan / f"{key}.parquet", columns=["name", "problem"])
         wrong = frame.filter(pl.col("problem") != "")
-        empty = int((wrong["problem"] == EMPTY).sum())
+        harmless = int(wrong["problem"].is_in(HARMLESS).sum())
         out[unit.source] += len(wrong)
-        bad[unit.source] += len(wrong) - empty
-        total[unit.source] += len(frame) - empty
+        bad[unit.source] += len(wrong) - harmless
+        total[unit.source] += len(frame) - harmless
         for name, problem in wrong.select("name", "problem").iter_rows():
             writer.writerow((job.specs[unit.source].name, name, problem))
     if out.total():
@@ -207,9 +207,7 @@ def _left_out(job: _Packing) -> list[int]:
 def _judge(spec: Spec, bad: int, total: int, max_bad: float, folder: Path) -> None:
     if total == 0:
         message = f"{spec.path} has no images"
-        raise OrchError(
-            message, hint="a source is a folder of images, an npz, Parquet files or WebDataset shards"
-        )
+        raise OrchError(message, hint=SOURCES)
     if bad == total or bad > max_bad * total:
         limit = f"more than the {100 * max_bad:.3g}% of --max-bad" if bad > max_bad * total else "all of them"
         message = f"{spec.name}: {bad:,} of {total:,} images cannot be used, {limit}"
@@ -246,7 +244,34 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
         files={name: fingerprint(job.folder / name) for name in (TABLE, ORDERS, INDEX, NAMES)},
         inputs=job.inputs,
         settings={**asdict(job.options.settings), "val": job.options.val},
+        notes=tuple(_notes(job)),
     )
+
+
+def _notes(job: _Packing) -> Iterator[str]:
+    """What the sources leave open, a sentence each: labels and groups that are not there, what was not applied."""
+    for place, spec in enumerate(job.specs):
+        units = [unit for unit in job.units if unit.source == place]
+        keys = [key for unit, key in zip(job.units, job.keys, strict=True) if unit.source == place]
+        columns = ["problem", "note", "group", "labels"]
+        frames = (pl.read_parquet(job.scan / f"{key}.parquet", columns=columns) for key in keys)
+        rows = pl.concat(frames).filter(pl.col("problem") == "")
+        said = source_notes(spec, units)
+        for note, count in sorted(rows["note"].value_counts().iter_rows()):
+            said += [f"{count:,} images: {note}"] if note else []
+        grouped = int((rows["group"] != "").sum())
+        if spec.group and grouped < len(rows):
+            said.append(
+                f"`group` gives {grouped:,} of {len(rows):,} images a group; each of the others is its own"
+            )
+        widths = sorted(rows["labels"].list.len().unique().to_list())
+        if len(widths) > 1:
+            without = int((rows["labels"].list.len() == 0).sum())
+            what = (
+                f"{without:,} of {len(rows):,} images have no label" if without else "labels differ in number"
+            )
+            said.append(f"{what}, so it cannot be a task")
+        yield from (f"{spec.name}: {sentence}" for sentence in said)
 
 
 def _sources(job: _Packing, index: pl.DataFrame, left_out: Sequence[int]) -> tuple[Source, ...]:

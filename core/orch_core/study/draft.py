@@ -206,8 +206,12 @@ def _notes(checked: CheckedGrid) -> tuple[str, ...]:
         side, largest = min(facts.height, facts.width), max(checked.grid.axes.resolution)
         if 0 < side < largest:
             notes.append(f"{name}: its images of {side} px are enlarged to {largest} px")
+        if facts.height != facts.width:
+            shape = f"{facts.height} x {facts.width}"
+            notes.append(f"{name}: its images of {shape} px become squares, so their proportions change")
     for name in checked.probed:
         facts = _facts(checked, name)
+        notes += [f"{name}: {doubt}" for doubt in facts.doubts]
         pairs = ", ".join(f"{count} in {pair}" for pair, count in facts.duplicates.items())
         if pairs:
             notes.append(

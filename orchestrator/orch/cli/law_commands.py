@@ -21,7 +21,28 @@ MAPPING = click.option(
     "pairs",
     multiple=True,
     metavar="NAME=COLUMN ...",
-    help="Name the columns of value, params, samples, compute and run; a number sets a constant.",
+    help="Name the columns of value, params, samples, compute and run; a number sets a constant, and an "
+    "expression such as value=1-acc1 or samples=C/6/N is computed.",
+)
+
+
+def _columns(_context: click.Context, _option: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    from orch.fit_laws import names
+
+    return names(words) if words else ()
+
+
+def _held(_context: click.Context, _option: click.Parameter, words: tuple[str, ...]) -> dict[str, float]:
+    from orch.fit_laws import numbers
+
+    return numbers(words, "--fix", "E=0") if words else {}
+
+
+WHERE = click.option(
+    "--where",
+    default="",
+    metavar="EXPRESSION",
+    help="Use only the rows for which this holds, such as \"split == 'train' and lr < 1e-3\".",
 )
 
 
@@ -37,7 +58,30 @@ MAPPING = click.option(
 @click.option(
     "--group-by",
     multiple=True,
-    help="Fit each value of this column separately; the default is dataset, task, algorithm and mix.",
+    callback=_columns,
+    metavar="COLUMN,...",
+    help="Fit each value of these columns separately; the default is dataset, task, algorithm and mix.",
+)
+@WHERE
+@click.option(
+    "--best-per",
+    multiple=True,
+    callback=_columns,
+    metavar="COLUMN,...",
+    help="Fit only the row with the best value for each combination of these columns, as of a sweep.",
+)
+@click.option(
+    "--envelope",
+    default="",
+    metavar="COLUMN",
+    help="Fit only the rows that are better than every row with less of this column, such as compute.",
+)
+@click.option(
+    "--fix",
+    multiple=True,
+    callback=_held,
+    metavar="NAME=NUMBER",
+    help="Hold a parameter of the law at this value, such as E=0; may be repeated.",
 )
 @click.option(
     "--loss",
@@ -151,8 +195,11 @@ def predict(
 @click.option(
     "--group-by",
     multiple=True,
-    help="Estimate a frontier per value of this column; the default for a study is algorithm and mix.",
+    callback=_columns,
+    metavar="COLUMN,...",
+    help="Estimate a frontier per value of these columns; the default for a study is algorithm and mix.",
 )
+@WHERE
 @click.option("--flops", type=POSITIVE, help="Show the optimum for this budget in FLOPs.")
 @click.option("--gpu-hours", type=POSITIVE, help="Show the optimum for this budget in GPU-hours.")
 @click.option(
@@ -167,6 +214,7 @@ def frontier(
     pairs: tuple[str, ...],
     *,
     group_by: tuple[str, ...],
+    where: str,
     flops: float | None,
     gpu_hours: float | None,
     rate: float | None,
@@ -183,7 +231,7 @@ def frontier(
     from orch.fit_laws import target_and_mapping
 
     target, mapping = target_and_mapping(words, pairs)
-    show(found(target, mapping, group_by, budget(flops, gpu_hours, rate)), as_json=as_json)
+    show(found(target, mapping, group_by, budget(flops, gpu_hours, rate), where), as_json=as_json)
 
 
 COMMANDS = (fit_laws, predict, frontier)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from orch_core.packs.gather import Spec
 from orch_core.packs.layout import ALL
 from orch_core.yaml import Document, did_you_mean, load_yaml
 
-KEYS = ("path", "modality", "group", "window")
+KEYS = ("path", "modality", "group", "window", "exclude", "image", "label")
 
 
 def given_sources(words: Sequence[str]) -> list[Spec]:
@@ -40,7 +39,7 @@ def _sources(word: str) -> list[Spec]:
     elif modality in {"", ALL}:
         message = f"{word!r} names no modality"
         raise OrchError(message, hint="write MODALITY=PATH, such as ct=scans/")
-    resolved = Path(path).resolve()
+    resolved = Path(path).expanduser().resolve()
     name = resolved.name.removesuffix(".gz")
     return [Spec(name=Path(name).stem or name, path=resolved, modality=modality)]
 
@@ -74,9 +73,8 @@ def _spec(name: str, entry: dict[str, Any], base: Path) -> Spec:
     window = entry.get("window")
     return Spec(
         name=name,
-        path=(base / entry["path"]).resolve(),
-        modality=str(entry.get("modality", "")),
-        group=str(entry.get("group", "")),
+        path=(base / Path(entry["path"]).expanduser()).resolve(),
+        **{key: str(entry.get(key, "")) for key in ("modality", "group", "exclude", "image", "label")},
         window=(float(window[0]), float(window[1])) if window else None,
     )
 
@@ -92,11 +90,11 @@ def _problems(document: Document, loc: tuple[str, ...], entry: object) -> list[P
     if entry.get("modality") == ALL:
         message = f"`{ALL}` stands for every modality in a grid: give the source's own"
         found.append(document.problem((*loc, "modality"), message))
-    with contextlib.suppress(TypeError):
+    for key in ("group", "exclude"):
         try:
-            re.compile(entry.get("group", ""))
+            re.compile(str(entry.get(key, "")))
         except re.error as error:
-            found.append(document.problem((*loc, "group"), f"group: not a regular expression: {error}"))
+            found.append(document.problem((*loc, key), f"{key}: not a regular expression: {error}"))
     window = entry.get("window")
     if window is not None and not (
         isinstance(window, list)

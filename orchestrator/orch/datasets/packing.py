@@ -86,14 +86,14 @@ def _lines() -> Tell:
 def summary(out: Path, manifest: Manifest) -> str:
     """What was packed, for people."""
     size = quantity(sum(pack.bytes for pack in manifest.packs), "B")
-    lines = [
-        f"{out}: {manifest.rows:,} images in {len(manifest.packs)} packs, {size}; {manifest.pretraining:,} for pretraining"
-    ]
+    packs = f"{manifest.rows:,} images in {len(manifest.packs)} packs, {size}"
+    lines = [f"{out}: {packs}; {manifest.pretraining:,} for pretraining"]
     for one in manifest.modalities:
         counts = ", ".join(f"{count:,} {split}" for split, count in one.counts.items() if count)
         lines.append(f"  {one.name}: {counts}")
     left_out = sum(source.left_out for source in manifest.sources)
     if left_out:
-        lines.append(f"  {left_out:,} images left out, each with its reason in {out / LEFT_OUT}")
+        lines.append(f"  {left_out:,} images or files left out, each with its reason in {out / LEFT_OUT}")
+    lines += [f"  note: {note}" for note in manifest.notes]
     lines.append(f"fingerprint {manifest.fingerprint}")
     return "\n".join(lines)
