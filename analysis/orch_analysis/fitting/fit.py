@@ -12,7 +12,7 @@ import polars as pl
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from orch_analysis import laws
-from orch_analysis.fitting import resampling, usable
+from orch_analysis.fitting import resampling
 from orch_analysis.fitting.checks import misfit, profile
 from orch_analysis.fitting.checks.verdict import bounded, outside_own_interval, verdict
 from orch_analysis.fitting.estimates import Fit, Identifiability, Line
@@ -21,9 +21,10 @@ from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped, Points
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
-from orch_analysis.fitting.selection import best, selected
-from orch_analysis.fitting.usable import Usable
-from orch_analysis.fitting.variables import resolved, with_derived
+from orch_analysis.fitting.rows import usable
+from orch_analysis.fitting.rows.selection import best, selected
+from orch_analysis.fitting.rows.usable import Usable
+from orch_analysis.fitting.rows.variables import resolved, with_derived
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 

@@ -9,9 +9,9 @@ from difflib import get_close_matches
 import numpy as np
 import polars as pl
 
-from orch_analysis.fitting.numerals import LARGEST, as_floats
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW
+from orch_analysis.fitting.rows.numerals import LARGEST, as_floats
 from orch_analysis.laws.law import Array, Law
 from orch_core.errors import OrchError
 

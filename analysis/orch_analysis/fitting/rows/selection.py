@@ -11,10 +11,10 @@ from difflib import get_close_matches
 
 import polars as pl
 
-from orch_analysis.fitting.numerals import as_floats
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW, Dropped, Points
-from orch_analysis.fitting.variables import COMPUTE, as_numbers, require, with_value
+from orch_analysis.fitting.rows.numerals import as_floats
+from orch_analysis.fitting.rows.variables import COMPUTE, as_numbers, require, with_value
 from orch_core.errors import OrchError
 from orch_core.grid.expression import ExpressionError, Kind, over_columns
 
