@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -16,7 +17,9 @@ from orch_analysis.fitting.points import ROW, Dropped, Points
 from orch_analysis.fitting.rows.numerals import as_floats
 from orch_analysis.fitting.rows.variables import COMPUTE, as_numbers, require, with_value
 from orch_core.errors import OrchError
-from orch_core.grid.expression import ExpressionError, Kind, over_columns
+
+if TYPE_CHECKING:
+    from orch_core.grid.expression import Kind
 
 HIGHER = ("auc", "accuracy", "acc", "acc1", "f1", "r2", "dice")  # values of which the highest is the best
 
@@ -100,6 +103,8 @@ def _as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _expression(frame: pl.DataFrame, text: str, kind: Kind) -> pl.Expr:
     """The expression over the columns that hold numbers, text or truth values."""
+    from orch_core.grid.expression import ExpressionError, over_columns  # most tables need none
+
     kinds: dict[str, Kind] = {}
     for column in frame.get_columns():
         if column.dtype == pl.Boolean:
