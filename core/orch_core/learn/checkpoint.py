@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from orch_core.errors import OrchError
 from orch_core.files import write_atomic
 from orch_core.learn import distributed
+from orch_core.learn.checkpoint_reader import INDEX, CheckpointReader
 
 DIGEST = 16
 KEPT = 2
@@ -79,7 +80,7 @@ def save_checkpoint(
             save(tensors, storage_writer=FileSystemWriter(hidden), no_dist=distributed.world() == 1)
         parts = distributed.from_all(_digests(hidden, f"__{distributed.rank()}_*"))
         if first:
-            _write_manifest(hidden, facts, [*parts, _digests(hidden, ".metadata")])
+            _write_manifest(hidden, facts, [*parts, _digests(hidden, INDEX)])
             _publish(hidden, path)
     finally:
         if first:
@@ -122,7 +123,7 @@ def load_checkpoint(
 
 
 def _fill(path: Path, tensors: dict[str, Tensor]) -> None:
-    reader = FileSystemReader(path)
+    reader = CheckpointReader(path)
     entries = reader.read_metadata().state_dict_metadata.items()
     saved = {(name, entry.size) for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
     other = saved ^ {(name, tensor.shape) for name, tensor in tensors.items()}
