@@ -39,11 +39,11 @@ def report_points(
         message = f"{points.source}: there is no fit to report"
         raise OrchError(message, hint="check the grouping and the rows left out")
     numbers = points_findings(points, fits, factors, seed)
-    with writing(out):
-        drawn = draw_all(points_figures.FIGURES, numbers, out / "figures")
-        page = points_page(numbers, drawn, _save_tables(numbers, out / "tables"), command)
-        laws_json.write(fits, out, {"source": points.source, "sha256": points.sha256, "command": command})
-        write_atomic(out / "report.html", render(page))
+    with writing(out) as folder:
+        drawn = draw_all(points_figures.FIGURES, numbers, folder / "figures")
+        page = points_page(numbers, drawn, _save_tables(numbers, folder / "tables"), command)
+        laws_json.write(fits, folder, {"source": points.source, "sha256": points.sha256, "command": command})
+        write_atomic(folder / "report.html", render(page))
     return out / "report.html"
 
 
