@@ -62,12 +62,12 @@ def _temporary(path: Path, text: str | bytes) -> Path:
 
 @contextlib.contextmanager
 def published_folder(folder: Path, entries: frozenset[str], last: str) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` after the block; on an error `folder` stays.
+    """A new folder to write into, which replaces `folder` after the block; on an error `folder` stays.
 
     entries: names that the folder may contain; last: the file without which a reader ignores the others
 
-    The two folders are exchanged at once. If somebody keeps other files in `folder`, or it is the working directory, the
-    entries are moved one by one instead: `last` is removed before the first, and moved after the others.
+    The two folders are exchanged at once. If somebody keeps other files in `folder`, or it is the working
+    directory, the entries are moved one by one: `last` is removed before them, and moved after them.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def published_folder(folder: Path, entries: frozenset[str], last: str) -> Iterat
 
 
 def _is_replaceable(folder: Path, entries: frozenset[str]) -> bool:
-    """Whether a folder contains nothing but these entries, and is no link and not where this process works."""
+    """Whether a folder contains only these entries, and is not a link or where this process works."""
     here, place = Path.cwd(), folder.resolve()
     inside = here == place or place in here.parents
     return not inside and not folder.is_symlink() and {path.name for path in folder.iterdir()} <= entries

@@ -51,7 +51,7 @@ def fraction(text: str) -> float:
 class Commands(click.Group):
     """A click group whose commands print an OrchError as a message and accept that a pipe closes early.
 
-    A file or output that cannot be read or written, such as on a full disk, is also a message and not a traceback.
+    A file or output that cannot be read or written, such as on a full disk, is a message as well.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

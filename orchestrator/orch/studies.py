@@ -52,7 +52,7 @@ def study_of_grid(grid: Path) -> Study | None:
 
 
 def _pointed_at(pointer: Path) -> Path:
-    """The study that was planned last in this directory; raises OrchError if the file does not name a folder."""
+    """The study planned last in this directory; raises OrchError if the file does not name a folder."""
     place = pointer.read_bytes().decode(errors="replace").strip()
     if not place or "\0" in place or not Path(place).is_dir():
         message = f"{pointer} names no study, but {place[:60]!r}"

@@ -12,8 +12,14 @@ import pytest
 import torch
 
 from orch_core.errors import OrchError
-from orch_core.learn.checkpoint import DIGEST, MANIFEST, load_checkpoint, save_checkpoint
-from orch_core.learn.checkpoint_reader import INDEX, CheckpointReader
+from orch_core.learn.checkpoint import (
+    DIGEST,
+    INDEX,
+    MANIFEST,
+    CheckpointReader,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 class Calls:

@@ -1,4 +1,4 @@
-"""A folder of results is replaced at once: whatever ends the writer, a reader finds one set of files, never a mixture."""
+"""A folder of results is replaced at once: whatever ends the writer, a reader finds no mixture of two."""
 
 from __future__ import annotations
 
@@ -30,10 +30,19 @@ if sys.argv[3] == "one by one":
 for owner, names in ((pathlib.Path, ("rename", "unlink", "mkdir")), (files.shutil, ("rmtree",))):
     for name in names:
         setattr(owner, name, killing(getattr(owner, name)))
-with files.published_folder(pathlib.Path(sys.argv[1]), frozenset({"laws.json", "cards", "report.html"}), "laws.json") as new:
+entries = frozenset({"laws.json", "cards", "report.html"})
+with files.published_folder(pathlib.Path(sys.argv[1]), entries, "laws.json") as new:
     (new / "cards").mkdir()
     for name in ("cards/card-0.md", "report.html", "laws.json"):
         (new / name).write_text("second")
+"""
+
+
+GROUP = """
+from pathlib import Path
+from orch_core.files import published_folder
+with published_folder(Path({out!r}), frozenset(["laws.json"]), "laws.json") as new:
+    (new / "laws.json").write_text("x")
 """
 
 
@@ -95,7 +104,7 @@ def test_the_working_directory_stays_the_same_folder(tmp_path: Path, monkeypatch
 
 
 def test_a_group_can_write_where_the_umask_lets_it(tmp_path: Path) -> None:
-    script = f"from pathlib import Path; from orch_core.files import published_folder\nwith published_folder(Path({str(tmp_path / 'out')!r}), frozenset({{'laws.json'}}), 'laws.json') as new:\n    (new / 'laws.json').write_text('x')"
+    script = GROUP.format(out=str(tmp_path / "out"))
     subprocess.run(["sh", "-c", f'umask 002; exec {sys.executable} -c "$0"', script], check=True)
     assert oct((tmp_path / "out").stat().st_mode)[-3:] == "775"
     assert oct((tmp_path / "out" / "laws.json").stat().st_mode)[-3:] == "664"

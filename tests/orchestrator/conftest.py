@@ -45,7 +45,12 @@ def a_cell(number: int) -> Cell:
 
 
 def a_probe(task: str) -> Probe:
-    return Probe(task=task, fingerprint=f"{TASKS[task]}{task:x<31}", kind="multi-class", classes=TASKS[task])
+    return Probe(
+        task=task,
+        fingerprint=f"{TASKS.get(task, 2)}{task:x<31}",
+        kind="multi-class",
+        classes=TASKS.get(task, 2),
+    )
 
 
 def record_cell(study: Study, number: int) -> str:

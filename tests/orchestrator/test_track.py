@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mirrored import client, content, runs_of
 
 from orch.tracking import track
-from orch.tracking.metrics import thin
+from orch.tracking.run_metrics import thin
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study, create_study
 

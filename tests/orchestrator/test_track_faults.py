@@ -93,10 +93,14 @@ track.sync(Study(Path(sys.argv[1])))
 
 def test_killed_in_the_schema_and_in_the_runs_it_ends_exact(recorded: Make, empty_database: Path) -> None:
     study = recorded(4, 1)
-    for name, limit in (("_upgrade_db", 1), ("commit", 6), ("execute", 40), ("execute", 60)):
+    for name, limit in (("_upgrade_db", 1), ("execute", 20), ("execute", 20)):
         command = [sys.executable, "-c", KILLED, str(study.root), name, str(limit)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == -signal.SIGKILL, f"{name} {limit}: {done.stderr}"
+        if name == "_upgrade_db":  # which counts its own statements
+            shutil.copy(empty_database, study.root / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(study.root / "mlflow.db")) as database:
+        assert 0 <= database.execute("select count(*) from runs").fetchone()[0] < 5
     track.sync(study)
     assert not list(study.root.glob(".mlflow.*/")), "the next sync removes what a kill left"
     killed = content(study)

@@ -6,12 +6,13 @@ Nothing here knows MLflow; `orch.tracking.track` writes the runs.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orch.tracking.metrics import Metric, Span, metric_key, milliseconds, run_metrics
+from orch.tracking.run_metrics import Metric, Span, metric_key, milliseconds, run_metrics
 from orch_core.errors import OrchError
 from orch_core.study import attempts
 from orch_core.study.folder import Study
@@ -118,7 +119,7 @@ def read_run(study: Study, source: RunSource) -> MirroredRun:
     return MirroredRun(
         key=source.key,
         base=_digest([(_folder_name(first), first.text)], *twins),  # these rename metrics
-        digest=source.digest,
+        digest="" if damaged else source.digest,  # so that every sync names what is damaged
         name=run.name,
         state=_state(source, [run, *probes]),
         start=span.start,
@@ -133,7 +134,7 @@ def read_run(study: Study, source: RunSource) -> MirroredRun:
 
 
 def run_labels(study: Study) -> Iterator[dict[str, str]]:
-    """By cell the labels that describe a study: algorithm, model, mix, images, state, and tasks by comma."""
+    """By cell the labels of a study's page: algorithm, model, mix, images, state, and tasks by comma."""
     for source in run_sources(study):
         try:
             run = source.records[0].read() if source.records else None
@@ -158,7 +159,7 @@ def _labelled(probes: Sequence[Record]) -> Iterator[tuple[Record, str]]:
 
 
 def _planned(study: Study) -> tuple[frozenset[str], frozenset[str]]:
-    """The ids of the plan's cells, and the names of its probes' folders; both empty without a readable plan."""
+    """Ids of the plan's cells, and names of its probes' folders; empty without a readable plan."""
     try:
         plan = stored_plan(study)
     except OrchError:
@@ -295,7 +296,7 @@ def _files(study: Study, source: RunSource, records: Iterable[Record]) -> Iterat
 
 def _is_inside(study: Study, path: Path) -> bool:
     """Whether a path is a file of the study, and not a link out of it: a study can come from a stranger."""
-    return path.is_file() and path.resolve().is_relative_to(study.root.resolve())
+    return path.is_file() and os.path.realpath(path).startswith(f"{os.path.realpath(study.root)}/")
 
 
 def _report(study: Study, source: RunSource) -> MirroredRun:

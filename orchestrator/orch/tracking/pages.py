@@ -20,7 +20,8 @@ def description(study: Study, runs: Sequence[Mapping[str, str]]) -> str:
         groups.setdefault((labels["algorithm"], labels["model"], labels["mix"]), []).append(labels)
     counts = Counter(labels["state"] for labels in runs)
     pending = f", {counts['pending']} with probes that are missing" if counts["pending"] else ""
-    summary = f"{counts['done']} cells done, {counts['failed']} failed or diverged{pending}. Mirror of `{study.root}`."
+    summary = f"{counts['done']} cells done, {counts['failed']} failed or diverged{pending}."
+    summary += f" Mirror of `{study.root}`."
     lines = ["| algorithm | encoder | mix | images | runs | failed |", "|---|---|---|---|---:|---:|"]
     for key, group in sorted(groups.items()):
         images = ", ".join(map(str, sorted({int(labels["images"] or 0) for labels in group})))

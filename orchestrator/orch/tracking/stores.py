@@ -1,4 +1,4 @@
-"""Where a mirror is: MLflow's database in the study or another store, and what is wrong if it does not answer."""
+"""Where a mirror is: MLflow's database in the study, or another store; errors and their remedies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def single_writer(study: Study) -> Iterator[None]:
-    """Let one sync at a time write; raises OrchError if another takes too long, or the study cannot be written."""
+    """Let one sync at a time write; raises OrchError if another takes too long, or for a read-only study."""
     lock = filelock.FileLock(study.root / ".mlflow.lock", timeout=LOCK_SECONDS)
     try:
         with lock:

@@ -1,8 +1,8 @@
 """The study's mirror in MLflow; the only package that imports mlflow.
 
 The study folder is the truth; what is written here can be deleted and rebuilt. One process writes at a
-time (a file lock in the study). A run is keyed by its cell's id and carries the hash of the records it was made
-from: one without that hash was cut short and is completed by the next sync.
+time (a file lock in the study). A run is keyed by its cell's id and carries the hash of the records it was
+made from: one without that hash was cut short and is completed by the next sync.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orch.answer import Answer
 from orch.tracking import pages
 from orch.tracking.mirror import RunSource, read_run, run_labels, run_sources
 from orch.tracking.stores import local_uri, network_filesystem, readable_by_mlflow, single_writer
 from orch.tracking.track.connection import connect, explained, open_database
-from orch.tracking.track.points import read_points
-from orch.tracking.track.writers import KnownRun, Writer, writer_of
+from orch.tracking.track.experiment_points import read_points
+from orch.tracking.track.sql_writer import SqlWriter
+from orch.tracking.track.writers import ClientWriter, KnownRun, Writer, experiment_of
 from orch_core.errors import OrchError
 from orch_core.formatting import without_credentials
 from orch_core.study.folder import Study
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 __all__ = ["SyncSummary", "local_uri", "network_filesystem", "read_points", "sync"]
 
@@ -93,6 +97,16 @@ def _sync(study: Study, uri: str, shown: str, *, local: bool) -> SyncSummary:
     return SyncSummary(
         uri=without_credentials(shown), experiment=study.name, unreadable=tuple(unreadable), **counts
     )
+
+
+def writer_of(client: MlflowClient, study: Study, *, local: bool) -> Writer:
+    """The writer of a study's experiment, which is made or restored if necessary."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = client._tracking_client.store  # MLflow has no public name for it
+    if isinstance(store, SqlAlchemyStore):
+        return SqlWriter(client, study, store.engine, local=local)
+    return ClientWriter(client=client, experiment=experiment_of(client, study, None))
 
 
 def _changed(

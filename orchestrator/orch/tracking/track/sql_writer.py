@@ -1,4 +1,4 @@
-"""Writing runs by MLflow's own table models, a hundred in one transaction: a run is there whole, or not at all."""
+"""Writing runs by MLflow's table models, a hundred in one transaction: a run is there whole, or not at all."""
 
 from __future__ import annotations
 
@@ -146,8 +146,9 @@ class SqlWriter:
         uri = self._artifacts(target.id)
         if uri.startswith(("file:", "/")):
             root = Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri)
-            for path, place in target.run.files:
+            for place in {place for _, place in target.run.files}:
                 (root / place).mkdir(parents=True, exist_ok=True)
+            for path, place in target.run.files:
                 shutil.copyfile(path, root / place / path.name)
         elif target.run.files:
             with tempfile.TemporaryDirectory(prefix="orch-sync-") as folder:

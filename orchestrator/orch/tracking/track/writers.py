@@ -43,26 +43,14 @@ class Writer(Protocol):
         """The runs of the experiment by key; of two with one key only one is left."""
 
     def write(self, batch: Sequence[MirroredRun], known: Mapping[str, KnownRun]) -> None:
-        """Write runs. One that is known with the same base is completed in place; with another it is replaced."""
+        """Write runs: one that is known with the same base is completed, one with another base replaced."""
 
     def tag_experiment(self, tags: Mapping[str, str]) -> None:
         """Set tags of the experiment."""
 
 
-def writer_of(client: MlflowClient, study: Study, *, local: bool) -> Writer:
-    """The writer of a study's experiment, which is made or restored if necessary."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    from orch.tracking.track.sql_writer import SqlWriter
-
-    store = client._tracking_client.store  # MLflow has no public name for it
-    if isinstance(store, SqlAlchemyStore):
-        return SqlWriter(client, study, store.engine, local=local)
-    return ClientWriter(client=client, experiment=experiment_of(client, study, None))
-
-
 def experiment_of(client: MlflowClient, study: Study, artifacts: str | None) -> Experiment:
-    """The study's experiment, made or restored if necessary. artifacts: URI of its files, None for the store's."""
+    """The study's experiment, made or restored if necessary. artifacts: URI of its files, if not the store's."""
     found = client.get_experiment_by_name(study.name)
     if found is None:
         return client.get_experiment(client.create_experiment(study.name, artifact_location=artifacts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,8 +67,8 @@ def metric_key(text: str) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Unix seconds as whole milliseconds, between 1970 and 2100."""
-    return round(min(max(1000 * seconds, 0), LATEST))
+    """Unix seconds as whole milliseconds, between 1970 and 2100; 0 if they are not a number."""
+    return round(min(max(1000 * seconds, 0), LATEST)) if seconds == seconds else 0  # NaN
 
 
 def _final_values(run: Record, probes: Sequence[Record]) -> dict[str, float]:
@@ -90,8 +91,9 @@ def _curves(path: Path, finals: Iterable[str], start: int) -> dict[str, list[Met
     }  # of steps that were trained twice, the last counts
     series: dict[str, list[int]] = {}
     for step in sorted(rows):
-        for key in numbers(rows[step]).keys() - CLOCK:
-            series.setdefault(key, []).append(step)
+        for key, value in rows[step].items():
+            if key not in CLOCK and math.isfinite(value):
+                series.setdefault(key, []).append(step)
     found: dict[str, list[Metric]] = {}
     for key, steps in sorted(series.items()):
         name = metric_key(key) if metric_key(key) in names else f"curve/{metric_key(key)}"
@@ -104,5 +106,5 @@ def _curves(path: Path, finals: Iterable[str], start: int) -> dict[str, list[Met
 
 def _time_of(row: Mapping[str, float], start: int) -> int:
     """Unix milliseconds of a logged row, whose `time` counts Unix seconds, or seconds since the start."""
-    time = numbers(row).get("time", 0.0)
+    time = row.get("time", 0.0)
     return milliseconds(time) if time > 1e9 else start + milliseconds(time)
