@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,6 +58,58 @@ def _temporary(path: Path, text: str | bytes) -> Path:
         Path(name).unlink(missing_ok=True)
         raise
     return Path(name)
+
+
+@contextlib.contextmanager
+def published_folder(folder: Path, entries: frozenset[str], last: str) -> Iterator[Path]:
+    """A new folder to write into, which replaces `folder` after the block; on an error `folder` stays.
+
+    entries: names that the folder may contain; last: the file without which a reader ignores the others
+
+    The two folders are exchanged at once. If somebody keeps other files in `folder`, or it is the working
+    directory, the entries are moved one by one: `last` is removed before them, and moved after them.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    written = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    written.mkdir()
+    try:
+        yield written
+        if not folder.exists():
+            written.rename(folder)
+        elif not _is_replaceable(folder, entries) or not _exchange(written, folder):
+            _move_entries(written, folder, entries, last)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path, entries: frozenset[str]) -> bool:
+    """Whether a folder contains only these entries, and is not a link or where this process works."""
+    here, place = Path.cwd(), folder.resolve()
+    inside = here == place or place in here.parents
+    return not inside and not folder.is_symlink() and {path.name for path in folder.iterdir()} <= entries
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders at once; False if the file system cannot (renameat2 of Linux, not on NFS)."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _move_entries(written: Path, folder: Path, entries: frozenset[str], last: str) -> None:
+    (folder / last).unlink(missing_ok=True)
+    for name in sorted(entries, key=lambda name: name == last):
+        old, new = folder / name, written / name
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+        if new.exists():
+            new.rename(old)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 MISSING = "–"
+SECRETS = r"[\w-]*(?:password|passwd|pwd|token|secret|signature|credential|api_?key|access_?key)[\w-]*"
 PREFIXES = (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -102,3 +104,9 @@ def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user names, passwords and tokens in its URIs replaced by `***`."""
+    text = re.sub(r"(\b[\w+.-]+://)[^/\s'\"]*@", r"\1***@", text)
+    return re.sub(rf"([?&;](?:{SECRETS})=)[^&;\s'\"]+", r"\1***", text, flags=re.IGNORECASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -12,8 +13,15 @@ from typing import IO, Any
 import click
 
 from orch_core.errors import GridError, OrchError
+from orch_core.formatting import without_credentials
 
 SCHEMA_VERSION = 1
+HINTS = {
+    errno.ENOSPC: "free some disk, then run the same command again",
+    errno.EDQUOT: "your quota is used up: free some disk, then run the same command again",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.EACCES: "make it readable and writable for you, or choose another place",
+}
 WORDS = "orch.words"  # key of click's shared context: the arguments as they were given
 
 
@@ -41,7 +49,24 @@ def fraction(text: str) -> float:
 
 
 class Commands(click.Group):
-    """A click group whose commands print an OrchError as a message and accept that a pipe closes early."""
+    """A click group whose commands print an OrchError as a message and accept that a pipe closes early.
+
+    A file or output that cannot be read or written, such as on a full disk, is a message as well.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line; what it prints has left the process when this returns."""
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+            sys.exit(Exit.OK)
+        except OSError as error:
+            _report_os_error(error)
+            sys.exit(Exit.BAD_INPUT)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words of the command for `command_line`, then parse them."""
@@ -59,14 +84,34 @@ class Commands(click.Group):
             say("interrupted: run the same command again to continue")
             ctx.exit(Exit.INTERRUPTED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             ctx.exit(Exit.OK)
+
+
+def _drop_output(stream: IO[str] | None = None) -> None:
+    """Let nothing more be printed: what is left would fail again when Python ends, with a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+
+def _report_os_error(error: OSError) -> None:
+    """Print what could not be read or written, if that was not the output."""
+    place = error.filename2 or error.filename or "the output"
+    hint = HINTS.get(error.errno or 0, "check the path and its permissions")
+    try:
+        say(f"error: {place}: {error.strerror or error}\nhint: {hint}")
+    except OSError:
+        _drop_output(sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
 
 
 def command_line() -> tuple[str, ...]:
     """The running command, as `("orch", "plan", "grid.yaml")`; empty when orch is used from Python."""
     context = click.get_current_context(silent=True)
-    return ("orch", *context.meta[WORDS]) if context and WORDS in context.meta else ()
+    words = context.meta[WORDS] if context and WORDS in context.meta else ()
+    return ("orch", *map(without_credentials, words)) if words else ()
 
 
 def say(text: str) -> None:
@@ -97,9 +142,10 @@ def report_error(error: OrchError, *, as_json: bool) -> None:
             {"file": p.file, "line": p.line, "column": p.column, "message": p.message}
             for p in (error.problems if isinstance(error, GridError) else ())
         ]
-        emit({"error": {"message": error.message, "hint": error.hint, "problems": problems}})
+        message, hint = without_credentials(error.message), without_credentials(error.hint or "") or None
+        emit({"error": {"message": message, "hint": hint, "problems": problems}})
     if isinstance(error, GridError):
         count = len(error.problems)
         say(f"{error.message}\n\n{count} mistake{'s' if count > 1 else ''} in {error.problems[0].file}")
     else:
-        say(f"error: {error}")
+        say(f"error: {without_credentials(str(error))}")

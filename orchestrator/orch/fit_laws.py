@@ -20,6 +20,7 @@ from orch_analysis.fitting.points import Points
 from orch_analysis.fitting.rows.selection import best, selected
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
+from orch_analysis.reports.page import writing
 from orch_analysis.saved import laws_json, registered
 from orch_analysis.tables.points_file import load_points
 from orch_analysis.tables.study_tables import read_results
@@ -140,18 +141,14 @@ def _groups(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
 
 def _write(points: Points, fits: Sequence[Fit], out: Path, command: str, factors: Sequence[str]) -> Path:
     """Write the report and laws.json; without a fit, only laws.json with the outcomes."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(fit.estimates for fit in fits):
-            seed = fits[0].options.seed
-            page = report_points(points, fits, out, command=command, factors=factors, seed=seed)
-            return page.with_name("laws.json")
-        (out / "report.html").unlink(missing_ok=True)  # an earlier table's would contradict these outcomes
+    if any(fit.estimates for fit in fits):
+        seed = fits[0].options.seed
+        page = report_points(points, fits, out, command=command, factors=factors, seed=seed)
+        return page.with_name(laws_json.FILE)
+    with writing(out) as folder:  # an earlier report, which would contradict these outcomes, goes
         provenance = {"source": points.source, "sha256": points.sha256, "command": command}
-        return laws_json.write(fits, out, provenance)
-    except OSError as error:
-        message = f"cannot write into {out}: {error.strerror or error}"
-        raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
+        laws_json.write(fits, folder, provenance)
+    return out / laws_json.FILE
 
 
 def _fit_document(fit: Fit) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def find_study(argument: Path | None) -> Study:
         if not pointer.is_file():
             message = "no study was planned in this directory"
             raise OrchError(message, hint="run `orch plan GRID` here, or name the study's folder")
-        return open_study(Path(pointer.read_text(encoding="utf-8").strip()))
+        return open_study(_pointed_at(pointer))
     if argument.is_file():
         found = study_of_grid(argument)
         if found is None:
@@ -42,13 +42,22 @@ def study_of_grid(grid: Path) -> Study | None:
     name = read_grid(grid).grid.study
     places = [Path("studies") / name, grid.parent / "studies" / name]
     if Path(POINTER).is_file():
-        places.append(Path(Path(POINTER).read_text(encoding="utf-8").strip()))
+        places.append(_pointed_at(Path(POINTER)))
     studies = {place.resolve(): open_study(place.resolve()) for place in places if _is_study(place)}
     found = [study for study in studies.values() if study.name == name]
     if len(found) > 1:
         message = f"{grid} was planned in {' and in '.join(str(study.root) for study in found)}"
         raise OrchError(message, hint="name the study's folder instead of the grid")
     return found[0] if found else None
+
+
+def _pointed_at(pointer: Path) -> Path:
+    """The study planned last in this directory; raises OrchError if the file does not name a folder."""
+    place = pointer.read_bytes().decode(errors="replace").strip()
+    if not place or "\0" in place or not Path(place).is_dir():
+        message = f"{pointer} names no study, but {place[:60]!r}"
+        raise OrchError(message, hint=f"name the study's folder, or plan again: that writes {pointer} again")
+    return Path(place)
 
 
 def _is_study(folder: Path) -> bool:

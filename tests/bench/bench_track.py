@@ -1,20 +1,26 @@
-"""Cost of the mirror: `python tests/bench/bench_track.py [CELLS]`, ratios measured in one run.
+"""Cost of the mirror: `python tests/bench/bench_track.py [CELLS] [PROBES]`, ratios measured in one run.
 
-Compares a sync of CELLS cells (4 probes, curves of 500 steps, artifacts) with MLflow's own three calls per run
-(create, one batch of the same numbers, end) into a database of the same kind, and with a sync that finds nothing new.
+Compares a sync of CELLS cells (PROBES probes each, curves of 500 steps, artifacts) with the same sync of 50 of them
+through MLflow's client, and with a sync that finds nothing new. Prints the peak of memory of all.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import itertools
+import resource
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from orch.tracking import mirror, track
-from orch_core.study.folder import create_study
+from orch.tracking import track
+from orch.tracking.track import writers
+from orch_core.study.folder import Study, create_study
+
+SAMPLE = 50
 
 spec = importlib.util.spec_from_file_location(
     "records", Path(__file__).parents[1] / "orchestrator" / "conftest.py"
@@ -23,50 +29,64 @@ records = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(records)
 
 
-def clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Seconds of one sync, and what it did."""
+
+    wall: float
+    cpu: float
+    summary: track.SyncSummary
 
 
-def main(cells: int) -> None:
+def timed(work: Callable[[], track.SyncSummary]) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
+    summary = work()
+    return Cost(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu, summary=summary)
+
+
+def by_client(study: Study) -> track.SyncSummary:
+    chosen, track.writer_of = (
+        track.writer_of,
+        lambda client, study, *, local: writers.ClientWriter(
+            client=client,
+            experiment=writers.experiment_of(client, study, study.artifacts.resolve().as_uri()),
+        ),
+    )
+    try:
+        return track.sync(study)
+    finally:
+        track.writer_of = chosen
+
+
+def main(cells: int, probes: int) -> None:
+    records.TASKS.clear()
+    records.TASKS.update({f"task{number}": 8 for number in range(probes)})
     with tempfile.TemporaryDirectory() as folder:
-        study = create_study(Path(folder) / "study", "bench")
+        sample, study = (create_study(Path(folder) / name, name) for name in ("sample", "study"))
+        for number in range(SAMPLE):
+            records.record_cell(sample, number)
         for number in range(cells):
             records.record_cell(study, number)
         track.sync(create_study(Path(folder) / "warm", "warm"))  # imports and the first schema
-        began = clock()
-        track.sync(study)
-        whole = clock()
-        summary = track.sync(study)
-        again = clock()
-        assert summary.unchanged == cells
-        bare(study, f"sqlite:///{folder}/warm/mlflow.db")
-        plain = clock()
-        entries = list(mirror.entries(study))
-        listed = clock()
-        assert len(entries) == cells
-    marks = [began, whole, again, plain, listed]
-    costs = [[after[kind] - before[kind] for before, after in itertools.pairwise(marks)] for kind in (0, 1)]
-    for name, wall, cpu in zip(
-        ("sync", "sync again", "three bare calls", "hashing the records"), *costs, strict=True
+        for one in (sample, study):
+            shutil.copy(Path(folder) / "warm" / "mlflow.db", one.root / "mlflow.db")
+        client = timed(lambda: by_client(sample))
+        first = timed(lambda: track.sync(study))
+        again = timed(lambda: track.sync(study))
+    assert (first.summary.added, again.summary.unchanged) == (cells, cells)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    for name, cost, count in (
+        ("client", client, SAMPLE),
+        ("sync", first, cells),
+        ("sync again", again, cells),
     ):
-        ratio = f"{wall / costs[0][2]:5.2f} and {cpu / costs[1][2]:5.2f} of the bare calls"
+        ratio = (cost.cpu / count) / (client.cpu / SAMPLE)
         print(
-            f"{name:>20}: {1000 * wall / cells:7.2f} ms wall, {1000 * cpu / cells:7.2f} ms CPU a run; {ratio}"
+            f"{name:>10}: {cost.wall:7.1f} s wall, {cost.cpu:7.1f} s CPU, "
+            f"{1000 * cost.cpu / count:6.2f} ms CPU a run, {ratio:.3f} of the client's"
         )
-
-
-def bare(study: records.Study, uri: str) -> None:
-    from mlflow.entities import Metric, Param
-
-    client = track._client(uri)
-    experiment = client.create_experiment("bare")
-    for entry in mirror.entries(study):
-        document = mirror.document(study, entry)
-        run = client.create_run(experiment, run_name=document.name).info.run_id
-        metrics = [Metric(point.key, point.value, point.time, point.step) for point in document.points]
-        client.log_batch(run, metrics=metrics, params=[Param(*pair) for pair in document.params.items()])
-        client.set_terminated(run)
+    print(f"peak memory {memory:.0f} MB")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main(*(int(word) for word in (sys.argv[1:] or ["300", "4"])))

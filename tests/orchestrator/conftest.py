@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orch.tracking import track
+from orch.tracking.track.connection import build_database, explained
 from orch_core.cell import Cell, Model, Probe, SourceSubset
 from orch_core.files import dumps, publish_once
 from orch_core.study.folder import Study, create_study
@@ -45,7 +45,12 @@ def a_cell(number: int) -> Cell:
 
 
 def a_probe(task: str) -> Probe:
-    return Probe(task=task, fingerprint=f"{TASKS[task]}{task:x<31}", kind="multi-class", classes=TASKS[task])
+    return Probe(
+        task=task,
+        fingerprint=f"{TASKS.get(task, 2)}{task:x<31}",
+        kind="multi-class",
+        classes=TASKS.get(task, 2),
+    )
 
 
 def record_cell(study: Study, number: int) -> str:
@@ -160,8 +165,8 @@ def recorded(tmp_path: Path) -> Callable[..., Study]:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's schema, migrated once for all tests."""
     path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    track._quiet()
-    track._build_database(path)
+    with explained(f"sqlite:///{path}"):
+        build_database(path)
     return path
 
 

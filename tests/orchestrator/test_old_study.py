@@ -324,7 +324,14 @@ def test_laws_that_were_written_predict_the_same(expected: dict[str, Any]):
 
 @pytest.mark.usefixtures("planned")
 def test_the_mirror_shows_the_same_runs(expected: dict[str, Any]):
-    assert differences(mirrored(), expected["mirror"], SAME) == []
+    wanted = expected["mirror"]
+    for run in wanted.values():
+        if run["tags"].get("orch.failed_probes"):
+            assert (
+                run["status"] == "FINISHED"
+            )  # as 547fd88 had it; `orch status` counts such a cell as failed
+            run["status"] = "FAILED"
+    assert differences(mirrored(), wanted, SAME) == []
 
 
 @pytest.mark.usefixtures("planned")

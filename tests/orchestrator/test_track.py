@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mirrored import client, content, runs_of
 
-from orch.tracking import mirror, track
+from orch.tracking import track
+from orch.tracking.run_metrics import thin
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study, create_study
 
@@ -102,7 +103,7 @@ def test_a_late_probe_completes_the_same_run(study: Study, write: SimpleNamespac
     track.sync(study)
     run = runs_of(study)[cell.id]
     assert "auc/tissue" not in run.data.metrics
-    assert run.info.status == "FINISHED"
+    assert run.info.status == "FAILED"
     assert run.data.tags["orch.failed_probes"] == "tissue"
     assert "a class is missing" in run.data.tags["mlflow.note.content"]
     shutil.rmtree(failed.parents[1])
@@ -111,6 +112,7 @@ def test_a_late_probe_completes_the_same_run(study: Study, write: SimpleNamespac
     assert (summary.added, summary.updated, summary.unchanged) == (0, 1, 2)
     again = runs_of(study)[cell.id]
     assert again.info.run_id == run.info.run_id
+    assert again.info.status == "FINISHED"
     assert again.data.metrics["auc/tissue"] == 0.75
     assert "orch.failed_probes" not in again.data.tags
     assert "mlflow.note.content" not in again.data.tags
@@ -235,10 +237,10 @@ def test_points_that_are_not_there_are_named(study: Study, tmp_path: Path) -> No
 
 @given(st.sets(st.integers(0, 10_000)), st.integers(2, 50))
 def test_thinned_curves_keep_their_ends_and_only_real_steps(steps: set[int], limit: int) -> None:
-    thin = list(mirror.thin(sorted(steps), limit))
-    assert len(thin) == min(limit, len(steps))
-    assert thin == sorted(set(thin) & steps)
-    assert not steps or (thin[0], thin[-1]) == (min(steps), max(steps))
+    kept = list(thin(sorted(steps), limit))
+    assert len(kept) == min(limit, len(steps))
+    assert kept == sorted(set(kept) & steps)
+    assert not steps or (kept[0], kept[-1]) == (min(steps), max(steps))
 
 
 def test_curves_are_thinned_and_end_in_the_final_value(study: Study, write: SimpleNamespace) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from mirrored import client, runs_of
 
+from orch.cli import main
 from orch.tracking import track
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
@@ -83,6 +85,24 @@ def test_a_tracking_server_gets_the_same_runs_once(
     local = client(server).download_artifacts(run.info.run_id, "record.json", str(study.root))
     assert Path(local).read_bytes() == (study.cell_folder(cell.id) / "record.json").read_bytes()
     assert track.read_points(server, "demo").height == 8
+
+
+def test_credentials_are_sent_to_the_server_and_shown_nowhere(
+    server: str, recorded: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = recorded(3, 0)
+    uri = server.replace("http://", "http://ann:s3cret@")
+    summary = track.sync(study, uri)
+    assert summary.unchanged + summary.added + summary.updated == 3
+    assert summary.uri == server.replace("http://", "http://***@")
+    words = ["fit-laws", "--tracking-uri", uri, "--experiment", "demo", "--law", "power"]
+    words += ["--map", "value=heldout_loss", "--map", "params=params_encoder", "--out", "laws"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code in {0, 3}, done.output
+    written = [path for path in (*tmp_path.rglob("laws/**/*"), *study.root.rglob("*")) if path.is_file()]
+    assert (tmp_path / "laws" / "laws.json") in written
+    assert not [path for path in written if b"s3cret" in path.read_bytes()]
 
 
 def test_a_server_that_does_not_answer_is_named_at_once(study: Study) -> None:

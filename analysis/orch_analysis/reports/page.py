@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from orch_analysis.figures import Picture
+from orch_analysis.saved import laws_json
 from orch_analysis.tables.export import Table
 from orch_core.errors import OrchError
+from orch_core.files import published_folder
+
+ENTRIES = frozenset({"report.html", "figures", "tables", laws_json.FILE, laws_json.DRAWS, laws_json.CARDS})
+"""What a report's folder contains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +84,14 @@ def _shown(block: Block) -> bool:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Create the folder of a report; inside, a file that cannot be written raises OrchError with its remedy."""
+def writing(folder: Path) -> Iterator[Path]:
+    """A new folder for a report, which replaces the report in `folder` at once when all of it is written.
+
+    Inside, a file that cannot be written raises OrchError with its remedy, and the report in `folder` stays.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
+        with published_folder(folder, ENTRIES, last=laws_json.FILE) as written:
+            yield written
     except OSError as error:
         message = f"cannot write the report into {folder}: {error.strerror or error}"
         raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error

@@ -39,12 +39,12 @@ def report_points(
         message = f"{points.source}: there is no fit to report"
         raise OrchError(message, hint="check the grouping and the rows left out")
     numbers = points_findings(points, fits, factors, seed)
-    with writing(out):
-        drawn = draw_all(points_figures.FIGURES, numbers, out / "figures")
-        page = points_page(numbers, drawn, _save_tables(numbers, out / "tables"), command)
+    with writing(out) as folder:
+        drawn = draw_all(points_figures.FIGURES, numbers, folder / "figures")
+        page = points_page(numbers, drawn, _save_tables(numbers, folder / "tables"), command)
         provenance = {"source": points.source, "sha256": points.sha256, "command": command}
-        laws_json.write(fits, out, provenance, numbers.benefits.to_json() if numbers.benefits else ())
-        write_atomic(out / "report.html", render(page))
+        laws_json.write(fits, folder, provenance, numbers.benefits.to_json() if numbers.benefits else ())
+        write_atomic(folder / "report.html", render(page))
     return out / "report.html"
 
 

@@ -145,7 +145,7 @@ def _provenance(found: StudyFindings) -> Section:
     )
     blocks: list[Block] = [Text(items=tuple(items))]
     if grid.exists():
-        blocks.append(Text(code=grid.read_text(encoding="utf-8"), title="The grid file"))
+        blocks.append(Text(code=grid.read_text(encoding="utf-8", errors="replace"), title="The grid file"))
     return Section(id="provenance", title="Provenance", blocks=blocks)
 
 

@@ -40,14 +40,14 @@ def report_study(
     """
     study = open_study(root)
     found = study_findings(study, factors=factors, bootstrap=bootstrap, seed=seed)
-    folder = out or study.report
-    with writing(folder):
+    place = out or study.report
+    with writing(place) as folder:
         drawn = draw_all(study_figures.FIGURES, found, folder / "figures")
         page = study_page(found, drawn, _save_tables(found, folder / "tables"))
         fits = [*found.joint, *(row.fit for row in (*found.loss, *found.probes))]
         laws_json.write(fits, folder, _provenance(found), found.benefits.to_json())
         write_atomic(folder / "report.html", render(page))
-    return folder / "report.html"
+    return place / "report.html"
 
 
 def _save_tables(found: StudyFindings, folder: Path) -> dict[str, tuple[str, ...]]:

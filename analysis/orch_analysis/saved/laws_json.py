@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,10 +75,20 @@ def read(folder: str | Path, *, trust: bool = False) -> list[Fit]:
             msg = f"{path} has schema version {version}; this version of orch reads 1 and {SCHEMA_VERSION}"
             raise OrchError(msg, hint="fit again, or use the version of orch that wrote it")
         upgraded = [_from_version_1(entry) if version == 1 else entry for entry in entries]
-        with np.load(path.with_name(DRAWS)) as draws:
-            return [_fit(entry, draws[str(number)], trust=trust) for number, entry in enumerate(upgraded)]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        draws = _draws(path.with_name(DRAWS), len(upgraded))
+        return [_fit(*pair, trust=trust) for pair in zip(upgraded, draws, strict=True)]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         msg = f"{path} is not a laws file: {error}"
+        raise OrchError(msg, hint="write it again with `orch fit-laws`") from error
+
+
+def _draws(path: Path, count: int) -> list[Any]:
+    """The draws of every fit; raises OrchError if the file is missing or damaged."""
+    try:
+        with np.load(path) as draws:
+            return [draws[str(number)] for number in range(count)]
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        msg = f"{path} cannot be read: {error}"
         raise OrchError(msg, hint="write it again with `orch fit-laws`") from error
 
 

@@ -190,7 +190,7 @@ def with_controls(probes: pl.DataFrame) -> pl.DataFrame:
 def _draws(path: str | None) -> Numbers | None:
     try:
         return np.load(path).astype(np.float64) if path else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # the last of an empty file
         return None
 
 

@@ -3,12 +3,16 @@
 A state is a folder named after its step. Every process writes its part of the tensors there with
 torch.distributed.checkpoint, so no process needs the others' tensors, and any number of processes can read
 them. A manifest contains everything that is not a tensor, and the blake2b-128 of every part.
+
+A checkpoint may be part of a study from somebody else. PyTorch keeps its index as a pickle, which can call
+any function: only the types that an index consists of are read, and tensors with `weights_only=True`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 import uuid
 import warnings
@@ -21,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -33,6 +37,24 @@ DIGEST = 16
 KEPT = 2
 MANIFEST = "manifest"
 """A line with the digest of the rest, which is JSON."""
+INDEX = ".metadata"
+CHECKPOINT = "torch.distributed.checkpoint"
+ALLOWED = {
+    f"{CHECKPOINT}.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    f"{CHECKPOINT}.filesystem": {"_StorageInfo"},
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},  # from the name of a layout, such as torch.strided
+    "pathlib": {"PosixPath"},
+}
 
 
 def training_state(module: nn.Module, optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
@@ -78,7 +100,7 @@ def save_checkpoint(
             save(tensors, storage_writer=FileSystemWriter(hidden), no_dist=distributed.world() == 1)
         parts = distributed.from_all(_digests(hidden, f"__{distributed.rank()}_*"))
         if first:
-            _write_manifest(hidden, facts, [*parts, _digests(hidden, ".metadata")])
+            _write_manifest(hidden, facts, [*parts, _digests(hidden, INDEX)])
             _publish(hidden, path)
     finally:
         if first:
@@ -121,7 +143,7 @@ def load_checkpoint(
 
 
 def _fill(path: Path, tensors: dict[str, Tensor]) -> None:
-    reader = FileSystemReader(path)
+    reader = CheckpointReader(path)
     entries = reader.read_metadata().state_dict_metadata.items()
     saved = {(name, entry.size) for name, entry in entries if isinstance(entry, TensorStorageMetadata)}
     other = saved ^ {(name, tensor.shape) for name, tensor in tensors.items()}
@@ -205,3 +227,46 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save
 
     write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+class CheckpointReader(FileSystemReader):
+    """PyTorch's reader of a checkpoint's folder, for an index that nobody vouches for."""
+
+    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
+        """The index; raises OrchError if it contains anything but an index of files in the same folder."""
+        path = Path(self.path) / INDEX
+        try:
+            with path.open("rb") as file:
+                metadata: Metadata = _IndexUnpickler(file).load()
+            names = [info.relative_path for info in metadata.storage_data.values()]
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+        ) as error:
+            raise _refused(path, str(error)) from error
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise _refused(path, f"it refers to the file {outside[0]!r}")
+        metadata.storage_meta = StorageMeta(load_id=self.load_id)
+        return metadata
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """An unpickler that knows only the types of an index."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The type of that name; raises UnpicklingError for all others."""
+        allowed = name in ALLOWED.get(module, ())
+        if not allowed and not (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            message = f"it contains {module}.{name}"
+            raise pickle.UnpicklingError(message)
+        return super().find_class(module, name)
+
+
+def _refused(path: Path, why: str) -> OrchError:
+    message = f"{path} is not the index of a checkpoint: {why}"
+    return OrchError(message, hint=f"move {path.parents[1]} away; the cell then starts from step 0")

@@ -160,10 +160,11 @@ def describe(row: Mapping[str, Any]) -> str:
 def open_reservations(study: Study) -> dict[str, float]:
     """Hours reserved by cell, for cells without a published record."""
     try:
-        hours = json.loads((study.budget_file).read_text(encoding="utf-8"))["hours"]
-    except (FileNotFoundError, ValueError, KeyError):
+        ledger = json.loads(study.budget_file.read_bytes())["hours"]
+        hours = {cell: float(value) for cell, value in ledger.items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {cell: float(value) for cell, value in hours.items() if not study.is_published(cell)}
+    return {cell: value for cell, value in hours.items() if not study.is_published(cell)}
 
 
 def release(study: Study, cells: Iterable[str]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from orch_core.files import write_atomic
 
@@ -49,14 +49,26 @@ def _rows(path: Path, start: int) -> list[Row]:
             lines = file.read().splitlines()
     except OSError:
         return []
-    return [row for row in map(_row, lines) if row]
+    return [row for row in map(_row, _documents(lines)) if row]
 
 
-def _row(line: bytes) -> Row:
-    """The numbers of a line; empty if it is not a JSON object."""
+def _documents(lines: list[bytes]) -> Iterable[object]:
+    """The lines parsed as one document, which is several times faster; one by one if a line is not whole."""
     try:
-        document: Any = json.loads(line)
+        documents: list[object] = json.loads(b"[" + b",".join(lines) + b"]")
     except ValueError:
-        return {}
+        return map(_document, lines)
+    return documents
+
+
+def _document(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _row(document: object) -> Row:
+    """The numbers of a line; empty if it is not a JSON object."""
     pairs = document.items() if isinstance(document, dict) else ()
-    return {key: value for key, value in pairs if isinstance(value, int | float)}
+    return {key: value for key, value in pairs if isinstance(value, (int, float))}

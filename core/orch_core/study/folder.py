@@ -119,6 +119,11 @@ class Study:
         """The MLflow mirror's database."""
         return self.root / "mlflow.db"
 
+    @property
+    def artifacts(self) -> Path:
+        """The MLflow mirror's files."""
+        return self.root / "mlruns"
+
     def plan(self) -> dict[str, Any]:
         """The contents of plan.json, about the last plan; empty if missing or damaged."""
         return _mapping(self.plan_file)

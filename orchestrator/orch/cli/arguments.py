@@ -12,7 +12,8 @@ from typing import Any, Literal
 import click
 
 from orch.answer import Answer
-from orch.console import emit
+from orch.console import emit, say
+from orch_core.formatting import without_credentials
 
 Where = Literal["local", "debug", "slurm"]
 FOLDER = click.Path(path_type=Path)
@@ -32,6 +33,16 @@ CLUSTER = click.option(
     show_default=True,
     help="Run on this machine, inside this process, or on Slurm.",
 )
+
+
+def warn_of_credentials(_context: click.Context, _option: click.Parameter, uri: str | None) -> str | None:
+    """Warn of a password in a URI on the command line, where `ps` shows it to everybody on the machine."""
+    if uri and uri != without_credentials(uri):
+        better = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        say(
+            f"warning: `ps` shows the credentials in --tracking-uri to other users; for a server set {better}"
+        )
+    return uri
 
 
 def options_of(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orch.cli.arguments import AS_JSON, FOLDER, NATURAL, POSITIVE, options_of, show
+from orch.cli.arguments import (
+    AS_JSON,
+    FOLDER,
+    NATURAL,
+    POSITIVE,
+    options_of,
+    show,
+    warn_of_credentials,
+)
 from orch.console import fraction
 
 if TYPE_CHECKING:
@@ -125,7 +133,11 @@ WHERE = click.option(
     type=FOLDER,
     help="Write the report into this folder; the default is in the study, or TABLE-laws.",
 )
-@click.option("--tracking-uri", help="Fit the runs of an MLflow experiment on this server instead.")
+@click.option(
+    "--tracking-uri",
+    callback=warn_of_credentials,
+    help="Fit the runs of an MLflow experiment on this server instead.",
+)
 @click.option("--experiment", help="Name the MLflow experiment; the default is the study's name.")
 @AS_JSON
 @options_of("orch_analysis.fitting.options", "FitOptions")

@@ -8,14 +8,16 @@ import click
 from click.shell_completion import get_completion_class
 
 import orch
-from orch.cli.arguments import AS_JSON, STUDY, show
+from orch.cli.arguments import AS_JSON, STUDY, show, warn_of_credentials
 from orch.console import say
 
 
 @click.command()
 @STUDY
 @click.option(
-    "--tracking-uri", help="Mirror into this MLflow server or database, not into the study's mlflow.db."
+    "--tracking-uri",
+    callback=warn_of_credentials,
+    help="Mirror into this MLflow server or database, not into the study's mlflow.db.",
 )
 @AS_JSON
 def sync(study: Path | None, tracking_uri: str | None, *, as_json: bool) -> None:

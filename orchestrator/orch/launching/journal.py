@@ -237,7 +237,7 @@ def _manifest_lines(root: Path, token: str) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             document = json.loads(line)
-            if isinstance(document, dict) and "job" in document:
+            if isinstance(document, dict) and {"id", "job", "group", "after"} <= document.keys():
                 yield document
 
 
@@ -350,7 +350,7 @@ def write(root: Path, event: Event) -> None:
 def events(root: Path) -> Iterator[Event]:
     """The journal's events in order; a line cut short by a crash is skipped."""
     try:
-        lines = Study(root).journal_file.read_text(encoding="utf-8").splitlines()
+        lines = Study(root).journal_file.read_bytes().splitlines()
     except FileNotFoundError:
         return
     for line in lines:

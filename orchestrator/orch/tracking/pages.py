@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,17 +13,19 @@ from orch_core.study.folder import Study
 def description(study: Study, runs: Sequence[Mapping[str, str]]) -> str:
     """Markdown on the study: the claims of its grid, then a table of runs by algorithm, encoder and mix.
 
-    runs: per run the labels `algorithm`, `model`, `mix`, `images` and `status`.
+    runs: per run the labels `algorithm`, `model`, `mix`, `images` and `state`.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
     for labels in runs:
         groups.setdefault((labels["algorithm"], labels["model"], labels["mix"]), []).append(labels)
-    bad = sum(labels["status"] != "done" for labels in runs)
-    summary = f"{len(runs) - bad} cells done, {bad} failed or diverged. Mirror of `{study.root}`."
+    counts = Counter(labels["state"] for labels in runs)
+    pending = f", {counts['pending']} with probes that are missing" if counts["pending"] else ""
+    summary = f"{counts['done']} cells done, {counts['failed']} failed or diverged{pending}."
+    summary += f" Mirror of `{study.root}`."
     lines = ["| algorithm | encoder | mix | images | runs | failed |", "|---|---|---|---|---:|---:|"]
     for key, group in sorted(groups.items()):
         images = ", ".join(map(str, sorted({int(labels["images"] or 0) for labels in group})))
-        failed = sum(labels["status"] != "done" for labels in group)
+        failed = sum(labels["state"] == "failed" for labels in group)
         lines.append(f"| {' | '.join(key)} | {images} | {len(group)} | {failed or ''} |")
     text = "\n".join([*_claim(study.root / "grid.yaml"), "", summary, "", *lines])
     return text.strip()[:18_000]  # MLflow 3.17 takes 20,000 characters of an experiment's tag
@@ -70,7 +73,7 @@ def _claim(grid: Path) -> list[str]:
     if not grid.exists():
         return []
     lines = []
-    for line in grid.read_text(encoding="utf-8").splitlines():
+    for line in grid.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             break
         if "yaml-language-server" not in line:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from orch.tracking.stores import readable_by_mlflow
 from orch_core.errors import OrchError
 from orch_core.study.folder import Study
 
@@ -31,23 +32,23 @@ def ui(study: Study, port: int = 5000, *, tell: Callable[[str], None] = print) -
     tell: called once with the address, when the server answers.
     Raises OrchError if there is no database yet, the port is busy, or the server does not start.
     """
-    database = study.root.resolve() / "mlflow.db"
-    if not database.exists():
+    if not study.database.exists():
         message = f"{study.root} has no mlflow.db"
         raise OrchError(message, hint="`orch sync` makes it")
     _check_port(port)
-    log = study.root / "logs" / "mlflow-ui.log"
+    log = study.logs / "mlflow-ui.log"
     signal.signal(signal.SIGTERM, _interrupt)
-    server = _start(database, port, log)
-    try:
-        _wait_until_up(server, port, log)
-        tell(_address(study, port))
-        if server.wait():
-            raise _stopped(server, log)
-    except KeyboardInterrupt:
-        return
-    finally:
-        _stop(server)
+    with readable_by_mlflow(study) as uri:
+        server = _start(study, uri, port, log)
+        try:
+            _wait_until_up(server, port, log)
+            tell(_address(study, port))
+            if server.wait():
+                raise _stopped(server, log)
+        except KeyboardInterrupt:
+            return
+        finally:
+            _stop(server)
 
 
 def _check_port(port: int) -> None:
@@ -71,11 +72,11 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _start(database: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+def _start(study: Study, uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     """The server in a new session: only this process receives Ctrl-C, and then stops the group."""
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--workers", "1", "--no-serve-artifacts"]
-    command += ["--default-artifact-root", (database.parent / "mlruns").as_uri()]
+    command += ["--backend-store-uri", uri, "--workers", "1", "--no-serve-artifacts"]
+    command += ["--default-artifact-root", study.artifacts.resolve().as_uri()]
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 8 processes of 255 MB that nothing here uses
