@@ -15,8 +15,8 @@ from orch.fit_laws import Fitted, is_table
 from orch.studies import find_study
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.fitting.rows.selection import selected
-from orch_analysis.fitting.rows.variables import VALUES, as_numbers, require
+from orch_analysis.fitting.used_rows.selection import selected
+from orch_analysis.fitting.used_rows.variables import VALUES, as_numbers, require
 from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, optimum
 from orch_analysis.tables.points_file import load_points

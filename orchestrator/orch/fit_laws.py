@@ -17,7 +17,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.rows.selection import best, selected
+from orch_analysis.fitting.used_rows.selection import best, selected
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import report_points, report_study
 from orch_analysis.reports.page import writing

@@ -10,7 +10,7 @@ import pytest
 
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.rows.selection import best, selected
+from orch_analysis.fitting.used_rows.selection import best, selected
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.saved import card
 from orch_analysis.tables.points_file import load_points

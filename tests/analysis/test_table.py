@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orch_analysis.fitting.fit import FitOptions, fit
-from orch_analysis.fitting.rows.variables import as_numbers
+from orch_analysis.fitting.used_rows.variables import as_numbers
 from orch_analysis.tables import export
 from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError

@@ -21,10 +21,10 @@ from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped, Points
 from orch_analysis.fitting.problem import Problem, build, params_of, predict
-from orch_analysis.fitting.rows import usable
-from orch_analysis.fitting.rows.selection import best, selected
-from orch_analysis.fitting.rows.usable import Usable
-from orch_analysis.fitting.rows.variables import resolved, with_derived
+from orch_analysis.fitting.used_rows import usable
+from orch_analysis.fitting.used_rows.selection import best, selected
+from orch_analysis.fitting.used_rows.usable import Usable
+from orch_analysis.fitting.used_rows.variables import resolved, with_derived
 from orch_analysis.laws.law import Array, Law, Link
 from orch_core.errors import OrchError
 

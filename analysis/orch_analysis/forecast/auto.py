@@ -25,8 +25,8 @@ from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.rows import usable
-from orch_analysis.fitting.rows.variables import SIZES, mapped, with_derived, with_value
+from orch_analysis.fitting.used_rows import usable
+from orch_analysis.fitting.used_rows.variables import SIZES, mapped, with_derived, with_value
 from orch_analysis.forecast import one_variable, two_variables
 from orch_analysis.forecast.one_variable import Forecast
 from orch_analysis.forecast.shapes import Floats

@@ -12,8 +12,8 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.rows.selection import best, selected
-from orch_analysis.fitting.rows.variables import require
+from orch_analysis.fitting.used_rows.selection import best, selected
+from orch_analysis.fitting.used_rows.variables import require
 from orch_analysis.forecast import auto
 from orch_analysis.laws.law import Law
 from orch_core.errors import OrchError

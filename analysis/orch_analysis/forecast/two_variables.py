@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import polars as pl
 
-from orch_analysis.fitting.rows.usable import blocking_outcome, usable
+from orch_analysis.fitting.used_rows.usable import blocking_outcome, usable
 from orch_analysis.forecast.kriging import calibration, krige
 from orch_analysis.forecast.one_variable import Forecast
 from orch_analysis.laws import LAWS

@@ -16,7 +16,7 @@ import polars as pl
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.rows.variables import as_numbers, require
+from orch_analysis.fitting.used_rows.variables import as_numbers, require
 from orch_analysis.frontiers.minimum import Floats, Minimum, loss_noise, minimum
 from orch_core.errors import OrchError
 

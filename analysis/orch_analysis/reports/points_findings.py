@@ -12,7 +12,7 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit as fit_law
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW, Points
-from orch_analysis.fitting.rows.variables import as_numbers, with_derived
+from orch_analysis.fitting.used_rows.variables import as_numbers, with_derived
 from orch_analysis.tasks import correlation
 from orch_analysis.tasks.factors import chosen_factors, in_order, varying_factors
 from orch_analysis.tasks.slopes import TASK_KEYS, Slope, group_labels, slope_table

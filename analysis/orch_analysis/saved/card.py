@@ -19,8 +19,8 @@ from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.plain import from_plain
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.rows.selection import best, selected
-from orch_analysis.fitting.rows.variables import COMPUTE
+from orch_analysis.fitting.used_rows.selection import best, selected
+from orch_analysis.fitting.used_rows.variables import COMPUTE
 from orch_analysis.forecast.groups import groups
 from orch_core.errors import OrchError
 

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.fitting.points import ROW, Dropped, Points
-from orch_analysis.fitting.rows.numerals import Decimal, as_floats, decimals
+from orch_analysis.fitting.used_rows.numerals import Decimal, as_floats, decimals
 from orch_analysis.tables.delimited import read_cells
 from orch_analysis.tables.export import flat
 from orch_core.errors import OrchError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orch_core.errors import OrchError
 from orch_core.images.npz import npz_splits, read_labels, stream_images
-from orch_core.packs.folders import (
+from orch_core.packs.formats.folders import (
     DICOM,
     IMAGES,
     NIFTI,
@@ -21,10 +21,10 @@ from orch_core.packs.folders import (
     split_depth,
     walk,
 )
+from orch_core.packs.formats.parquet import parquet_classes, parquet_items, parquet_notes
+from orch_core.packs.formats.shards import SHARDS, shard_items
+from orch_core.packs.formats.slices import dicom_items, nifti_items
 from orch_core.packs.gather import STRAY, Item, Spec, Unit, group_of, printable
-from orch_core.packs.parquet import parquet_classes, parquet_items, parquet_notes
-from orch_core.packs.shards import SHARDS, shard_items
-from orch_core.packs.slices import dicom_items, nifti_items
 from orch_core.packs.splits import splits_of_files
 
 STRETCH = 1000

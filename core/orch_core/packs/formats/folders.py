@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from orch_core.packs.decode import BadImage, decode_pages, is_turned
+from orch_core.packs.formats.slices import looks_like_dicom
 from orch_core.packs.gather import NOT_IMAGE, STRAY, TURNED, Item, Spec, Unit, group_of, printable
-from orch_core.packs.slices import looks_like_dicom
 from orch_core.packs.splits import require_known, split_of_word
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2")

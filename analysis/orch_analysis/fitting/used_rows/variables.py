@@ -11,7 +11,7 @@ import polars as pl
 
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW
-from orch_analysis.fitting.rows.numerals import LARGEST, as_floats
+from orch_analysis.fitting.used_rows.numerals import LARGEST, as_floats
 from orch_analysis.laws.law import Array, Law
 from orch_core.errors import OrchError
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from orch_core.errors import OrchError
-from orch_core.packs.folders import natural
+from orch_core.packs.formats.folders import natural
 from orch_core.packs.gather import UNLABELLED, Item, Spec, Unit, printable
 from orch_core.packs.splits import require_known, split_of_word
 

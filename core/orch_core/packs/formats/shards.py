@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from orch_core.packs.folders import IMAGES
+from orch_core.packs.formats.folders import IMAGES
 from orch_core.packs.gather import UNLABELLED, Item, Spec, Unit, group_of, printable
 
 SHARDS = (".tar", ".tar.gz", ".tgz")

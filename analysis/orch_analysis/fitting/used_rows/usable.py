@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import ROW, Dropped
 from orch_analysis.fitting.problem import to_link
-from orch_analysis.fitting.rows.numerals import is_ambiguous
-from orch_analysis.fitting.rows.variables import as_numbers, require
+from orch_analysis.fitting.used_rows.numerals import is_ambiguous
+from orch_analysis.fitting.used_rows.variables import as_numbers, require
 from orch_analysis.laws.law import Array, Law, Link
 
 

@@ -14,8 +14,8 @@ import polars as pl
 
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW, Dropped, Points
-from orch_analysis.fitting.rows.numerals import as_floats
-from orch_analysis.fitting.rows.variables import COMPUTE, as_numbers, require, with_value
+from orch_analysis.fitting.used_rows.numerals import as_floats
+from orch_analysis.fitting.used_rows.variables import COMPUTE, as_numbers, require, with_value
 from orch_core.errors import OrchError
 
 if TYPE_CHECKING:
