@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from binascii import hexlify
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -67,7 +68,7 @@ def join_ids(hashes: Hashes) -> pl.Series:
     """Ids of summed hashes, shape (cells, 2), as 32 hexadecimal digits each; equal to `digest` of fields."""
     import polars as pl
 
-    text = np.frombuffer(hashes.astype(">u8").tobytes().hex().encode(), dtype="S32")
+    text = np.frombuffer(hexlify(hashes.astype(">u8").tobytes()), dtype="S32")
     return pl.Series("id", text, dtype=pl.Binary).cast(pl.String)
 
 

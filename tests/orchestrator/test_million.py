@@ -62,6 +62,11 @@ def test_every_cell_is_there_once(frame: pl.DataFrame):
     assert frame.select(axes).n_unique() == CELLS
 
 
+def test_the_frame_is_in_one_piece_so_that_no_later_step_copies_all_of_it(frame: pl.DataFrame):
+    assert frame["recipe"].n_unique() == 2  # each made apart
+    assert set(frame.n_chunks("all")) == {1}
+
+
 def test_a_sample_of_rows_is_its_cells(frame: pl.DataFrame):
     for index in random.Random(0).sample(range(frame.height), 300):
         row = frame.row(index, named=True)

@@ -7,7 +7,7 @@ equal `Cell.id`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -67,10 +67,8 @@ def _block(checked: CheckedGrid, block: Block, used: set[str]) -> pl.DataFrame:
     Rules of `exclude` that match a cell are added to `used`.
     """
     choices = [] if block.isoflop else data_choices(checked, block)
-    frame = pl.concat(
-        [_recipe_block(checked, block, name, choices) for name in dict.fromkeys(block.axes["algorithm"])],
-        how="vertical",
-    )
+    recipes = dict.fromkeys(block.axes["algorithm"])
+    frame = _with_seeds({name: _recipe_block(checked, block, name, choices) for name in recipes}, block)
     for rule in checked.grid.exclude if block.ruled else ():
         left = frame.filter(~rule_mask(rule))
         used |= {rule} if left.height < frame.height else set()
@@ -109,10 +107,7 @@ def _recipe_block(
         _refuse_too_many(checked, block, shapes.height * data.height * lengths)
         frame = _with_length(checked, block, shapes.join(data, how="cross"))
     refuse_short(checked, block, frame)
-    seeds = pl.DataFrame(
-        {"seed": block.axes["seed"] if recipe.uses_model else [0]}, schema={"seed": DTYPES["seed"]}
-    )
-    _refuse_too_many(checked, block, frame.height * seeds.height)
+    _refuse_too_many(checked, block, frame.height * len(_seeds(block, name)))
     seen, batch = pl.col("samples_seen"), training.batch if recipe.uses_data else 0
     frame = frame.with_columns(
         _constant("recipe", name),
@@ -125,9 +120,27 @@ def _recipe_block(
         epochs=seen / pl.col("images") if batch else pl.lit(0.0),
         flops_train=seen * pl.col("flops_train_image"),
     )
-    hashes = identify(frame)[:, None] + identify(seeds)[None]
-    frame = frame.join(seeds, how="cross").select(column.name for column in COLUMNS)
-    return frame.insert_column(0, join_ids(hashes.reshape(-1, 2)))
+    return frame.select(column.name for column in COLUMNS if column.name != "seed")
+
+
+def _seeds(block: Block, name: str) -> Sequence[int]:
+    return block.axes["seed"] if RECIPES[name].uses_model else [0]
+
+
+def _with_seeds(frames: Mapping[str, pl.DataFrame], block: Block) -> pl.DataFrame:
+    """The rows of every recipe's frame once per seed, with their ids.
+
+    The whole frame is written once, in one piece: polars copies frames in pieces later, all columns at a time.
+    """
+    seeds = [pl.DataFrame({"seed": _seeds(block, name)}, {"seed": DTYPES["seed"]}) for name in frames]
+    pairs = list(zip(frames.values(), seeds, strict=True))
+    hashes = [(identify(part)[:, None] + identify(seed)).reshape(-1, 2) for part, seed in pairs]
+    column = np.concatenate([np.tile(seed["seed"], part.height) for part, seed in pairs])
+    frame = pl.concat(frames.values(), how="vertical")
+    counts = np.concatenate([np.full(part.height, seed.height) for part, seed in pairs])
+    frame = frame[np.repeat(np.arange(frame.height, dtype=np.uint32), counts)]
+    frame = frame.with_columns(pl.Series("seed", column)).select(column.name for column in COLUMNS)
+    return frame.insert_column(0, join_ids(np.concatenate(hashes)))
 
 
 def _constant(name: str, value: object) -> pl.Expr:

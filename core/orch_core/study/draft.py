@@ -159,15 +159,13 @@ def _assumed(device: Device) -> str:
 
 def _fit_notes(frame: pl.DataFrame, device: Device) -> list[str]:
     """Notes on batches that do not fit the device's memory, with what would fit."""
-    trained = frame.filter(pl.col("activation_bytes") > 0).with_columns(
-        share=(pl.col("batch") / pl.col("devices").clip(lower_bound=1)).ceil()
-    )
-    groups = trained.filter((pl.col("micro_batch") < pl.col("share")) | pl.col("checkpointing")).group_by(
-        "recipe", "model", maintain_order=True
-    )
+    share = (pl.col("batch") / pl.col("devices").clip(lower_bound=1)).ceil()
+    short = (pl.col("activation_bytes") > 0) & ((pl.col("micro_batch") < share) | pl.col("checkpointing"))
+    columns = pl.col("micro_batch", "checkpointing", "memory_bytes")
+    trained = frame.lazy().filter(short).select("recipe", "model", columns, share=share)  # only what it reads
+    groups = trained.group_by("recipe", "model", maintain_order=True).agg(pl.all().first()).collect()
     notes = []
-    columns = pl.col("micro_batch", "checkpointing", "memory_bytes", "share").first()
-    for row in groups.agg(columns).iter_rows(named=True):
+    for row in groups.iter_rows(named=True):
         name, micro, share = f"{row['recipe']} {row['model']}", row["micro_batch"], row["share"]
         if micro:
             again = ", its blocks computed again in the backward pass" if row["checkpointing"] else ""
