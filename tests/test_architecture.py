@@ -173,6 +173,40 @@ def test_fitting_a_table_of_points_loads_neither_the_planner_nor_image_packs(tmp
     assert run.returncode == 0, run.stderr
 
 
+def test_a_report_that_draws_nothing_imports_no_plotting_library_and_nothing_of_studies(tmp_path: Path):
+    table = ROOT / "tests" / "data" / "laws" / "epoch_chinchilla_svg_extracted_data.csv"
+    command = [
+        "fit-laws",
+        str(table),
+        "--law",
+        "chinchilla",
+        "--bootstrap",
+        "20",
+        "--out",
+        str(tmp_path / "laws"),
+    ]
+    mapping = ["--map", "params=Model Size", "samples=Training FLOP", "value=loss"]
+    script = (
+        "import sys, orch.cli\n"
+        "from orch_analysis.reports import points_figures\n"
+        "points_figures.FIGURES = ()\n"
+        "try:\n"
+        f"    orch.cli.main({[*command, *mapping]!r})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "rooms = ('matplotlib', 'seaborn', 'pandas', 'scipy', 'statsmodels', 'mlflow', 'pydantic',\n"
+        "         'orch.studies', 'orch_core.study.', 'orch_core.images.', 'orch_core.recipes',\n"
+        "         'orch_analysis.frontiers.', 'orch_analysis.reports.study', 'orch_analysis.forecast.auto')\n"
+        "loaded = [name for name in sys.modules if name.startswith(rooms)]\n"
+        "assert not loaded, loaded\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "laws" / "report.html").is_file()
+
+
 def test_no_library_reads_the_process_arguments():
     names = ("main", "node_check", "ranks", "staging")  # `python -m` of a node
     entries = {f"orch.launching.worker.{name}" for name in names}

@@ -23,7 +23,7 @@ def run_demo(folder: Path) -> int:
     from orch.launching.settings import LaunchOptions
     from orch.planning.planner import PlanOptions, plan_grid
     from orch.studies import find_study
-    from orch_analysis.reports import report_study
+    from orch_analysis.reports.study_report import report_study
     from orch_core.study.plan import read_plan
 
     started = time.monotonic()

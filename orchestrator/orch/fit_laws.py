@@ -6,26 +6,27 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from orch.answer import Answer
 from orch.console import Exit, command_line
-from orch.studies import find_study
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
+from orch_analysis.fitting.plain import to_plain
 from orch_analysis.fitting.points import Points
 from orch_analysis.fitting.used_rows.selection import best, selected
 from orch_analysis.forecast.groups import fit_groups
-from orch_analysis.reports import report_points, report_study
 from orch_analysis.reports.page import writing
-from orch_analysis.saved import laws_json, registered
+from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import load_points
-from orch_analysis.tables.study_tables import read_results
 from orch_core.errors import OrchError
 from orch_core.formatting import columns, percent
+
+if TYPE_CHECKING:
+    from orch_analysis.saved.registered import Score
 
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 MANY = 8  # rows named for each reason, and lines of each kind of remark
@@ -66,21 +67,28 @@ class Fitted(Answer):
 
 def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> Fitted:
     """Fit a study (all laws of its report, or one) or a table of points; raises OrchError for bad input."""
+    if target is not None and not request.tracking_uri and is_table(target):
+        return _fit_points(load_points(target), request, options, Path(f"{target.stem}-laws"))
+    from orch.studies import find_study
+
     if request.tracking_uri:
         from orch.tracking.track import read_points as from_mlflow
 
         name = request.experiment or find_study(target).name
         points = load_points(from_mlflow(request.tracking_uri, name), name=name)
         return _fit_points(points, request, options, Path(f"{name}-laws"))
-    if target is not None and is_table(target):
-        return _fit_points(load_points(target), request, options, Path(f"{target.stem}-laws"))
     study = find_study(target)
     if request.law:
+        from orch_analysis.tables.study_tables import read_results
+
         frame = read_results(study).pretraining
         named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
         frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
         points = load_points(frame, name=study.name)
         return _fit_points(points, request, options, study.laws)
+    from orch_analysis.reports.study_report import report_study
+    from orch_analysis.saved import registered
+
     page = report_study(study.root, request.out, factors=request.factors, seed=options.seed)
     scores = registered.scores(study)
     text = f"report: {page}\n{_scored(scores)}next: open it in a browser, or `orch ui` for the runs"
@@ -88,7 +96,7 @@ def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> F
     return Fitted(document=document | {"forecasts": [asdict(score) for score in scores]}, text=text)
 
 
-def _scored(scores: Sequence[registered.Score]) -> str:
+def _scored(scores: Sequence[Score]) -> str:
     """A line for each registered forecast with its error, and one for all; empty if there are none."""
     if not scores:
         return ""
@@ -142,6 +150,8 @@ def _groups(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
 def _write(points: Points, fits: Sequence[Fit], out: Path, command: str, factors: Sequence[str]) -> Path:
     """Write the report and laws.json; without a fit, only laws.json with the outcomes."""
     if any(fit.estimates for fit in fits):
+        from orch_analysis.reports.points_report import report_points
+
         seed = fits[0].options.seed
         page = report_points(points, fits, out, command=command, factors=factors, seed=seed)
         return page.with_name(laws_json.FILE)
@@ -152,9 +162,8 @@ def _write(points: Points, fits: Sequence[Fit], out: Path, command: str, factors
 
 
 def _fit_document(fit: Fit) -> dict[str, Any]:
-    saved = fit.to_json(draws=False)
-    names = ("law", "group", "estimates", "intervals", "n", "outcome", "message", "dropped", "warnings")
-    return {name: saved[name] for name in names}
+    names = ("group", "estimates", "intervals", "n", "outcome", "message", "dropped", "warnings")
+    return {"law": fit.law.name} | {name: to_plain(getattr(fit, name)) for name in names}
 
 
 def _remarks(fits: Sequence[Fit]) -> list[str]:
@@ -224,6 +233,9 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
     document: dict[str, Any] = {"at": dict(at), "predictions": rows}
     text = "\n".join([columns(table, left=3), *_grouped(remarks)])
     if register:
+        from orch.studies import find_study
+        from orch_analysis.saved import registered
+
         path = registered.register(find_study(folder.resolve().parent), folder, at, trust=trust)
         document["registered"] = str(path)
         text = (

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from orch_analysis.tasks import correlation
 from orch_analysis.tasks.correlation import (
     correlate,
     correlate_all,
@@ -77,6 +78,16 @@ def test_against_scipy():
 def test_permutation_p_is_exact_for_few_tasks():
     x = np.array([1.0, 2.0, 3.0, 4.0])
     assert permutation_test(x, x**2) == pytest.approx(2 / math.factorial(4))  # itself and its mirror image
+
+
+def test_the_parts_in_which_many_tasks_are_permuted_and_resampled_do_not_change_the_numbers(monkeypatch):
+    rng = np.random.default_rng(0)
+    slopes, factor = rng.normal(size=(2, 40))
+    tasks = [str(number) for number in range(40)]
+    whole = correlate(slopes, factor, tasks)
+    monkeypatch.setattr(correlation, "MANY", 10)
+    monkeypatch.setattr(correlation, "PART", 1000)  # 25 orders at a time
+    assert correlate(slopes, factor, tasks) == whole
 
 
 @settings(max_examples=50, deadline=None)

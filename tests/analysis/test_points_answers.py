@@ -17,6 +17,8 @@ from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.page_tables import estimate
 from orch_analysis.reports.points_findings import points_findings
 from orch_analysis.reports.points_page import points_page
+from orch_analysis.reports.points_report import report_points
+from orch_analysis.saved.laws_json import read as load_laws
 from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError
 
@@ -172,3 +174,36 @@ def test_every_figure_belongs_to_a_section_of_the_page():
     sections = {section.id for section in page(findings(scores())).sections}
     sections |= {"benefits"}  # of scores out of 1
     assert {figure.section for figure in points_figures.FIGURES} <= sections
+
+
+def test_a_report_of_many_tasks_says_what_its_page_leaves_out_and_where_it_is(tmp_path):
+    """70 tasks: the page has 24 panels, and 60 rows of the forest and of each table."""
+    frame = scores(tasks=70).with_columns(params_encoder=pl.col("params") * 2)
+    points = load_points(frame)
+    fits = fit_groups("power", points, POWER, by=("task",))
+    page_path = report_points(points, fits, tmp_path)
+    text = page_path.read_text(encoding="utf-8")
+    assert "24 of 70 laws are drawn; laws.json has all of them." in text
+    assert "60 of 70 slopes, those of largest size, are drawn; tables/slopes.csv has all of them." in text
+    assert text.count("The first 60 of 70 rows; the files have all.") == 2  # of the laws, and of the two axes
+    assert len(load_laws(tmp_path)) == 70
+    table = pl.read_csv(tmp_path / "tables" / "slopes.csv")
+    assert table.height == 2 * 70
+    largest = table.filter(pl.col("axis") == "params").sort(pl.col("slope").abs(), descending=True)["task"][
+        :60
+    ]
+    found = points_findings(points, fits, (), 0)
+    for rows in points_figures._largest(found).values():
+        assert {row.task for row in rows} == set(largest)
+
+
+def test_slopes_along_the_other_axis_are_those_of_the_same_rows():
+    """An empty task is a group like any other."""
+    frame = scores().with_columns(
+        params_encoder=pl.col("params") ** 2, task=pl.col("task").replace("t2", None)
+    )
+    found = findings(frame)
+    first, second = found.axes.values()
+    assert [row.task for row in second] == [row.task for row in first]
+    assert "(missing)" in [row.task for row in first]
+    assert [row.slope for row in second] == pytest.approx([row.slope / 2 for row in first])

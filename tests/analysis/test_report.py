@@ -13,7 +13,8 @@ import pytest
 
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.forecast.groups import fit_groups
-from orch_analysis.reports import report_points, report_study
+from orch_analysis.reports.points_report import report_points
+from orch_analysis.reports.study_report import report_study
 from orch_analysis.saved import laws_json
 from orch_analysis.tables import points_file
 from orch_core.cell import Model

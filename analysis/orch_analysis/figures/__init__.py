@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
 
+PANELS = 24  # panels in one figure
+SERIES = 12  # colours in one figure
+ROWS = 60  # tasks in one forest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:

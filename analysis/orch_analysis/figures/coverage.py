@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.colors import LogNorm
 
 from orch_analysis.figures import style
-from orch_analysis.tables.study_tables import CONTROLS
+from orch_analysis.tables import CONTROLS
 from orch_core.formatting import count, duration
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import polars as pl
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from orch_analysis.figures import style
+from orch_analysis.figures import ROWS, style
 from orch_analysis.tasks.factors import in_order, label_of
 from orch_core.formatting import count
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MANY = 1000  # points of a panel above which they are drawn as an image
 HIGH = 0.065  # height of a name, in panels
 SPOTS = tuple((lift, side) for lift in (0.05, -0.05, 0.0, 0.1, -0.1) for side in (1, -1, 0) if lift or side)
 
@@ -43,8 +44,11 @@ def scatter_figure(
             x, y = part[name].to_numpy(), part["slope"].to_numpy()
             errors = np.abs(np.stack([y - part["lo"].to_numpy(), part["hi"].to_numpy() - y]))
             shade = style.colour(str(algorithm))
-            ax.errorbar(x, y, yerr=errors, fmt="none", ecolor=shade, elinewidth=0.8, alpha=0.25)
-            ax.scatter(x, y, s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3)
+            dense = len(x) > MANY
+            ax.errorbar(
+                x, y, yerr=errors, fmt="none", ecolor=shade, elinewidth=0.8, alpha=0.25, rasterized=dense
+            )
+            ax.scatter(x, y, s=14, color=shade, edgecolor="white", linewidth=0.4, zorder=3, rasterized=dense)
         ax.margins(x=0.15)
         ax.autoscale_view(scaley=False)
         ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -73,7 +77,9 @@ def _window(ax: Axes, slopes: pl.Series) -> None:
 
 
 def _names(ax: Axes, rows: pl.DataFrame, name: str) -> None:
-    """Each task's name once, beside the highest of its points, where it covers no point and no other name."""
+    """Each task's name once, beside the highest of its points, where it covers no point and no other name; none of many tasks."""
+    if rows["task"].n_unique() > ROWS:
+        return
     to_axes = ax.transData + ax.transAxes.inverted()
     points = [tuple(to_axes.transform(point)) for point in rows.select(name, "slope").iter_rows()]
     taken: list[tuple[float, float, float, float]] = [(x, y, 0.03, 0.04) for x, y in points]

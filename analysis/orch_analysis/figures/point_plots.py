@@ -11,7 +11,7 @@ import polars as pl
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from orch_analysis.figures import style
+from orch_analysis.figures import PANELS, style
 from orch_analysis.figures.task_plots import label, panels, size_ticks
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.tasks.slopes import group_labels
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANELS = 24  # panels in one figure
 LEVELS = 5  # curves of a joint law in one panel
 
 
 @style.themed
 def law_figure(frame: pl.DataFrame, fits: Sequence[Fit], *, value: str, axis: str) -> Figure:
     """Laws of one variable: a panel per task (one for all where the table has no tasks), a colour per other group."""
-    tasks = sorted({_task(fit) for fit in fits})[:PANELS]
+    tasks = sorted({_task(fit) for fit in fits})
     series = list(dict.fromkeys(_series(fit) for fit in fits))
     figure, axes = panels(len(tasks))
     for ax, task in zip(axes, tasks, strict=False):
@@ -50,7 +49,7 @@ def law_figure(frame: pl.DataFrame, fits: Sequence[Fit], *, value: str, axis: st
         if name
     ]
     if handles:
-        figure.legend(handles=handles[:12], loc="outside upper center", ncols=min(4, len(handles)))
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     return figure
 
 

@@ -14,7 +14,6 @@ from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.points import Points
 from orch_analysis.fitting.used_rows.selection import best, selected
 from orch_analysis.fitting.used_rows.variables import require
-from orch_analysis.forecast import auto
 from orch_analysis.laws.law import Law
 from orch_core.errors import OrchError
 
@@ -36,6 +35,8 @@ def fit_groups(
     if law != "auto":
         named = laws.get(law) if isinstance(law, str) else law
         return [fit(named, part, options, group=group) for group, part in parts]
+    from orch_analysis.forecast import auto
+
     options = auto.auto_options(points.frame, options)
     options, notes = auto.with_ceiling([part.frame for _, part in parts], options)
     return [auto.chosen(part, options, group=group, notes=notes) for group, part in parts]

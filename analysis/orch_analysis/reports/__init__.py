@@ -7,10 +7,6 @@ from pathlib import Path
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.points import Points
-from orch_analysis.reports.points_report import report_points
-from orch_analysis.reports.study_report import report_study
-
-__all__ = ["report", "report_points", "report_study"]
 
 
 def report(source: Points | str | Path, fits: Sequence[Fit] = (), *, out: str | Path | None = None) -> Path:
@@ -20,5 +16,9 @@ def report(source: Points | str | Path, fits: Sequence[Fit] = (), *, out: str | 
     fit or no study, and for a folder that cannot be written.
     """
     if isinstance(source, Points):
+        from orch_analysis.reports.points_report import report_points
+
         return report_points(source, fits, Path(out or "laws"))
+    from orch_analysis.reports.study_report import report_study
+
     return report_study(Path(source), None if out is None else Path(out))

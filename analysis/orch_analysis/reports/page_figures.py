@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 import polars as pl
 
 from orch_analysis.benefits.pooled import BenefitAnalysis
-from orch_analysis.figures import Picture
+from orch_analysis.figures import SERIES, Picture
 from orch_analysis.tasks.factors import BY_NAME
 
 if TYPE_CHECKING:
@@ -95,11 +95,20 @@ def factor_scatter(
 
 def factor_correlations(correlations: pl.DataFrame) -> Figure | None:
     """Correlations with their intervals, where some could be computed."""
-    if not correlations["pearson"].count():
+    known = drawn_correlations(correlations)
+    if known.is_empty():
         return None
     from orch_analysis.figures import factor_plots
 
-    return factor_plots.correlation_figure(correlations)
+    return factor_plots.correlation_figure(known)
+
+
+def drawn_correlations(correlations: pl.DataFrame) -> pl.DataFrame:
+    """The correlations that could be computed, of the first groups."""
+    known = correlations.filter(pl.col("pearson").is_not_null())
+    return known.filter(
+        pl.col("group").is_in(known["group"].unique(maintain_order=True).head(SERIES).to_list())
+    )
 
 
 def benefit_forest(found: BenefitAnalysis | None, axis: str) -> Figure | None:

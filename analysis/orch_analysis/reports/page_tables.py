@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.forecast.auto import AutoFit
-from orch_analysis.frontiers.approaches import Frontier
 from orch_analysis.reports.factor_sentences import family, strength
 from orch_analysis.tables.export import Table
 from orch_analysis.tasks.across_protocols import AcrossProtocols, Estimate
-from orch_analysis.tasks.contrasts import Contrast
 from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
 from orch_core.errors import OrchError
@@ -30,6 +28,10 @@ from orch_core.formatting import (
     power,
     significant,
 )
+
+if TYPE_CHECKING:
+    from orch_analysis.frontiers.approaches import Frontier
+    from orch_analysis.tasks.contrasts import Contrast
 
 AHEAD = 4.0  # times the largest scale of the points, at which a forecast is shown
 SHOWN = 60  # rows of a table on the page; the files have all
@@ -269,20 +271,20 @@ def correlations(
             f"{p_value(row['p_holm'])} / {p_value(row['p_bh'])}",
             _left_out(row),
         )
-        for row in table.iter_rows(named=True)
+        for row in table.head(SHOWN).iter_rows(named=True)
     ]
     most = int(table["n"].max() or 0)  # type: ignore[arg-type]
     note = (
         f"Slopes of {value} in model size against task factors. Pearson's r with Fisher's 95% interval, Spearman's with "
         "that of Bonett and Wright; p of Pearson's r by t test (by permutation), and corrected over the family (Holm / "
         f"Benjamini-Hochberg). {family(table)} {strength(most)} Last column: range of Pearson's r if one task is left out, "
-        "and the task that changes it most."
+        f"and the task that changes it most.{_rest(table.height)}"
     )
     return Table(
         name=name, title=f"Correlations of the slopes of {value} with task factors.", note=note, files=files, folded=folded,
         head=("slopes of", "factor", "n", "Pearson [95%]", "Spearman [95%]", "p (permuted)", "Holm / BH", "leave one out"),
         rows=tuple(rows), words=2,
-        strong=frozenset(i for i, p in enumerate(table["p_holm"]) if p is not None and p < 0.05),
+        strong=frozenset(i for i, p in enumerate(table["p_holm"].head(SHOWN)) if p is not None and p < 0.05),
     )  # fmt: skip
 
 
@@ -470,19 +472,17 @@ def _near(value: float, bound: float) -> bool:
 def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Table:
     """The slopes of the same groups along two axes, side by side; bold: zero outside on the second only."""
     (first, rows), (second, others) = axes.items()
+    pairs = list(zip(rows, others, strict=True))[:SHOWN]
     body = [
         (row.task, row.algorithm, digits(row), _share(row), digits(other), _share(other), str(row.fit.n))
-        for row, other in zip(rows, others, strict=True)
+        for row, other in pairs
     ]
-    changed = [
-        i
-        for i, (row, other) in enumerate(zip(rows, others, strict=True))
-        if other.differs and not row.differs
-    ]
+    changed = [i for i, (row, other) in enumerate(pairs) if other.differs and not row.differs]
     return Table(
         name="table-axes", title="Slopes along two x axes.", files=files, rows=tuple(body), words=2,
         note=f"95% t intervals. They exclude zero in {sum(row.differs for row in rows)} of {len(rows)} groups along {first} "
-        f"and in {sum(row.differs for row in others)} along {second}; bold: along {second} only.",
+        f"and in {sum(row.differs for row in others)} along {second}; bold: along {second} only."
+        f"{_rest(len(rows))}",
         head=("task", "algorithm", f"slope in {first}", "R²", f"slope in {second}", "R²", "n"),
         strong=frozenset(changed),
     )  # fmt: skip

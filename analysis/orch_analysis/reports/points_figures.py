@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orch_analysis.figures import PANELS, ROWS, SERIES
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.reports.page_figures import (
     BENEFITS_ALT,
@@ -12,11 +13,13 @@ from orch_analysis.reports.page_figures import (
     SPECIFICATIONS_CAPTION,
     PageFigure,
     benefit_forest,
+    drawn_correlations,
     factor_correlations,
     factor_scatter,
     specifications,
 )
 from orch_analysis.reports.points_findings import PointsFindings
+from orch_analysis.tasks.slopes import Slope, group_labels
 from orch_core.formatting import listed, percent, plural
 
 if TYPE_CHECKING:
@@ -24,6 +27,19 @@ if TYPE_CHECKING:
 
 
 def _lines(found: PointsFindings) -> list[Fit]:
+    """The laws of one variable that are drawn: of the first tasks, and of the first series within them."""
+    lines = _all_lines(found)
+    labels = [group_labels(fit.group) for fit in lines]
+    tasks = sorted({label["task"] for label in labels})[:PANELS]
+    series = list(dict.fromkeys((label["algorithm"], label["mix"]) for label in labels))[:SERIES]
+    return [
+        fit
+        for fit, label in zip(lines, labels, strict=True)
+        if label["task"] in tasks and (label["algorithm"], label["mix"]) in series
+    ]
+
+
+def _all_lines(found: PointsFindings) -> list[Fit]:
     return [fit for fit in found.fits if len(fit.x) == 1 and fit.estimates]
 
 
@@ -50,8 +66,16 @@ def _formulas(fits: list[Fit]) -> str:
 def _laws_caption(found: PointsFindings) -> str:
     lines = _lines(found)
     limit = " A power law has no upper limit." if any(fit.law.name == "power" for fit in lines) else ""
-    level = percent(lines[0].level)
-    return f"Points of the table with the fitted laws ({_formulas(lines)}); bands are {level} intervals of the curve.{limit}"
+    level, part = percent(lines[0].level), _part(len(lines), len(_all_lines(found)), "laws", "laws.json")
+    return (
+        f"Points of the table with the fitted laws ({_formulas(lines)}); bands are {level} intervals of the curve."
+        f"{limit}{part}"
+    )
+
+
+def _part(shown: int, count: int, what: str, file: str) -> str:
+    """What a figure leaves out, and where it is; empty if it shows everything."""
+    return f" {shown} of {count:,} {what} are drawn; {file} has all of them." if shown < count else ""
 
 
 def _joint_laws(found: PointsFindings) -> Figure | None:
@@ -62,11 +86,38 @@ def _joint_laws(found: PointsFindings) -> Figure | None:
     return point_plots.joint_figure(found.frame, fits, value=found.value)
 
 
-def _forest(found: PointsFindings) -> Figure | None:
-    panels = {
-        f"along {axis}": [row for row in rows if row.slope is not None] for axis, rows in found.axes.items()
+def _joint_caption(found: PointsFindings) -> str:
+    fits = _joint(found)
+    return (
+        f"Points of the table; curves are the fitted law ({_formulas(fits)}) at the values in the legend, each point in "
+        f"the colour of the nearest of them.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
+    )
+
+
+def _slopes(found: PointsFindings) -> dict[str, list[Slope]]:
+    """The slopes of tasks along each axis, those along the first axis of largest size first."""
+    known = {
+        axis: [row for row in rows if row.slope is not None and row.task] for axis, rows in found.axes.items()
     }
-    panels = {title: rows for title, rows in panels.items() if any(row.task for row in rows)}
+    return {
+        axis: sorted(rows, key=lambda row: -abs(row.slope or 0.0)) for axis, rows in known.items() if rows
+    }
+
+
+def _largest(found: PointsFindings) -> dict[str, list[Slope]]:
+    """The slopes that the forest shows: of the tasks with the largest along the first axis, and of few series."""
+    slopes = _slopes(found)
+    first = next(iter(slopes.values()), [])
+    tasks = list(dict.fromkeys(row.task for row in first))[:ROWS]
+    series = sorted({(row.algorithm, row.mix) for row in first})[:SERIES]
+    return {
+        axis: [row for row in rows if row.task in tasks and (row.algorithm, row.mix) in series]
+        for axis, rows in slopes.items()
+    }
+
+
+def _forest(found: PointsFindings) -> Figure | None:
+    panels = {f"along {axis}": rows for axis, rows in _largest(found).items()}
     if not panels:
         return None
     from orch_analysis.figures import task_plots
@@ -74,8 +125,23 @@ def _forest(found: PointsFindings) -> Figure | None:
     return task_plots.forest_figure(panels)
 
 
+def _forest_caption(found: PointsFindings) -> str:
+    shown, known = (len(next(iter(slopes.values()))) for slopes in (_largest(found), _slopes(found)))
+    return (
+        "95% t intervals, filled if the interval excludes zero. An interval much wider than the others is cut at the "
+        f"panel's edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
+    )
+
+
 def _tasks(found: PointsFindings) -> str:
     return plural(max(found.correlations["n"]), "task")
+
+
+def _groups_part(found: PointsFindings) -> str:
+    counts = [
+        frame["group"].n_unique() for frame in (drawn_correlations(found.correlations), found.correlations)
+    ]
+    return _part(counts[0], counts[1], "groups of slopes", "tables/correlations.csv")
 
 
 FIGURES: tuple[PageFigure[PointsFindings], ...] = (
@@ -87,14 +153,12 @@ FIGURES: tuple[PageFigure[PointsFindings], ...] = (
     PageFigure(
         name="joint", section="laws", draw=_joint_laws,
         title=lambda found: f"{found.value} and the fitted joint laws.",
-        caption=lambda found: f"Points of the table; curves are the fitted law ({_formulas(_joint(found))}) at the values in "
-        "the legend, each point in the colour of the nearest of them.",
+        caption=_joint_caption,
         alt="The value against the law's first variable, with curves of the law for values of the second.",
     ),
     PageFigure(
         name="slopes", section="laws", title=lambda found: f"Slopes of {found.value}, sorted.", draw=_forest,
-        caption="95% t intervals, filled if the interval excludes zero. An interval much wider than the others is cut at the "
-        "panel's edge.",
+        caption=_forest_caption,
         alt="Forest plot of slopes with intervals.",
     ),
     PageFigure(
@@ -122,7 +186,7 @@ FIGURES: tuple[PageFigure[PointsFindings], ...] = (
         name="correlations", section="factors",
         title=lambda found: f"Correlations of the slopes of {found.value} with task factors.",
         caption=lambda found: f"Pearson's r over {_tasks(found)} with Fisher's 95% interval, not corrected for the number of "
-        "tests; filled if the interval excludes zero.",
+        f"tests; filled if the interval excludes zero.{_groups_part(found)}",
         draw=lambda found: factor_correlations(found.correlations),
         alt="Correlation of slopes with each factor, with intervals.",
     ),

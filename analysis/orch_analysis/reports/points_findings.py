@@ -13,6 +13,7 @@ from orch_analysis.fitting.fit import fit as fit_law
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.points import ROW, Points
 from orch_analysis.fitting.used_rows.variables import as_numbers, with_derived
+from orch_analysis.forecast.groups import groups
 from orch_analysis.tasks import correlation
 from orch_analysis.tasks.factors import chosen_factors, in_order, varying_factors
 from orch_analysis.tasks.slopes import TASK_KEYS, Slope, group_labels, slope_table
@@ -58,7 +59,7 @@ def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], 
     first = _slopes(fits)
     axes = {first[0].axis: first} if first else {}
     if first and (other := OTHER.get(first[0].axis)) in frame.columns:
-        axes[str(other)] = _slopes([_refit(frame, row, str(other)) for row in first])
+        axes[str(other)] = _slopes(_refits(frame, [row.fit for row in first], first[0].value, str(other)))
     table = _grouped_slopes(first)
     factors = _factors(frame, table, fits, wanted) if first and any(row.task for row in first) else table
     names = varying_factors(
@@ -103,8 +104,11 @@ def _benefits(
 
 def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
     """The rows that the fits used, numbers where they read numbers, with the columns that they made."""
+    distinct: list[FitOptions] = []
     for fit in fits:
-        frame = with_derived(frame, fit.options)
+        if fit.options not in distinct:
+            distinct.append(fit.options)
+            frame = with_derived(frame, fit.options)
     if ROW in frame.columns:
         left_out = sorted({item.row for fit in fits for item in fit.dropped})
         frame = frame.filter(~pl.col(ROW).is_in(left_out)).drop(ROW)
@@ -175,9 +179,12 @@ def _slopes(fits: Sequence[Fit]) -> list[Slope]:
     ]
 
 
-def _refit(frame: pl.DataFrame, row: Slope, axis: str) -> Fit:
-    group = row.fit.group
-    part = frame.filter(
-        *(pl.col(key).cast(pl.String) == value for key, value in group.items() if key in frame.columns)
+def _refits(frame: pl.DataFrame, fits: Sequence[Fit], value: str, axis: str) -> list[Fit]:
+    """The power laws of the same groups along another axis."""
+    options, by = (
+        FitOptions(value=value, x={axis: axis}),
+        [key for key in fits[0].group if key in frame.columns],
     )
-    return fit_law("power", part, FitOptions(value=row.value, x={axis: axis}), group=group)
+    parts = {tuple(group.values()): part.frame for group, part in groups(Points(frame=frame), by)}
+    rows = (parts.get(tuple(one.group[key] for key in by), frame.clear()) for one in fits)
+    return [fit_law("power", part, options, group=one.group) for one, part in zip(fits, rows, strict=True)]

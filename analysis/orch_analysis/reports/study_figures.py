@@ -18,7 +18,7 @@ from orch_analysis.reports.page_figures import (
     specifications,
 )
 from orch_analysis.reports.study_findings import StudyFindings
-from orch_analysis.tables.study_tables import CONTROLS
+from orch_analysis.tables import CONTROLS
 from orch_analysis.tasks.slopes import AXES
 from orch_core.formatting import count, plural
 

@@ -12,8 +12,8 @@ from orch_analysis.benefits.pooled import BenefitAnalysis, benefit_analysis
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.frontiers import approaches
 from orch_analysis.frontiers.approaches import Frontier
-from orch_analysis.tables import study_tables
-from orch_analysis.tables.study_tables import CONTROLS, Results
+from orch_analysis.tables import CONTROLS, study_tables
+from orch_analysis.tables.study_tables import Results
 from orch_analysis.tasks import across_protocols, correlation, slopes
 from orch_analysis.tasks.across_protocols import AcrossProtocols
 from orch_analysis.tasks.contrasts import Contrast, contrasts

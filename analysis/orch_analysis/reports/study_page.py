@@ -13,7 +13,8 @@ from orch_analysis.reports import benefit_section, factor_sentences, page_tables
 from orch_analysis.reports.page import Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.study_findings import StudyFindings
-from orch_analysis.tables.study_tables import CONTROLS, Results
+from orch_analysis.tables import CONTROLS
+from orch_analysis.tables.study_tables import Results
 from orch_core.formatting import duration, plural
 
 Files = Mapping[str, tuple[str, ...]]

@@ -11,7 +11,7 @@ from orch_analysis.reports.benefit_section import benefit_answers
 from orch_analysis.reports.factor_sentences import factor_answer
 from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
-from orch_analysis.tables.study_tables import CONTROLS
+from orch_analysis.tables import CONTROLS
 from orch_analysis.tasks.across_protocols import AcrossProtocols
 from orch_analysis.tasks.contrasts import CATEGORIES, Contrast
 from orch_analysis.tasks.slopes import AXES, LEVELS, Slope, loss_obstacle, same_axis, tied

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -172,6 +173,7 @@ def _largest(fitted: Fit) -> str:
     return ", ".join(f"{name} = {hi:.4g}" for name, (_, hi) in fitted.ranges.items())
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)

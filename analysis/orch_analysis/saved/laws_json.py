@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
-from orch_analysis.forecast.auto import AutoFit
 from orch_analysis.saved import card as cards
 from orch_core.errors import OrchError
 
@@ -39,23 +38,27 @@ def write(
     """
     folder = Path(out_dir)
     (folder / CARDS).mkdir(parents=True, exist_ok=True)
-    entries = []
-    for number, one in enumerate(fits):
-        card = cards.make(one, provenance)
-        page = cards.markdown(card, one)
-        (folder / CARDS / f"card-{number}.md").write_text(page, encoding="utf-8")
-        (folder / CARDS / f"card-{number}.json").write_text(_json(card), encoding="utf-8")
-        entries.append(one.to_json(draws=False) | {"card": f"{CARDS}/card-{number}.json"})
+    path, partial, comma = folder / FILE, folder / f".{FILE}.partial", ""
+    with partial.open("w", encoding="utf-8") as file:  # fit by fit: a table may have ten thousand groups
+        file.write(f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "fits": [')
+        for number, one in enumerate(fits):
+            card = cards.make(one, provenance)
+            page = cards.markdown(card, one)
+            (folder / CARDS / f"card-{number}.md").write_text(page, encoding="utf-8")
+            (folder / CARDS / f"card-{number}.json").write_text(_json(card) + "\n", encoding="utf-8")
+            entry = one.to_json(draws=False) | {"card": f"{CARDS}/card-{number}.json"}
+            file.write(f"{comma}\n{_json(entry)}".replace("\n", "\n    "))
+            comma = ","
+        pooled = _json(list(benefits)).replace("\n", "\n  ")
+        file.write(f'\n  ],\n  "benefits": {pooled}\n}}\n')
     draws = {str(number): one.draws for number, one in enumerate(fits)}
     np.savez_compressed(folder / DRAWS, **draws)  # type: ignore[arg-type]  # its other argument is a flag
-    path = folder / FILE
-    content = {"schema_version": SCHEMA_VERSION, "fits": entries, "benefits": list(benefits)}
-    path.write_text(_json(content), encoding="utf-8")
+    partial.replace(path)
     return path
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def read(folder: str | Path, *, trust: bool = False) -> list[Fit]:
@@ -110,8 +113,11 @@ def predict(
 
 
 def _fit(entry: Mapping[str, Any], draws: Any, *, trust: bool) -> Fit:
-    kind = AutoFit if "choice" in entry else Fit
-    return kind.from_json(entry, draws=draws, trust=trust)
+    if "choice" not in entry:
+        return Fit.from_json(entry, draws=draws, trust=trust)
+    from orch_analysis.forecast.auto import AutoFit
+
+    return AutoFit.from_json(entry, draws=draws, trust=trust)
 
 
 def _from_version_1(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from orch_core.study.stored import StoredRecord
 if TYPE_CHECKING:
     from orch_core.study.plan import Plan
 
-CONTROLS = ("random", "pixels")  # cells without training: the floors that every gain is measured from
 
 CONFIG: Mapping[str, Any] = {
     "cell": pl.String,

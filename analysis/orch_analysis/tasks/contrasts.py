@@ -14,7 +14,7 @@ from itertools import combinations
 
 import polars as pl
 
-from orch_analysis.tables.study_tables import CONTROLS
+from orch_analysis.tables import CONTROLS
 from orch_analysis.tasks.slopes import AXES, LEVELS, tied
 from orch_core.formatting import count
 

@@ -7,7 +7,7 @@ permutation p, p corrected for the whole family (Holm; Benjamini-Hochberg), and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import permutations
@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 EXACT = 7  # tasks up to which all n! permutations are gone through
 SHUFFLES = 9999
 RESAMPLES = 2000
+MANY = 100  # tasks above which the random orders are not kept for the next factor
+PART = 1_000_000  # numbers of random orders or resamples that are held at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +169,32 @@ def permutation_test(x: Floats, y: Floats, seed: int = 0) -> float:
     if len(x) <= EXACT:
         orders = np.array(list(permutations(range(len(x)))))
         return float(np.mean(np.abs(b[orders] @ a) >= observed))
-    return float((1 + np.sum(np.abs(b[_orders(len(x), seed)] @ a) >= observed)) / (1 + SHUFFLES))
+    above = sum(int(np.sum(np.abs(part @ a) >= observed)) for part in _shuffled(b, seed))
+    return (1 + above) / (1 + SHUFFLES)
+
+
+def _shuffled(values: Floats, seed: int) -> Iterator[Floats]:
+    """SHUFFLES random orders of the values, in parts [rows, n] that a small memory holds."""
+    n = len(values)
+    if n <= MANY:
+        yield values[_orders(n, seed)]
+        return
+    stream = np.random.default_rng(seed)
+    for rows in _parts(SHUFFLES, n):
+        yield stream.permuted(np.tile(values, (rows, 1)), axis=1)
 
 
 @lru_cache(maxsize=32)
 def _orders(n: int, seed: int) -> NDArray[np.int64]:
     """SHUFFLES random orders of n tasks [SHUFFLES, n]; the same for every factor of a table."""
     return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (SHUFFLES, 1)), axis=1)
+
+
+def _parts(rows: int, n: int) -> Iterator[int]:
+    """Numbers of rows of n numbers each, which add up to `rows` and fill `PART` numbers each at most."""
+    size = max(1, PART // n)
+    for first in range(0, rows, size):
+        yield min(size, rows - first)
 
 
 def critical_correlation(n: int, level: float = 0.95) -> float:
@@ -192,12 +213,16 @@ def _without_one(x: Floats, y: Floats, names: Sequence[str]) -> dict[str, float]
 def _bootstrap(x: Floats, y: Floats, level: float, seed: int) -> tuple[float | None, float | None]:
     if len(x) < 5:  # too few distinct resamples for a tail
         return None, None
-    picks = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
-    a, b = x[picks], y[picks]
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    stream, products, norms = np.random.default_rng(seed), [], []
+    for rows in _parts(RESAMPLES, len(x)):
+        picks = stream.integers(len(x), size=(rows, len(x)))
+        a, b = x[picks], y[picks]
+        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+        products.append((a * b).sum(1))
+        norms.append(np.sqrt((a * a).sum(1) * (b * b).sum(1)))
+    product, norm = np.concatenate(products), np.concatenate(norms)
     good = norm > 1e-12 * norm.max()
-    draws = (a * b).sum(1)[good] / norm[good]
+    draws = product[good] / norm[good]
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(lo), float(hi)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 
 from orch_core.errors import OrchError
 from orch_core.formatting import listed
-from orch_core.images.npz import SPLITS, Images, Labels
-from orch_core.images.source import read_split
+
+if TYPE_CHECKING:
+    from orch_core.images.npz import Images, Labels
 
 SAMPLE = 2000  # images for compressibility: the median's relative standard error is then below 1%
 CLUSTERED = 5000  # images for the Davies-Bouldin index
@@ -100,6 +102,9 @@ def task_factors(tasks: Mapping[str, tuple[Path, str]]) -> pl.DataFrame:
 
 def factors_of(path: Path, fingerprint: str = "") -> dict[str, float | str | None]:
     """The factors of one task by name, and `notes`: why some or all are missing."""
+    from orch_core.images.npz import SPLITS
+    from orch_core.images.source import read_split
+
     try:
         parts = [read_split(path, split, fingerprint) for split in SPLITS]
     except OrchError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -19,8 +20,10 @@ from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.tables.study_tables import CONTROLS, Results
-from orch_core.recipes import RECIPES
+from orch_analysis.tables import CONTROLS
+
+if TYPE_CHECKING:
+    from orch_analysis.tables.study_tables import Results
 
 AXES: Mapping[str, str] = {
     "params_encoder": "encoder parameters",
@@ -110,6 +113,8 @@ def loss_obstacle(runs: pl.DataFrame, axis: str) -> str:
 
     The recipe says along what its loss keeps its unit (`Recipe.loss_comparable_across`); an unknown recipe is trusted.
     """
+    from orch_core.recipes import RECIPES
+
     recipe = RECIPES.get(runs["recipe"][0]) if runs.height else None
     if recipe is None:
         return ""

@@ -130,7 +130,7 @@ def _seeds(block: Block, name: str) -> Sequence[int]:
 def _with_seeds(frames: Mapping[str, pl.DataFrame], block: Block) -> pl.DataFrame:
     """The rows of every recipe's frame once per seed, with their ids.
 
-    The whole frame is written once, in one piece: polars copies frames in pieces later, all columns at a time.
+    The whole frame is written once, in one piece: polars copies a frame in several pieces as a whole later.
     """
     seeds = [pl.DataFrame({"seed": _seeds(block, name)}, {"seed": DTYPES["seed"]}) for name in frames]
     pairs = list(zip(frames.values(), seeds, strict=True))
