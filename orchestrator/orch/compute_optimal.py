@@ -18,7 +18,8 @@ from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.used_rows.selection import selected
 from orch_analysis.fitting.used_rows.variables import VALUES, as_numbers, require
 from orch_analysis.frontiers import approaches
-from orch_analysis.frontiers.approaches import Frontier, complete_rows, disagreements, optimum
+from orch_analysis.frontiers.approaches import Frontier, disagreements, optimum
+from orch_analysis.frontiers.run_columns import complete_rows
 from orch_analysis.tables.points_file import load_points
 from orch_analysis.tables.study_tables import read_curves, read_results
 from orch_core.errors import OrchError

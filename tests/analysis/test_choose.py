@@ -59,6 +59,15 @@ def test_constants_are_rarely_named_a_trend():
     assert sum(name != "constant" for name in named) <= binom.ppf(0.99, sets, 0.08)
 
 
+def test_forms_are_scored_on_some_of_many_points_and_the_message_says_so():
+    x = np.geomspace(1e4, 1e8, 500)
+    found = auto(noisy(0.2 + 200 * x**-0.6, 0.002), x)
+    assert found.law.name == "power_offset"
+    assert found.n == 500
+    assert "forms were scored on 200 of 500 points, evenly spaced in scale" in found.choice.message
+    assert "evenly spaced" not in auto(noisy(20 * X**-0.4)).choice.message
+
+
 def test_rolling_origin_and_aicc_are_what_a_few_lines_of_numpy_give():
     y = noisy(20 * X**-0.4, 0.02)
     found = {score.form: score for score in auto(y).choice.scores}

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from orch_analysis.fitting import resampling
+from orch_analysis.fitting import fit as fitting
+from orch_analysis.fitting import newton, resampling
 from orch_analysis.fitting.fit import FitOptions, fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.problem import build, theta_of
@@ -200,3 +201,25 @@ def test_intervals_from_delong_errors_cover_the_true_slope() -> None:
     assert found.interval == "parametric"
     assert stats.binom(sets, 0.95).cdf(hits) > 0.005
     assert hits < sets
+
+
+@pytest.mark.parametrize("name", ["power_offset", "m4"])
+def test_fits_to_many_points_end_where_a_search_for_every_resample_ends(name: str, monkeypatch) -> None:
+    """Above `newton.MANY` points, fits and resamples start from fewer points and from the fit: the same numbers."""
+    law = LAWS[name] if LAWS[name].x == ("params",) else LAWS[name].along("params")
+    truth = {**TRUTH, "eps_inf": 0.05, "eps_0": 1.0, "beta": 20.0, "c": 0.3}
+    x = np.geomspace(3e4, 3e8, 400)
+    values = law.value({"params": x}, {key: truth[key] for key in law.params})
+    noise = 0.01 * np.random.default_rng(0).standard_normal(400)
+    table, options = (
+        pl.DataFrame({"params": x, "y": values * np.exp(noise)}),
+        FitOptions(value="y", bootstrap=20),
+    )
+    searched = fit(law, table, options)
+    for module in (newton, fitting):
+        monkeypatch.setattr(module, "MANY", 100)
+    found = fit(law, table, options)
+    assert found.objective == pytest.approx(searched.objective, rel=1e-9)
+    assert list(found.estimates.values()) == pytest.approx(list(searched.estimates.values()), rel=1e-4)
+    for key, ends in searched.intervals.items():
+        assert found.intervals[key] == pytest.approx(ends, rel=0.02)

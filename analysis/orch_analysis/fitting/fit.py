@@ -16,11 +16,11 @@ from orch_analysis.fitting import resampling
 from orch_analysis.fitting.checks import misfit, profile
 from orch_analysis.fitting.checks.verdict import bounded, outside_own_interval, verdict
 from orch_analysis.fitting.estimates import Fit, Identifiability, Line
-from orch_analysis.fitting.newton import Solution, begin, finish, minimise, solve
+from orch_analysis.fitting.newton import MANY, Solution, begin, finish, minimise, solve
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped, Points
-from orch_analysis.fitting.problem import Problem, build, params_of, predict
+from orch_analysis.fitting.problem import Problem, build, evenly_spaced, params_of, part, predict
 from orch_analysis.fitting.used_rows import usable
 from orch_analysis.fitting.used_rows.selection import best, selected
 from orch_analysis.fitting.used_rows.usable import Usable
@@ -292,14 +292,20 @@ def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution,
     rows, target = weight[None, :], problem.target[None, :]
     given = request.options.huber_delta
     delta = float("inf") if request.loss != "huber" or given is None else given
-    theta, objective = begin(problem, target, rows, starts=STARTS, seed=request.options.seed)
+    at = evenly_spaced(problem.x, MANY)  # of many points a part shows where the minima are
+    few = problem if at.size == problem.y.size else part(problem, at)
+    theta, objective = begin(few, target[:, at], rows[:, at], starts=STARTS, seed=request.options.seed)
     if request.loss == "huber" and given is None:
         best = theta[[objective.argmin()]]
         for _ in range(3):
             best, _ = minimise(problem, best, target, rows, delta, tolerance=1e-5, exact=False)
             residuals = predict(problem, best)[0] - problem.target
             delta = max(EFFICIENT * _noise(np.nan_to_num(residuals), len(request.law.free)), LEAST)
-    return finish(problem, theta, target, rows, delta, starts=STARTS), delta
+    found = finish(few, theta, target[:, at], rows[:, at], delta, starts=STARTS)
+    if few is problem or not np.isfinite(found.objective[0]):
+        return found, delta
+    whole = finish(problem, found.minima, target, rows, delta, starts=len(found.minima))
+    return replace(whole, start_agreement=found.start_agreement), delta
 
 
 def _doubts(

@@ -1,8 +1,8 @@
 """Exact local steps from a global search, for all bootstrap replicates of a fit at once.
 
-Every replicate is initialised by its own search over the grid of `search`. From there trust-region Newton steps
-(Levenberg-Marquardt damping of the exact Hessian's absolute eigenvalues) run on all rows together, first on wide
-Huber deltas, which are nearly least squares, and then on the one asked for.
+Every replicate is initialised by its own search over the grid of `search`. From there trust-region Newton
+steps (Levenberg-Marquardt damping of the exact Hessian's absolute eigenvalues) run on all rows together,
+first on wide Huber deltas, which are nearly least squares, and then on the one asked for.
 """
 
 from __future__ import annotations
@@ -12,24 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orch_analysis.fitting.problem import Problem, derivatives, from_link, huber, predict
+from orch_analysis.fitting.problem import (
+    INFINITE,
+    ROUGH,
+    Problem,
+    best_of,
+    derivatives,
+    from_link,
+    huber,
+    predict,
+    stages,
+)
 from orch_analysis.fitting.search import search
 from orch_analysis.laws.law import Array
 
 AGREEMENT = 1e-8  # starts agree when their objectives differ by less, relative to the best
 CHUNK = 30_000  # fits x points worked on together: a few arrays of this size stay in the cache
-INFINITE = float("inf")
 FLAT = 1e-6  # scaled curvature below which differences of derivatives show no more than their own error
+MANY = 2000  # points above which a resample's minimum lies near one of all points: it is found from there
 MAX_STEPS = 150
 MAX_CURVED = 80  # the same for laws that are not sums of terms, which may crawl along a valley
 PATIENCE = 10  # steps without a gain worth having after which a row stops
 ROUGH_STEPS = 12  # steps of a curved law towards a minimum that another stage will find
 BRIEF_STEPS = (
-    30  # steps of a curved law where the last thousandth of the objective does not show: see `minimise`
+    30  # steps of a curved law if the last thousandth of the objective does not show: see `minimise`
 )
 BRIEF_PATIENCE = 4
 BRIEF_WORTH = 1e-5
-ROUGH = 1e-3  # tolerance of a stage on the way
 ZERO = 1e-24  # square of a residual that is rounding error
 SMALL = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # shares of the value at which a vanished term is tried again
 WORTH = 1e-9  # relative gain of a step worth having; starts are compared to 1e-8
@@ -66,13 +75,18 @@ def solve(
 ) -> Solution:
     """Minimise sum_i weights_i huber_delta(law_i - target_i) for every row of `weights` (fits, n).
 
-    `target` is (n,) or one row per fit. `starts` independent global searches, each over its own random share of the
-    grid, are run for every fit; the best wins and `start_agreement` is the share of them that found it. Without `precise`, laws
-    that are not sums of power-law terms take `brief` steps, after which each start goes on from the best of the
-    `basins` (m, p) if steps from there have led lower than those from its own search.
+    `target` is (n,) or one row per fit. `starts` independent global searches, each over its own random share
+    of the grid, are run for every fit; the best wins and `start_agreement` is the share of them that found
+    it. Without `precise`, laws that are not sums of power-law terms take `brief` steps, after which each
+    start goes on from the best of the `basins` (m, p) if steps from there have led lower than those from its
+    own search. Fits to more than `MANY` points start from the best of the `basins`, if there are any, without
+    a search.
     """
     targets = np.broadcast_to(target, weights.shape)
     quick = not precise and problem.terms is None
+    if basins is not None and problem.y.size > MANY:
+        theta = best_of(problem, basins, targets, weights)
+        return finish(problem, theta, targets, weights, delta, starts=1, quick=quick)
     theta, objective = begin(problem, targets, weights, starts=starts, seed=seed, quick=quick)
     if basins is not None and quick:
         rows = np.repeat(np.arange(weights.shape[0]), starts)
@@ -104,7 +118,7 @@ def finish(
     starts: int,
     quick: bool = False,
 ) -> Solution:
-    """The second half of `solve`: from the coordinates (fits x starts, p) of `begin` to the minima at `delta`."""
+    """The second half of `solve`: from the coordinates (fits x starts, p) of `begin` to minima at `delta`."""
     fits = weights.shape[0]
     rows = np.repeat(np.arange(fits), starts)
     for stage, tolerance, exact in stages(problem, theta[::starts], target, delta):
@@ -135,18 +149,10 @@ def _from_basins(
     weights: Array,
     rows: NDArray[np.intp],
 ) -> Array:
-    """Where each start of a search continues: in the best of the `basins` (m, p) if that leads lower by now."""
-    curves = predict(problem, basins)
-    heights = np.stack([huber(curve - target, weights, INFINITE) for curve in curves])
+    """Where each start of a search continues: in the best of the `basins` (m, p) if that has led lower."""
+    begun = best_of(problem, basins, target, weights)
     other, level = minimise(
-        problem,
-        basins[heights.argmin(axis=0)],
-        target,
-        weights,
-        INFINITE,
-        tolerance=ROUGH,
-        exact=False,
-        brief=True,
+        problem, begun, target, weights, INFINITE, tolerance=ROUGH, exact=False, brief=True
     )
     return np.where((level[rows] < objective)[:, None], other[rows], theta)
 
@@ -165,23 +171,17 @@ def _settled(
 ) -> tuple[Array, Array]:
     """Local minima, once more from where a term that has vanished on the way would be worth having.
 
-    The logarithm of a coefficient hides its gradient where the coefficient is zero; the check is made in its own unit.
+    The logarithm of a coefficient hides its gradient where the coefficient is zero, so its own unit is
+    checked.
     """
     theta, objective = minimise(
         problem, theta, target, weights, delta, rows=rows, tolerance=tolerance, exact=exact, brief=brief
     )
     theta, again = _revived(problem, theta, objective, target[rows], weights[rows], delta)
     if again.any():
+        begun, own = theta[again], rows[again]
         theta[again], objective[again] = minimise(
-            problem,
-            theta[again],
-            target,
-            weights,
-            delta,
-            rows=rows[again],
-            tolerance=tolerance,
-            exact=exact,
-            brief=brief,
+            problem, begun, target, weights, delta, rows=own, tolerance=tolerance, exact=exact, brief=brief
         )
     return theta, objective
 
@@ -189,7 +189,7 @@ def _settled(
 def _revived(
     problem: Problem, theta: Array, objective: Array, target: Array, weights: Array, delta: float
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Coordinates with vanished coefficients raised to the best share of `SMALL`, in the rows where that is better."""
+    """Coordinates with vanished coefficients raised to the best share of `SMALL` where that is better."""
     theta, changed = theta.copy(), np.zeros(len(theta), dtype=bool)
     for k, name in enumerate(problem.law.free):
         if name not in problem.law.linear or not problem.logs[k]:
@@ -213,17 +213,6 @@ def _revived(
     return theta, changed
 
 
-def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
-    """Deltas from wide to the one asked for, each with its tolerance and whether it needs the exact Hessian."""
-    some = slice(0, 50)
-    away = np.abs(predict(problem, theta[some]) - target[some])
-    spread = float(np.nanmedian(away)) if np.isfinite(away).any() else 0.0
-    wide = [delta * factor for factor in (10.0, 3.0) if delta * factor < 3.0 * spread]
-    if problem.terms is None:
-        return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-6, False), (delta, 1e-12, True)]
-    return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-12, True)]
-
-
 def minimise(
     problem: Problem,
     theta: Array,
@@ -239,28 +228,21 @@ def minimise(
 ) -> tuple[Array, Array]:
     """Local minima from the coordinates `theta` (starts, p): coordinates and objectives.
 
-    `rows` says which row of `target` and `weights` belongs to each start; `held` (starts, p) marks coordinates that
-    stay where they are (a profile). Stops a row when a full Newton step would gain less than `tolerance` of it.
-    `exact` asks for the exact Hessian, which laws that are not sums of terms pay for. `brief` stops those in a flat
-    valley after `BRIEF_STEPS`, or when four steps gain less than 1e-5 of the objective each: an interval from n
-    points sees changes of the order of 1/n.
+    `rows` says which row of `target` and `weights` belongs to each start; `held` (starts, p) marks
+    coordinates that stay where they are (a profile). Stops a row when a full Newton step would gain less than
+    `tolerance` of it. `exact` asks for the exact Hessian, which laws that are not sums of terms pay for.
+    `brief` stops those in a flat valley after `BRIEF_STEPS`, or when four steps gain less than 1e-5 of the
+    objective each: an interval from n points sees changes of the order of 1/n.
     """
     rows = np.arange(theta.shape[0]) if rows is None else rows
     held = np.zeros(theta.shape, dtype=bool) if held is None else held
     out, objective = theta.copy(), np.empty(theta.shape[0])
     size = max(1, CHUNK // problem.y.size)
     for first in range(0, theta.shape[0], size):
-        part = slice(first, first + size)
-        out[part], objective[part] = _newton(
-            problem,
-            theta[part],
-            target[rows[part]],
-            weights[rows[part]],
-            delta,
-            held[part],
-            tolerance,
-            exact=exact,
-            brief=brief,
+        at = slice(first, first + size)
+        own, goal, factors = theta[at], target[rows[at]], weights[rows[at]]
+        out[at], objective[at] = _newton(
+            problem, own, goal, factors, delta, held[at], tolerance, exact=exact, brief=brief
         )
     return out, objective
 
@@ -317,7 +299,7 @@ def _newton(
 
 
 def _effort(problem: Problem, tolerance: float, *, brief: bool) -> tuple[int, int, float]:
-    """Most steps, steps without a gain worth having after which a row stops, and the relative gain worth having."""
+    """Most steps, steps without a gain worth having that stop a row, and the relative gain worth having."""
     if problem.terms is not None:
         return MAX_STEPS, PATIENCE, max(0.1 * tolerance, WORTH)
     if brief:
@@ -377,7 +359,7 @@ def _bent(
 ) -> tuple[Array, Array, Array]:
     """The same with a Gauss-Newton Hessian: a step that follows the valley's curvature.
 
-    Geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), kept where it is at most 3/4 of the step.
+    Geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), kept if it is at most 3/4 of the step.
     """
     eye = np.eye(theta.shape[1])
     inverse = np.linalg.inv(scaled + (damping[:, None, None] + LEAST) * eye)
@@ -398,7 +380,7 @@ def _bent(
 
 
 def _turn(problem: Problem, theta: Array, state: tuple[Array, ...], step: Array) -> Array:
-    """Second derivative of the law along the step, projected on the derivatives of its coordinates: (fits, p)."""
+    """Second derivative of the law along the step, projected on the coordinates' derivatives: (fits, p)."""
     centre, curve, jacobian = state[3:]
     with np.errstate(all="ignore"):
         ahead = predict(problem, theta + AHEAD * step)

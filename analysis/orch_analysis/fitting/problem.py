@@ -1,7 +1,8 @@
 """One law, one set of points: residuals and exact derivatives for many parameter vectors at once.
 
-Parameters are searched in coordinates: the logarithm of those bounded by (0, inf), the parameter itself otherwise.
-Arrays carry one row per fit (a bootstrap replicate, a start, a profile point) and one column per point or coordinate.
+Parameters are searched in coordinates: the logarithm of those bounded by (0, inf), the parameter itself
+otherwise. Arrays carry one row per fit (a bootstrap replicate, a start, a profile point) and one column per
+point or coordinate.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from orch_analysis.laws.law import POSITIVE, Array, Law, Link, Values
 
 LOG_RANGE = 650.0  # coordinates of positive parameters stay within exp(+-650), the range of a double
+INFINITE = float("inf")
+ROUGH = 1e-3  # tolerance of a stage on the way to the minimum
 STEP = 3e-5  # difference of a law without exact derivatives, in coordinates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """The exponent of each term as a linear function of the coordinates: log term_j = design_j @ theta + offset_j."""
+    """The log of each term as a linear function of the coordinates: design_j @ theta + offset_j."""
 
     columns: tuple[NDArray[np.intp], ...]
     designs: tuple[Array, ...]
@@ -32,9 +35,10 @@ class Terms:
 class Problem:
     """A law and its points, ready to solve.
 
-    y: values (n,); link: the space of the residuals; target: the values there, (n,); scale: d value / d link at
-    the values, (n,); logs: (p,) whether a coordinate is a logarithm; lower, upper: (p,) bounds of the coordinates;
-    terms: the law as a sum of power-law terms, None for other laws and links.
+    y: values (n,); link: the space of the residuals; target: the values there, (n,); scale: d value / d link
+        at the values, (n,)
+    logs: (p,) whether a coordinate is a logarithm; lower, upper: (p,) bounds of the coordinates
+    terms: the law as a sum of power-law terms, None for other laws and links
     """
 
     law: Law
@@ -82,6 +86,22 @@ def build(law: Law, x: Values, y: Array, link: Link) -> Problem:
         lower=lower,
         upper=upper,
         terms=_terms(law, x) if law.terms and link == "log" else None,
+    )
+
+
+def part(problem: Problem, rows: NDArray[np.intp]) -> Problem:
+    """The same problem with some of its points."""
+    x = {name: values[rows] for name, values in problem.x.items()}
+    return build(problem.law, x, problem.y[rows], problem.link)
+
+
+def evenly_spaced(x: Values, most: int) -> NDArray[np.intp]:
+    """Indices of at most `most` points, evenly spaced in the order of scale, the product of the variables."""
+    scale = np.sum([np.log(values) for values in x.values()], axis=0)
+    if scale.size <= most:
+        return np.arange(scale.size)
+    return np.sort(
+        np.argsort(scale, kind="stable")[np.linspace(0, scale.size - 1, most).round().astype(np.intp)]
     )
 
 
@@ -145,13 +165,34 @@ def huber(residuals: Array, weights: Array, delta: float) -> Array:
     return np.asarray(np.einsum("...i,...i->...", weights * clipped, residuals - 0.5 * clipped))
 
 
+def best_of(problem: Problem, basins: Array, target: Array, weights: Array) -> Array:
+    """For every fit the best of the `basins` (m, p) by least squares: coordinates (fits, p)."""
+    if len(basins) == 1:
+        return np.repeat(basins, len(weights), axis=0)
+    curves = predict(problem, basins)
+    heights = np.stack([huber(curve - target, weights, INFINITE) for curve in curves])
+    return np.asarray(basins[heights.argmin(axis=0)])
+
+
+def stages(problem: Problem, theta: Array, target: Array, delta: float) -> list[tuple[float, float, bool]]:
+    """Deltas from wide to the one asked for, each with its tolerance and whether the Hessian is exact."""
+    some = slice(0, 50)
+    away = np.abs(predict(problem, theta[some]) - target[some])
+    spread = float(np.nanmedian(away)) if np.isfinite(away).any() else 0.0
+    wide = [delta * factor for factor in (10.0, 3.0) if delta * factor < 3.0 * spread]
+    if problem.terms is None:
+        return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-6, False), (delta, 1e-12, True)]
+    return [(stage, ROUGH, False) for stage in wide] + [(delta, 1e-12, True)]
+
+
 def derivatives(
     problem: Problem, theta: Array, target: Array, weights: Array, delta: float, *, exact: bool = True
 ) -> tuple[Array, ...]:
     """Objective (fits,), gradient (fits, p) and Hessian (fits, p, p) at coordinates (fits, p).
 
-    With exact=False, laws that are not sums of power-law terms get the Gauss-Newton Hessian, followed by what the
-    curvature of their path needs: values (fits, n), weights in the Hessian (fits, n) and derivatives (fits, p, n).
+    With exact=False, laws that are not sums of power-law terms get the Gauss-Newton Hessian, followed by what
+    the curvature of their path needs: values (fits, n), weights in the Hessian (fits, n) and derivatives
+    (fits, p, n).
     """
     if problem.terms is not None:
         return _exact(problem.terms, theta, target, weights, delta)

@@ -2,14 +2,16 @@
 
 Three kinds of draws, chosen in `kind`:
 
-* "percentile" and "bca" resample rows, or whole clusters, with replacement (pairs bootstrap). They assume nothing
-  about the noise, and need many units: below a hundred beyond the parameters they are too narrow or too wide.
-* "t" keeps the design and draws new noise around the fitted curve. Without clusters the noise is the residuals, each
-  divided by sqrt(1 - leverage), times one Student scale sqrt(dof / chi2_dof) per draw; for a linear law with normal
-  noise the draws' percentiles are the exact t interval. With clusters the noise is normal with a shared part per
-  cluster; its share and size are drawn from their restricted likelihood (uniform prior on the share), so that few
-  clusters give wide intervals. Cluster pairs and wild cluster bootstraps cover 80 to 90% of a nominal 95% with 4 to
-  7 clusters, these draws 93 to 97% (tests/bench/bench_coverage.py).
+* "percentile" and "bca" resample rows, or whole clusters, with replacement (pairs bootstrap). They assume
+  nothing about the noise, and need many units: below a hundred beyond the parameters they are too narrow or
+  too wide.
+* "t" keeps the design and draws new noise around the fitted curve. Without clusters the noise is the
+  residuals, each divided by sqrt(1 - leverage), times one Student scale sqrt(dof / chi2_dof) per draw; for a
+  linear law with normal noise the draws' percentiles are the exact t interval. With clusters the noise is
+  normal with a shared part per cluster; its share and size are drawn from their restricted likelihood
+  (uniform prior on the share), so that few clusters give wide intervals. Cluster pairs and wild cluster
+  bootstraps cover 80 to 90% of a nominal 95% with 4 to 7 clusters, these draws 93 to 97%
+  (tests/bench/bench_coverage.py).
 * "parametric" draws each point from its own known standard error.
 """
 
@@ -40,9 +42,10 @@ class Replicates:
 def resampled_weights(n: int, bootstrap: int, seed: int, clusters: Array | None = None) -> Array:
     """How often each row occurs in each bootstrap sample: (bootstrap, n) counts.
 
-    Pairs bootstrap (Efron 1979): rows are drawn with replacement, or whole clusters when their labels are given
-    (Davison & Hinkley 1997, sec. 3.8). The stream is numpy's RandomState, frozen for ever (NEP 19), so a seed gives
-    the same samples in every version; seed 42 gives those of Besiroglu et al. 2024 (arXiv:2404.10102).
+    Pairs bootstrap (Efron 1979): rows are drawn with replacement, or whole clusters when their labels are
+    given (Davison & Hinkley 1997, sec. 3.8). The stream is numpy's RandomState, frozen for ever (NEP 19), so
+    a seed gives the same samples in every version; seed 42 gives those of Besiroglu et al. 2024
+    (arXiv:2404.10102).
     """
     stream = np.random.RandomState(seed)
     units = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
@@ -116,7 +119,7 @@ def _scaled(design: Array) -> Array:
 def _clustered(
     design: Array, residuals: Array, clusters: Array, bootstrap: int, stream: np.random.Generator
 ) -> Array:
-    """Normal noise with a common part per cluster; variances from their restricted likelihood: (bootstrap, n)."""
+    """Normal noise (bootstrap, n) with a common part per cluster; variances from restricted likelihood."""
     n, p = design.shape
     labels = np.unique(clusters, return_inverse=True)[1].astype(np.intp)
     sizes = np.bincount(labels).astype(float)
@@ -141,7 +144,7 @@ def _clustered(
 
 
 def _inverse_times(columns: Array, labels: NDArray[np.intp], sizes: Array, share: float) -> Array:
-    """Apply the inverse of (1 - share) I + share Z Z' to each column, Z being the indicator of the clusters."""
+    """Apply the inverse of (1 - share) I + share Z Z' to each column; Z is the indicator of the clusters."""
     sums = np.zeros((sizes.size, columns.shape[1]))
     np.add.at(sums, labels, columns)
     factor = share / (1.0 - share + share * sizes)
@@ -151,8 +154,9 @@ def _inverse_times(columns: Array, labels: NDArray[np.intp], sizes: Array, share
 def percentile(draws: Array, level: float, kind: Kind) -> tuple[float, float]:
     """Central interval of the draws (those that are numbers).
 
-    Resampled rows get the interpolated percentiles that are published; redrawn noise the rank (draws + 1) p, below
-    which a new draw falls with probability p (Hyndman & Fan 1996, type 6), so that few draws cover as well as many.
+    Resampled rows get the interpolated percentiles that are published; redrawn noise the rank (draws + 1) p,
+    below which a new draw falls with probability p (Hyndman & Fan 1996, type 6), so that few draws cover as
+    well as many.
     """
     method: Literal["linear", "weibull"] = "linear" if kind in {"percentile", "bca"} else "weibull"
     ends = np.quantile(draws[np.isfinite(draws)], [0.5 - level / 2, 0.5 + level / 2], method=method)
@@ -160,7 +164,7 @@ def percentile(draws: Array, level: float, kind: Kind) -> tuple[float, float]:
 
 
 def bca(draws: Array, estimate: float, jackknife: Array, level: float) -> tuple[float, float]:
-    """Bias-corrected and accelerated interval (Efron 1987, JASA 82:171) from draws and leave-one-out estimates."""
+    """Bias-corrected, accelerated interval (Efron 1987, JASA 82:171) from draws and the jackknife."""
     from scipy.special import ndtr, ndtri
 
     below = np.clip(np.mean(draws < estimate), 0.5 / draws.size, 1.0 - 0.5 / draws.size)

@@ -1,8 +1,9 @@
 """Global search: the best candidate of a grid for every fit, linear parameters in closed form.
 
-Variable projection (Golub & Pereyra 1973, SIAM J. Numer. Anal. 10:413): near a fit log(f/y) is f/y - 1, which is
-linear in the parameters that enter linearly, so at every point of a grid of the others they follow from normal
-equations. All bootstrap replicates share the points, so the equations of the whole grid are a few matrix products.
+Variable projection (Golub & Pereyra 1973, SIAM J. Numer. Anal. 10:413): near a fit log(f/y) is f/y - 1, which
+is linear in the parameters that enter linearly, so at every point of a grid of the others they follow from
+normal equations. All bootstrap replicates share the points, so the equations of the whole grid are a few
+matrix products.
 """
 
 from __future__ import annotations
@@ -184,8 +185,9 @@ def nonnegative(
 ) -> tuple[Array, list[Array]]:
     """Least squares of a few coefficients, non-negative unless `signed`, elementwise over all systems.
 
-    `pairs` holds the upper triangles of the normal equations, `right` their right-hand sides. Returns the decrease
-    of the sum of squares and the coefficients: the best over all subsets whose own solution is feasible.
+    `pairs` holds the upper triangles of the normal equations, `right` their right-hand sides. Returns the
+    decrease of the sum of squares and the coefficients: the best over all subsets whose own solution is
+    feasible.
     """
     total = len(right)
     shape = np.broadcast_shapes(*(part.shape for part in right))
@@ -211,7 +213,8 @@ def nonnegative(
 def _normal_equations(upper: list[Array], right: list[Array]) -> list[Array]:
     """Solve many small symmetric systems at once by elimination; `upper` lists the upper triangles by rows.
 
-    A pivot below rounding error (columns alike wherever the weights are) counts as that: its solution ranks last.
+    A pivot below rounding error (columns alike wherever the weights are) counts as that: its solution ranks
+    last.
     """
     size = len(right)
     places = [(j, k) for j in range(size) for k in range(j, size)]

@@ -2,11 +2,12 @@
 
 Picking a form by AICc or by its backtest predicts worse than an equal-weight average on runs left out
 (`tests/bench/bench_extrapolation.py`), so the two jobs are kept apart. The *prediction* is that of
-`one_variable.forecast`, an average, or for params and samples that of `two_variables.forecast`. The *form* that is named, with its
-estimates and intervals, is the simplest one within 10% of the best rolling-origin error: every form is fitted to the
-small scales and scored on the larger ones. A constant competes too. It is named where it wins, and where the log of
-the value is not shown to depend on the logs of the variables (an F test at 5%); there is no trend to extrapolate
-then. Only the table given is looked at: points that are kept for a test must not be in it.
+`one_variable.forecast`, an average, or for params and samples that of `two_variables.forecast`. The *form*
+that is named, with its estimates and intervals, is the simplest one within 10% of the best rolling-origin
+error: every form is fitted to the small scales and scored on the larger ones. A constant competes too. It is
+named where it wins, and where the log of the value is not shown to depend on the logs of the variables (an F
+test at 5%); there is no trend to extrapolate then. Only the table given is looked at: points that are kept
+for a test must not be in it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from orch_analysis.fitting.fit import fit
 from orch_analysis.fitting.options import DEFAULTS, FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
+from orch_analysis.fitting.problem import evenly_spaced
 from orch_analysis.fitting.used_rows import usable
 from orch_analysis.fitting.used_rows.variables import SIZES, mapped, with_derived, with_value
 from orch_analysis.forecast import one_variable, two_variables
@@ -37,6 +39,7 @@ from orch_core.errors import OrchError
 CLOSE = 1.1  # forms within 10% of the best error count as equal, and the one with fewer parameters is named
 CUTS = (2.0, 4.0, 8.0)  # a form is fitted up to x_last / cut (or C_last / cut) and scored beyond
 LEAST = 5  # points that a form is fitted to, at least, when its turn is scored
+SCORED = 200  # points that forms are scored on: the time of the forecast's turns grows with their cube
 LEVEL = 0.9
 CHANCE = 0.05  # largest p value of an F test that shows a trend
 GROWS = 0.5  # correlation of log value and log scale above which a metric grows
@@ -47,9 +50,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A form's worth: rolling-origin error (RMS of ln predicted/measured, NaN where a turn could not be fitted).
+    """A form's worth: rolling-origin error (RMS of ln predicted/measured, NaN if a turn could not be fitted).
 
-    aicc: Akaike's corrected criterion on all points, for the reader only; parameters: of the form, without noise.
+    aicc: Akaike's corrected criterion on the scored points, for the reader only
+    parameters: of the form, without noise
     """
 
     form: str
@@ -62,9 +66,10 @@ class Score:
 class Choice:
     """Why a form was named, and how well the average of forecasts did on scales that were held back.
 
-    origins: turns of the rolling origin; coverage: share of held-back points inside the 90% band of the average;
-    widening: factor on the band's half width that makes it cover 90% of them, never below 1; message: the choice in a
-    sentence.
+    origins: turns of the rolling origin
+    coverage: share of held-back points inside the 90% band of the average
+    widening: factor on the band's half width that makes it cover 90% of them, never below 1
+    message: the choice in a sentence
     """
 
     scores: tuple[Score, ...]
@@ -76,7 +81,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AutoFit(Fit):
-    """The fit of the form that `auto` named, with the reasons for it; it predicts by a forecast of its own."""
+    """The fit of the form that `auto` named, with the reasons for it; it predicts by a separate forecast."""
 
     choice: Choice
 
@@ -144,10 +149,10 @@ def auto(
 ) -> AutoFit:
     """Choose a form for a value over one variable, or over params and samples, and forecast it.
 
-    A metric that grows needs a ceiling: forms are then fitted to ceiling - value, and forecasts are in the metric's
-    own unit. Without one, values between 0 and 1 that grow are taken to have ceiling 1 (AUC, accuracy), which
-    `warnings` states. Never raises for bad rows: see `Fit.outcome` and `Fit.dropped`. Raises OrchError
-    for unknown columns, other sets of variables, and options that auto does not take.
+    A metric that grows needs a ceiling: forms are then fitted to ceiling - value, and forecasts are in the
+    metric's own unit. Without one, values between 0 and 1 that grow are taken to have ceiling 1 (AUC,
+    accuracy), which `warnings` states. Never raises for bad rows: see `Fit.outcome` and `Fit.dropped`. Raises
+    OrchError for unknown columns, other sets of variables, and options that auto does not take.
     """
     points = table if isinstance(table, Points) else Points(frame=table)
     options = auto_options(points.frame, options)
@@ -172,7 +177,7 @@ def auto_options(table: pl.DataFrame, options: FitOptions) -> FitOptions:
 
 
 def with_ceiling(tables: Sequence[pl.DataFrame], options: FitOptions) -> tuple[FitOptions, tuple[str, ...]]:
-    """The ceiling of a metric that grows in most of the tables, and what to warn of: the same for all of them."""
+    """The ceiling of a metric that grows in most of the tables, the same for all, and what to warn of."""
     if options.ceiling is not None:
         return options, ()
     rows = [_rows(table, options) for table in tables]
@@ -193,12 +198,13 @@ def chosen(
     """`auto` with options that name every column and the ceiling; `notes` are added to the fit's warnings."""
     variables = tuple(options.x)
     rows = _rows(points.frame, options)
-    xs, y, seed = dict(rows.x), rows.y, options.seed
+    few, seed = evenly_spaced(rows.x, SCORED), options.seed
+    xs, y = {name: values[few] for name, values in rows.x.items()}, rows.y[few]
     names = [law.name for law in laws.LAWS.values() if law.auto and len(law.x) == len(variables)]
     forms = {"constant": constant(variables)} | {name: _along(name, variables) for name in names}
     turns = _turns(_scale(xs)) if y.size else []
     scores = tuple(_score(law, xs, y, turns, seed) for law in forms.values())
-    named = _named(scores) if _has_trend(xs, y) else "constant"
+    named = _named(scores) if _has_trend(rows.x, rows.y) else "constant"
     found = fit(forms[named], points, options, group=group)
     coverage, widening = _calibrated(xs, y, turns)
     choice = Choice(
@@ -206,7 +212,7 @@ def chosen(
         origins=len(turns),
         coverage=coverage,
         widening=widening,
-        message=_message(named, scores, turns),
+        message=_message(named, scores, turns) + _scored_on(y.size, rows.y.size),
     )
     values = {item.name: getattr(found, item.name) for item in fields(Fit)}
     return AutoFit(**values | {"warnings": (*found.warnings, *notes)}, choice=choice)
@@ -276,7 +282,7 @@ def _aicc(residuals: Floats, parameters: int) -> float:
 
 
 def _named(scores: tuple[Score, ...]) -> str:
-    """The form with fewest parameters within CLOSE of the best error; the power law where nothing was scored."""
+    """The form with fewest parameters within CLOSE of the best error; the power law if nothing was scored."""
     finite = [score for score in scores if np.isfinite(score.error)]
     if not finite:
         return scores[1].form
@@ -374,9 +380,13 @@ def _has_trend(xs: Mapping[str, Floats], y: Floats) -> bool:
 def _message(named: str, scores: tuple[Score, ...], turns: list[Mask]) -> str:
     if not turns:
         return (
-            f"too few scales to hold any back: {named} is named without this check; the forecast averages all members"
-            f" (the check needs {LEAST} scales at half the largest or less)"
+            f"too few scales to hold any back: {named} is named without this check; the forecast averages "
+            f"all members (the check needs {LEAST} scales at half the largest or less)"
         )
     listed = ", ".join(f"{s.form} {s.error:.3g}" for s in scores if np.isfinite(s.error))
     verdict = "the points show no trend: the value is constant" if named == "constant" else f"{named} named"
     return f"{verdict}; RMS ln errors on larger scales held back in {len(turns)} turns: {listed}"
+
+
+def _scored_on(few: int, count: int) -> str:
+    return f"; forms were scored on {few} of {count:,} points, evenly spaced in scale" if few < count else ""

@@ -16,8 +16,8 @@ import polars as pl
 from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Points
-from orch_analysis.fitting.used_rows.variables import as_numbers, require
 from orch_analysis.frontiers.minimum import Floats, Minimum, loss_noise, minimum
+from orch_analysis.frontiers.run_columns import prepared
 from orch_core.errors import OrchError
 
 LEVEL = 0.95
@@ -97,8 +97,8 @@ def envelope(
     line, n = _ridge(sizes, heights, grid)
     if not np.isfinite(line).all():
         text = (
-            f"{len(np.unique(sizes))} sizes, of which fewer than two between the smallest and the largest are the best at"
-            " any compute; train more sizes, or longer, until the curves of neighbouring sizes cross"
+            f"{len(np.unique(sizes))} sizes, of which fewer than two between the smallest and the largest are "
+            "the best at any compute; train more sizes, or longer, until the curves of neighbouring sizes cross"
         )
         return _failed("envelope", factor, Outcome.NO_CROSSING, text, n=n)
     generator = np.random.default_rng(seed)
@@ -138,8 +138,8 @@ def isoflop(
     notes = tuple(f"isoFLOP {low.flops:.3g}: {low.outcome}: {low.message}" for low in minima if low.message)
     if len(usable) < 3:
         text = (
-            f"{len(usable)} of {len(minima)} isoFLOP curves have a minimum; a line needs 3 and two would always"
-            " fit: train more budgets, or the sizes that the notes name"
+            f"{len(usable)} of {len(minima)} isoFLOP curves have a minimum; a line needs 3 and two would "
+            "always fit: train more budgets, or the sizes that the notes name"
         )
         return _failed("isoflop", factor, Outcome.TOO_FEW_MINIMA, text, len(usable), notes, minima)
     logs, stars = np.log([low.flops for low in usable]), np.log([low.params for low in usable])
@@ -195,16 +195,16 @@ def frontier(
 ) -> tuple[Frontier, ...]:
     """Every approach on one table of points; those that do not apply come back with an outcome that says why.
 
-    value, params, samples, flops, run: columns of the loss, N, D, C and the training run of a checkpoint. One of
-    samples and flops may be missing (C = 6 N D); with both, k is the median of C / (N D). The envelope needs `run`.
-    The parametric law takes the last point of every run. Raises OrchError for columns that do not exist and where both
-    samples and flops are missing.
+    value, params, samples, flops, run: columns of the loss, N, D, C and the training run of a checkpoint. One
+    of samples and flops may be missing (C = 6 N D); with both, k is the median of C / (N D). The envelope
+    needs `run`. The parametric law takes the last point of every run. Raises OrchError for columns that do
+    not exist and where both samples and flops are missing.
     """
     if samples is None and flops is None:
         message = "a frontier needs the samples or the FLOPs of every point"
         raise OrchError(message, hint="map one: --map samples=COLUMN or --map compute=COLUMN")
     frame = table.frame if isinstance(table, Points) else table
-    rows, factor = _prepared(frame, {"N": params, "D": samples, "C": flops, "L": value}, run)
+    rows, factor = prepared(frame, {"N": params, "D": samples, "C": flops, "L": value}, run)
     n, c, loss = (rows[name].to_numpy() for name in ("N", "C", "L"))
     runs = rows["run"].to_list() if run else list(range(rows.height))
     last = rows.sort("C").unique("run", keep="last", maintain_order=True) if run else rows
@@ -219,7 +219,8 @@ def frontier(
 def of_law(rows: pl.DataFrame, *, factor: float = 6.0, bootstrap: int = 1000, seed: int = 0) -> Frontier:
     """Approach 3 on columns N, D, C and L: the Chinchilla law by `fit`, then its optimum.
 
-    Runs whose data follow from their size (D = 20 N, say) show what both do together, not how to share a budget.
+    Runs whose data follow from their size (D = 20 N, say) show what both do together, not how to share a
+    budget.
     """
     from orch_analysis.fitting.fit import fit
 
@@ -266,7 +267,7 @@ def optimum(one: Frontier, flops: float) -> Optimum:
 
 
 def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...]:
-    """A sentence for every pair of approaches whose N* at `flops` differ: apart by 1.5x, or intervals that miss."""
+    """A sentence for every pair of approaches whose N* at `flops` differ by 1.5x or whose intervals miss."""
     good = [one for one in frontiers if one.outcome is Outcome.OK]
     found = []
     for index, left in enumerate(good):
@@ -281,36 +282,6 @@ def disagreements(frontiers: Sequence[Frontier], flops: float) -> tuple[str, ...
                     f" (a = {left.a:.3f} against {right.a:.3f})"
                 )
     return tuple(found)
-
-
-def complete_rows(
-    table: pl.DataFrame, names: Mapping[str, str | None], run: str | None = None
-) -> pl.DataFrame:
-    """The columns `names` (new name: column, None for none), and `run`, of the rows where all are positive numbers.
-
-    Raises OrchError for columns that do not exist.
-    """
-    used = {key: name for key, name in names.items() if name}
-    rows = pl.DataFrame({key: as_numbers(table, name) for key, name in used.items()})
-    if run:
-        require(table, run)
-        rows = rows.with_columns(table[run].cast(pl.String).alias("run"))
-    return rows.filter(pl.all_horizontal(pl.col(*used).is_finite() & (pl.col(*used) > 0)))
-
-
-def _prepared(
-    table: pl.DataFrame, names: Mapping[str, str | None], run: str | None
-) -> tuple[pl.DataFrame, float]:
-    """Columns N, D, C, L (and run) of the usable rows, and k in C = k N D."""
-    rows = complete_rows(table, names, run)
-    factor = 6.0
-    if names["D"] and names["C"] and rows.height:
-        factor = float(np.median((rows["C"] / (rows["N"] * rows["D"])).to_numpy()))
-    rows = rows.with_columns(
-        *([] if names["C"] else [(factor * pl.col("N") * pl.col("D")).alias("C")]),
-        *([] if names["D"] else [(pl.col("C") / (factor * pl.col("N"))).alias("D")]),
-    )
-    return rows, factor
 
 
 def _curves(
@@ -379,8 +350,8 @@ def _line(
     a = float(line[1])
     if not 0 < a < 1:
         text = (
-            f"N* would change as C^{a:.3f} and D* as C^{1 - a:.3f}: a larger budget would mean a smaller model or less data; "
-            "train more sizes and lengths around the best ones"
+            f"N* would change as C^{a:.3f} and D* as C^{1 - a:.3f}: a larger budget would mean a smaller "
+            "model or less data; train more sizes and lengths around the best ones"
         )
         return _failed(
             approach, factor, Outcome.EXPONENT_OUTSIDE, text, n=n, warnings=warnings, minima=minima

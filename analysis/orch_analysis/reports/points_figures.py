@@ -68,8 +68,8 @@ def _laws_caption(found: PointsFindings) -> str:
     limit = " A power law has no upper limit." if any(fit.law.name == "power" for fit in lines) else ""
     level, part = percent(lines[0].level), _part(len(lines), len(_all_lines(found)), "laws", "laws.json")
     return (
-        f"Points of the table with the fitted laws ({_formulas(lines)}); bands are {level} intervals of the curve."
-        f"{limit}{part}"
+        f"Points of the table with the fitted laws ({_formulas(lines)}); bands are {level} intervals of the "
+        f"curve.{limit}{part}"
     )
 
 
@@ -89,8 +89,8 @@ def _joint_laws(found: PointsFindings) -> Figure | None:
 def _joint_caption(found: PointsFindings) -> str:
     fits = _joint(found)
     return (
-        f"Points of the table; curves are the fitted law ({_formulas(fits)}) at the values in the legend, each point in "
-        f"the colour of the nearest of them.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
+        f"Points of the table; curves are the fitted law ({_formulas(fits)}) at the values in the legend, each "
+        f"point in the colour of the nearest of them.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
     )
 
 
@@ -105,7 +105,7 @@ def _slopes(found: PointsFindings) -> dict[str, list[Slope]]:
 
 
 def _largest(found: PointsFindings) -> dict[str, list[Slope]]:
-    """The slopes that the forest shows: of the tasks with the largest along the first axis, and of few series."""
+    """The slopes that the forest shows: of the tasks with the largest along the first axis, in few series."""
     slopes = _slopes(found)
     first = next(iter(slopes.values()), [])
     tasks = list(dict.fromkeys(row.task for row in first))[:ROWS]
@@ -128,8 +128,8 @@ def _forest(found: PointsFindings) -> Figure | None:
 def _forest_caption(found: PointsFindings) -> str:
     shown, known = (len(next(iter(slopes.values()))) for slopes in (_largest(found), _slopes(found)))
     return (
-        "95% t intervals, filled if the interval excludes zero. An interval much wider than the others is cut at the "
-        f"panel's edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
+        "95% t intervals, filled if the interval excludes zero. An interval much wider than the others is cut at "
+        f"the panel's edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
     )
 
 

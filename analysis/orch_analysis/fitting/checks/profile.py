@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orch_analysis.fitting.estimates import Identifiability
-from orch_analysis.fitting.newton import ROUGH, minimise, stages
-from orch_analysis.fitting.problem import Problem, predict
+from orch_analysis.fitting.newton import minimise
+from orch_analysis.fitting.problem import ROUGH, Problem, predict, stages
 from orch_analysis.laws.law import Array
 from orch_core.formatting import percent
 
@@ -39,7 +39,7 @@ class Profile:
     delta: float
 
     def rises(self, reach: Array) -> Array:
-        """Relative rise (points, p, 2) of the best objective with each parameter held `reach` away on both sides."""
+        """Relative rise (points, p, 2) of the best objective, each parameter held `reach` away both ways."""
         p, m = self.theta.size, len(self.minima)
         moved = self.theta[:, None] + SIDES * self._scale()[:, None] * reach
         held_at = np.clip(moved, self.problem.lower[:, None], self.problem.upper[:, None])
@@ -81,7 +81,7 @@ class Profile:
         return np.asarray(np.max(away, axis=0, initial=0.0))
 
     def _minimise(self, starts: Array, held: NDArray[np.bool_]) -> Array:
-        """Objectives reached from `starts`, least squares first: far from the data Huber's loss has no curvature."""
+        """Objectives reached from `starts`, least squares first: Huber's loss is not curved far from data."""
         rows, target, weights = (
             np.zeros(len(starts), dtype=np.intp),
             self.problem.target[None],
