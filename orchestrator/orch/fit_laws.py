@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orch_analysis.saved.registered import Score
 
 GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
+SHOWN = 100  # fits in the terminal
 MANY = 8  # rows named for each reason, and lines of each kind of remark
 BANDS = {"mean": "of the curve", "new": "of a new run"}
 GRIDS = (".yaml", ".yml", "")  # endings of the names of grids, and of folders
@@ -194,12 +195,13 @@ def _rows(numbers: Sequence[int]) -> str:
 def _table(fits: Sequence[Fit]) -> str:
     """A line per fit: its group, n, and estimates with intervals or the outcome."""
     rows = [["group", "n", "law", f"estimates [{percent(fits[0].level)} interval]"]]
-    for fit in fits:
+    for fit in fits[:SHOWN]:
         numbers = "  ".join(f"{name} {_estimate(fit, name)}" for name in fit.estimates)
         rows.append(
             [fit.label or "all", str(fit.n), fit.law.name, numbers or f"{fit.outcome}: {fit.message}"]
         )
-    return columns(rows, left=4)
+    more = f"\n... and {len(fits) - SHOWN:,} more fits in laws.json" if len(fits) > SHOWN else ""
+    return columns(rows, left=4) + more
 
 
 def _estimate(fit: Fit, name: str) -> str:
