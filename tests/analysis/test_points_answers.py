@@ -17,8 +17,6 @@ from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.page_tables import estimate
 from orch_analysis.reports.points_findings import points_findings
 from orch_analysis.reports.points_page import points_page
-from orch_analysis.reports.points_report import report_points
-from orch_analysis.saved.laws_json import read as load_laws
 from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError
 
@@ -176,29 +174,25 @@ def test_every_figure_belongs_to_a_section_of_the_page():
     assert {figure.section for figure in points_figures.FIGURES} <= sections
 
 
-def test_a_report_of_many_tasks_says_what_its_page_leaves_out_and_where_it_is(tmp_path):
+def test_a_report_of_many_tasks_says_what_its_page_leaves_out_and_where_it_is():
     """70 tasks: the page has 24 panels, and 60 rows of the forest and of each table."""
-    frame = scores(tasks=70).with_columns(params_encoder=pl.col("params") * 2)
-    points = load_points(frame)
-    fits = fit_groups("power", points, POWER, by=("task",))
-    page_path = report_points(points, fits, tmp_path)
-    text = page_path.read_text(encoding="utf-8")
-    assert "24 of 70 laws are drawn; laws.json has all of them." in text
-    assert "60 of 70 slopes, those of largest size, are drawn; tables/slopes.csv has all of them." in text
-    assert text.count("The first 60 of 70 rows; the files have all.") == 2  # of the laws, and of the two axes
-    assert len(load_laws(tmp_path)) == 70
-    table = pl.read_csv(tmp_path / "tables" / "slopes.csv")
-    assert table.height == 2 * 70
-    largest = table.filter(pl.col("axis") == "params").sort(pl.col("slope").abs(), descending=True)["task"][
-        :60
-    ]
-    found = points_findings(points, fits, (), 0)
+    found = findings(scores(tasks=70).with_columns(params_encoder=pl.col("params") * 2))
+    assert len(points_figures._lines(found)) == 24
+    assert "24 of 70 laws are drawn; laws.json has all of them." in points_figures._laws_caption(found)
+    left_out = "60 of 70 slopes, those of largest size, are drawn; tables/slopes.csv has all of them."
+    assert left_out in points_figures._forest_caption(found)
+    tables = [block for section in page(found).sections for block in section.blocks if hasattr(block, "rows")]
+    long = {table.name: table for table in tables if table.name != "table-correlations"}
+    assert set(long) == {"table-fits", "table-axes"}
+    for table in long.values():
+        assert len(table.rows) == 60
+        assert "The first 60 of 70 rows; the files have all." in table.note
+    largest = found.slopes.sort(pl.col("slope").abs(), descending=True)["task"][:60]
     for rows in points_figures._largest(found).values():
         assert {row.task for row in rows} == set(largest)
 
 
-def test_slopes_along_the_other_axis_are_those_of_the_same_rows():
-    """An empty task is a group like any other."""
+def test_a_group_without_a_name_is_drawn_and_has_slopes_along_both_axes():
     frame = scores().with_columns(
         params_encoder=pl.col("params") ** 2, task=pl.col("task").replace("t2", None)
     )
@@ -207,3 +201,5 @@ def test_slopes_along_the_other_axis_are_those_of_the_same_rows():
     assert [row.task for row in second] == [row.task for row in first]
     assert "(missing)" in [row.task for row in first]
     assert [row.slope for row in second] == pytest.approx([row.slope / 2 for row in first])
+    titles = [axes.get_title(loc="left") for axes in points_figures._laws(found).axes]
+    assert "(missing)" in titles

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from orch_analysis.figures import PANELS, style
 from orch_analysis.figures.task_plots import label, panels, size_ticks
 from orch_analysis.fitting.estimates import Fit
+from orch_analysis.forecast.groups import MISSING
 from orch_analysis.tasks.slopes import group_labels
 from orch_core.formatting import count
 from orch_core.recipes import recipe_of_algorithm
@@ -104,7 +105,11 @@ def _columns(fit: Fit) -> list[tuple[str, str]]:
 
 def rows_of(frame: pl.DataFrame, fit: Fit) -> pl.DataFrame:
     """The rows of the fit's group with a positive number in every column that the fit reads."""
-    keys = (pl.col(key).cast(pl.String) == word for key, word in fit.group.items() if key in frame.columns)
+    keys = (
+        pl.col(key).cast(pl.String).fill_null(MISSING) == word
+        for key, word in fit.group.items()
+        if key in frame.columns
+    )
     return frame.filter(
         *keys, *(pl.col(name) > 0 for name in (fit.value, *(name for _, name in _columns(fit))))
     )
