@@ -10,10 +10,8 @@ import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.forecast.auto import AutoFit
 from orch_analysis.reports.factor_sentences import family, strength
 from orch_analysis.tables.export import Table
-from orch_analysis.tasks.across_protocols import AcrossProtocols, Estimate
 from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
 from orch_core.errors import OrchError
@@ -30,7 +28,9 @@ from orch_core.formatting import (
 )
 
 if TYPE_CHECKING:
+    from orch_analysis.forecast.auto import AutoFit
     from orch_analysis.frontiers.approaches import Frontier
+    from orch_analysis.tasks.across_protocols import AcrossProtocols, Estimate
     from orch_analysis.tasks.contrasts import Contrast
 
 AHEAD = 4.0  # times the largest scale of the points, at which a forecast is shown

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped
-from orch_analysis.forecast.auto import AutoFit
 from orch_analysis.reports import benefit_section, factor_sentences, page_tables
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
@@ -22,8 +22,7 @@ NAMED = 20  # rows left out that the page lists
 def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str) -> Page:
     """The whole report of a table of points; command: the command line that made it."""
     blocks: list[Block] = [*drawn.of("laws"), page_tables.fits(found.fits, files["fits"])]
-    chosen = [fit for fit in found.fits if isinstance(fit, AutoFit) and fit.estimates]
-    blocks += [page_tables.choices(chosen)] if chosen else []
+    blocks += _choices(found)
     sections = [Section(id="laws", title="Fitted laws", blocks=blocks)]
     benefits: list[Answer] = []
     if len(found.axes) > 1:
@@ -50,6 +49,15 @@ def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str)
         ],
         sections=sections,
     )
+
+
+def _choices(found: PointsFindings) -> list[Block]:
+    if all(type(fit) is Fit for fit in found.fits):  # the forecasts of `--law auto` need more of scipy
+        return []
+    from orch_analysis.forecast.auto import AutoFit
+
+    chosen = [fit for fit in found.fits if isinstance(fit, AutoFit) and fit.estimates]
+    return [page_tables.choices(chosen)] if chosen else []
 
 
 def _facts(found: PointsFindings) -> list[tuple[str, str]]:
