@@ -13,8 +13,8 @@ from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import points_figures
 from orch_analysis.reports.factor_sentences import factor_answer, strength
+from orch_analysis.reports.fit_tables import estimate
 from orch_analysis.reports.page_figures import draw_all
-from orch_analysis.reports.page_tables import estimate
 from orch_analysis.reports.points_findings import points_findings
 from orch_analysis.reports.points_page import points_page
 from orch_analysis.tables.points_file import load_points
@@ -63,7 +63,7 @@ def test_numeric_columns_with_one_value_per_task_are_factors(key):
     r = dict(found.correlations.select("factor", "pearson").iter_rows())
     assert r["contrast"] < -0.99
     text = all_text(found)
-    assert "Used here: contrast and noise." in text
+    assert "The factors of this report are contrast and noise." in text
     assert "The family is 2 tests: 2 factors in 1 group of slopes." in text
 
 
@@ -141,7 +141,7 @@ def test_three_tasks_can_say_nothing_and_no_r_is_above_one():
     found = findings(scores(tasks=3))
     (answer,) = factor_answer(found.correlations, "the slopes")
     assert "1.00" not in answer.numbers.replace("r = 1.00", "").replace("r = −1.00", "")
-    assert "With 3 tasks a correlation has no interval" in answer.numbers
+    assert "The interval of a correlation needs 4 tasks; there are 3." in answer.numbers
 
 
 def test_factors_are_drawn_on_the_scale_that_r_is_computed_on():

@@ -1,4 +1,4 @@
-"""Reports: one self-contained page, with its figures, tables and laws beside it."""
+"""Reports: one self-contained page, in a folder with its figures, tables and laws."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from orch_analysis.fitting.points import Points
 
 
 def report(source: Points | str | Path, fits: Sequence[Fit] = (), *, out: str | Path | None = None) -> Path:
-    """Write a report and return its page: of `fits` to a table of points, or of the study in a folder.
+    """Write the report of `fits` to a table of points, or of the study in a folder; return its page.
 
-    out: the folder of the report; `report` in the study, or `laws` here, by default. Raises OrchError where there is no
-    fit or no study, and for a folder that cannot be written.
+    out: the folder of the report; the default is `report` in the study, or `laws` in the working directory.
+    Raises OrchError if `fits` is empty, for a folder that is not a study, and if the report cannot be
+    written.
     """
     if isinstance(source, Points):
         from orch_analysis.reports.points_report import report_points

@@ -1,4 +1,4 @@
-"""Correlations of slopes with task factors in sentences, for a study and for a table of points."""
+"""The sentences on correlations of slopes with task factors, for a study and for a table of points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orch_core.formatting import listed, number, plural
 
 
 def factor_answer(correlations: pl.DataFrame, slopes: str) -> list[Answer]:
-    """How many correlations of `slopes` (in words) with factors survive correction, and how strong they must be."""
+    """How many correlations of `slopes` (a phrase) with factors are significant, or an empty list."""
     tested = correlations.filter(pl.col("p").is_not_null())
     if tested.is_empty():
         return []
@@ -30,30 +30,37 @@ def factor_answer(correlations: pl.DataFrame, slopes: str) -> list[Answer]:
     return [Answer(verdict="yes" if kept.height else "unclear", claim=claim, numbers=text + strength(most))]
 
 
+def chance(tests: int) -> str:
+    """A sentence on the intervals that would exclude zero by chance among so many 95% intervals."""
+    expected = f"about {number(0.05 * tests, 1)} of {tests} intervals"
+    return f"If every slope were zero, {expected} would still exclude zero."
+
+
 def family(correlations: pl.DataFrame) -> str:
-    """The size of the family of tests that are corrected together, and where it comes from."""
+    """A sentence on the family of tests that are corrected together: its size, factors and groups."""
     tested = correlations.filter(pl.col("p").is_not_null())
+    if tested.is_empty():
+        return "None of the correlations can be tested."
     factors, groups = (plural(tested[name].n_unique(), name) for name in ("factor", "group"))
     return f"The family is {plural(tested.height, 'test')}: {factors} in {groups} of slopes."
 
 
 def strength(tasks: int) -> str:
-    """The correlation that so many tasks can distinguish from zero."""
+    """A sentence on the smallest correlation that so many tasks can distinguish from zero."""
     if tasks < 4:
-        return f"With {tasks} tasks a correlation has no interval: it needs 4."
+        return f"The interval of a correlation needs 4 tasks; there are {tasks}."
     critical = number(critical_correlation(tasks), 2)
     return f"With {tasks} tasks the 95% interval of r excludes zero only if |r| exceeds {critical}."
 
 
 def factor_notes(correlations: pl.DataFrame) -> list[str]:
-    """What to keep in mind when reading these correlations."""
-    found = [
-        "A few tasks support only weak statements about a correlation: read its interval, not only its estimate."
-    ]
+    """Limitations of these correlations."""
+    found = ["Correlations over a few tasks are uncertain: read the interval, not only the estimate."]
     if "headroom" in correlations["factor"]:
         found.append(
-            "Headroom is partly arithmetic: a score near 1 cannot rise, so its slope in log AUC is small whatever was "
-            "pretrained. A factor that is correlated with headroom inherits this correlation."
+            "The correlation with headroom is partly arithmetic: a score near 1 cannot rise much, so its "
+            "slope in log AUC is small for every pretraining. A factor that is correlated with headroom "
+            "inherits this correlation."
         )
     both = correlations.filter(
         pl.col("factor").is_in(["classes", "classes_binary"]), pl.col("pearson").is_not_null()

@@ -20,7 +20,7 @@ ENTRIES = frozenset({"report.html", "figures", "tables", laws_json.FILE, laws_js
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer at the top of the page: the claim in one sentence, then its numbers; the verdict sets its colour."""
+    """An answer at the top of a page: a one-sentence claim, its numbers, and the verdict as its colour."""
 
     verdict: Literal["yes", "no", "unclear", "aside"]
     claim: str
@@ -62,7 +62,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML: styles and pictures inside, no external URL, everything escaped but the drawn SVG."""
+    """The page as one HTML file without external URLs; everything except the drawn SVG is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -94,4 +94,4 @@ def writing(folder: Path) -> Iterator[Path]:
             yield written
     except OSError as error:
         message = f"cannot write the report into {folder}: {error.strerror or error}"
-        raise OrchError(message, hint="free some disk, or choose a writable folder with --out") from error
+        raise OrchError(message, hint="free disk space, or choose a writable folder with --out") from error

@@ -1,7 +1,7 @@
-"""A figure of a report as a value: its section, its words and the function that draws it.
+"""The figures of a report: the section, text and drawing function of each.
 
-To add a figure to a report, write the drawing function in `orch_analysis.figures` and append a `PageFigure` to
-`study_figures.FIGURES` or `points_figures.FIGURES`: the page shows it in its section.
+To add a figure to a report, write the drawing function in `orch_analysis.figures` and append a `PageFigure`
+to `study_figures.FIGURES` or `points_figures.FIGURES`: the page shows it in its section.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ Words: TypeAlias = str | Callable[[Found], str]
 class PageFigure(Generic[Found]):
     """A figure of a page made from findings of type `Found`.
 
-    name: of its files and anchor; section: id of the section that shows it; title, caption: text, or a function of the
-    findings; alt: the same for readers who cannot see it; draw: the drawn figure, or None where the findings have
-    nothing to draw. `draw` imports matplotlib only when it draws.
+    name: of its files and anchor; section: id of the section that shows it; title, caption: text, or a
+          function of
+    the findings; alt: a description for readers who cannot see the figure; draw: returns the figure, or None
+    if the findings lack its data. `draw` imports matplotlib only when it draws.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Drawn:
 
 
 def draw_all(figures: Sequence[PageFigure[Found]], found: Found, folder: Path) -> Drawn:
-    """Draw and save every figure that the findings can fill."""
+    """Draw and save every figure whose data the findings contain."""
     pictures = []
     for one in figures:
         figure = one.draw(found)
@@ -81,10 +82,7 @@ def draw_all(figures: Sequence[PageFigure[Found]], found: Found, folder: Path) -
 def factor_scatter(
     slopes: pl.DataFrame, factors: pl.DataFrame, correlations: pl.DataFrame, names: Sequence[str], value: str
 ) -> Figure | None:
-    """Slopes against the factors that have a panel, where some correlation could be computed.
-
-    Registered factors have a panel if they are `drawn`, columns of the user's always.
-    """
+    """Slopes against factors, a panel per `drawn` factor or column of a table; None without correlations."""
     shown = [name for name in names if name not in BY_NAME or BY_NAME[name].drawn]
     if slopes.is_empty() or not shown or not correlations["pearson"].count():
         return None
@@ -94,7 +92,7 @@ def factor_scatter(
 
 
 def factor_correlations(correlations: pl.DataFrame) -> Figure | None:
-    """Correlations with their intervals, where some could be computed."""
+    """Correlations with their intervals; None if none of them could be computed."""
     known = drawn_correlations(correlations)
     if known.is_empty():
         return None

@@ -68,8 +68,8 @@ def _laws_caption(found: PointsFindings) -> str:
     limit = " A power law has no upper limit." if any(fit.law.name == "power" for fit in lines) else ""
     level, part = percent(lines[0].level), _part(len(lines), len(_all_lines(found)), "laws", "laws.json")
     return (
-        f"Points of the table with the fitted laws ({_formulas(lines)}); bands are {level} intervals of the "
-        f"curve.{limit}{part}"
+        f"Points are rows of the table and curves the fitted laws ({_formulas(lines)}); bands are {level} "
+        f"intervals of the curves.{limit}{part}"
     )
 
 
@@ -89,8 +89,8 @@ def _joint_laws(found: PointsFindings) -> Figure | None:
 def _joint_caption(found: PointsFindings) -> str:
     fits = _joint(found)
     return (
-        f"Points of the table; curves are the fitted law ({_formulas(fits)}) at the values in the legend, each "
-        f"point in the colour of the nearest of them.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
+        f"Points are rows of the table and curves the fitted law ({_formulas(fits)}) at the values in the legend; "
+        f"each point has the colour of the nearest value.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
     )
 
 
@@ -128,8 +128,8 @@ def _forest(found: PointsFindings) -> Figure | None:
 def _forest_caption(found: PointsFindings) -> str:
     shown, known = (len(next(iter(slopes.values()))) for slopes in (_largest(found), _slopes(found)))
     return (
-        "95% t intervals, filled if the interval excludes zero. An interval much wider than the others is cut at "
-        f"the panel's edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
+        "Bars are 95% t intervals; a marker is filled if its interval excludes zero. An interval much wider than "
+        f"the others is cut at the panel's edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
     )
 
 
@@ -177,16 +177,19 @@ FIGURES: tuple[PageFigure[PointsFindings], ...] = (
     PageFigure(
         name="factors", section="factors",
         title=lambda found: f"Slope of {found.value} in model size against each task factor.",
-        caption=lambda found: f"{_tasks(found)}; pale bars: 95% intervals of the slopes, cut at the panel's edge if they are "
-        "much wider than the spread of the slopes.",
-        draw=lambda found: factor_scatter(found.slopes, found.factors, found.correlations, found.names, found.value),
+        caption=lambda found: f"Each point is one of {_tasks(found)}. Pale bars are 95% intervals of the "
+        "slopes, cut at the panel's edge if they are much wider than the spread of the slopes.",
+        draw=lambda found: factor_scatter(
+            found.slopes, found.factors, found.correlations, found.names, found.value
+        ),
         alt="Scatter of slopes against task factors, tasks named.",
     ),
     PageFigure(
         name="correlations", section="factors",
         title=lambda found: f"Correlations of the slopes of {found.value} with task factors.",
-        caption=lambda found: f"Pearson's r over {_tasks(found)} with Fisher's 95% interval, not corrected for the number of "
-        f"tests; filled if the interval excludes zero.{_groups_part(found)}",
+        caption=lambda found: f"Markers are Pearson's r over {_tasks(found)}; bars are Fisher's 95% intervals, not "
+        "corrected for the number of tests. A marker is filled if its interval excludes zero."
+        f"{_groups_part(found)}",
         draw=lambda found: factor_correlations(found.correlations),
         alt="Correlation of slopes with each factor, with intervals.",
     ),

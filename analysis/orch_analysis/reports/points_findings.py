@@ -1,4 +1,4 @@
-"""The numbers of the report of a table of points: its slopes, along two axes where it has them, and task factors."""
+"""The numbers of the report of a table of points: slopes along one or two axes, and task factors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HEADROOM = "headroom"
 class PointsFindings:
     """Every number of the report of a table of points.
 
-    frame: the rows that the fits used; axes: per x axis the fits' slopes, the axis asked for first; slopes: those of the
-    first axis as a table with their `group`; factors: columns group, task and `names`; correlations: of slopes and factors;
-    benefits: of a score out of 1 in tasks, else None.
+    frame: the rows that the fits used; axes: per x axis the fits' slopes, the axis asked for first; slopes:
+    those of the first axis as a table with their `group`; factors: columns group, task and `names`;
+    correlations: of slopes and factors; benefits: of a score out of 1 in tasks, else None.
     """
 
     points: Points
@@ -52,7 +52,8 @@ class PointsFindings:
 def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], seed: int) -> PointsFindings:
     """Slopes along the axis asked for and its alternative, and their correlations with factors in the table.
 
-    wanted: names of the factors to use; without any, every numeric column with one value per task is a factor.
+    wanted: names of the factors to use; without any, every numeric column with one value per task is a
+            factor.
     Raises OrchError for a wanted factor that the table does not have.
     """
     frame = _used(points.frame, fits)
@@ -103,7 +104,7 @@ def _benefits(
 
 
 def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
-    """The rows that the fits used, numbers where they read numbers, with the columns that they made."""
+    """The rows that the fits used, with derived columns, and with numbers in the columns that they read."""
     distinct: list[FitOptions] = []
     for fit in fits:
         if fit.options not in distinct:
@@ -119,7 +120,7 @@ def _used(frame: pl.DataFrame, fits: Sequence[Fit]) -> pl.DataFrame:
 def _factors(
     frame: pl.DataFrame, slopes: pl.DataFrame, fits: Sequence[Fit], wanted: Sequence[str]
 ) -> pl.DataFrame:
-    """Per group and task of the slopes, the factor columns of the table, and headroom for a score out of 1."""
+    """The factors of every group and task: columns of the table, and the headroom of a score."""
     keys = [key for key in TASK_KEYS if key in fits[0].group and key in frame.columns]
     tasks = frame.with_columns(task=pl.concat_str(pl.col(keys).cast(pl.String), separator=" · "))
     names = factor_columns(tasks, fits)
@@ -148,9 +149,9 @@ def factor_columns(tasks: pl.DataFrame, fits: Sequence[Fit]) -> list[str]:
 
 
 def _headroom(tasks: pl.DataFrame, fit: Fit) -> pl.DataFrame | None:
-    """1 - the score of the smallest scale, per algorithm, mix and task; None unless the value is a score out of 1."""
+    """1 - the score at the smallest scale, per algorithm, mix and task; None if `value` is not a score."""
     axis, value = str(next(iter(fit.x.values()))), fit.value
-    if value not in SCORES or not (tasks[value].min() > 0 and tasks[value].max() <= 1):  # type: ignore[operator]
+    if value not in SCORES or not ((tasks[value] > 0) & (tasks[value] <= 1)).all():
         return None
     keys = ["task", *(key for key in ("algorithm", "mix") if key in fit.group and key in tasks.columns)]
     return tasks.sort(axis).group_by(keys, maintain_order=True).agg(headroom=1 - pl.col(value).first())

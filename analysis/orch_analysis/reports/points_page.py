@@ -1,4 +1,4 @@
-"""The layout of the report of a table of points, and its sentences."""
+"""The layout and the sentences of the report of a table of points."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped
-from orch_analysis.reports import benefit_section, factor_sentences, page_tables
+from orch_analysis.reports import benefit_section, factor_sentences, fit_tables, page_tables
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text
 from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.points_findings import PointsFindings
 from orch_analysis.tasks.slopes import Slope
-from orch_core.formatting import listed, number, percent, plural
+from orch_core.formatting import listed, percent, plural
 
 Files = Mapping[str, tuple[str, ...]]
 NAMED = 20  # rows left out that the page lists
 
 
 def points_page(found: PointsFindings, drawn: Drawn, files: Files, command: str) -> Page:
-    """The whole report of a table of points; command: the command line that made it."""
-    blocks: list[Block] = [*drawn.of("laws"), page_tables.fits(found.fits, files["fits"])]
+    """The page of a table of points.
+
+    command: the command line that wrote it, for its provenance.
+    """
+    blocks: list[Block] = [*drawn.of("laws"), fit_tables.fits(found.fits, files["fits"])]
     blocks += _choices(found)
     sections = [Section(id="laws", title="Fitted laws", blocks=blocks)]
     benefits: list[Answer] = []
@@ -57,7 +60,7 @@ def _choices(found: PointsFindings) -> list[Block]:
     from orch_analysis.forecast.auto import AutoFit
 
     chosen = [fit for fit in found.fits if isinstance(fit, AutoFit) and fit.estimates]
-    return [page_tables.choices(chosen)] if chosen else []
+    return [fit_tables.choices(chosen)] if chosen else []
 
 
 def _facts(found: PointsFindings) -> list[tuple[str, str]]:
@@ -110,13 +113,13 @@ def _axis_answers(found: PointsFindings) -> list[Answer]:
         points = sorted({row.fit.n for row in known})
         n = f"{points[0]}" if len(points) == 1 else f"{points[0]} to {points[-1]}"
         ordered = sorted(known, key=lambda row: row.slope or 0.0)
-        ends = " to ".join(f"{_label(row)} {page_tables.digits(row)}" for row in (ordered[0], ordered[-1]))
+        ends = " to ".join(f"{_label(row)} {fit_tables.digits(row)}" for row in (ordered[0], ordered[-1]))
         answers.append(Answer(
             verdict="yes" if 2 * differing > len(known) else "unclear" if differing else "no",
-            claim=f"Along {axis}, {differing} of {plural(len(known), 'slope')} {'differs' if differing == 1 else 'differ'} "
-            "from zero.",
-            numbers=f"Slopes range from {ends}; 95% t intervals, n = {n} each. If every slope were zero, about "
-            f"{number(0.05 * len(known), 1)} of {len(known)} intervals would still exclude zero.",
+            claim=f"Along {axis}, {differing} of {plural(len(known), 'slope')} "
+            f"{'differs' if differing == 1 else 'differ'} from zero.",
+            numbers=f"Slopes range from {ends} (95% t intervals, n = {n} points each). "
+            f"{factor_sentences.chance(len(known))}",
         ))  # fmt: skip
     return answers
 
@@ -128,17 +131,18 @@ def _label(row: Slope) -> str:
 def _axes_section(found: PointsFindings, files: Files) -> Section:
     first, second = found.axes
     text = (
-        f"The same points are fitted along {first} and along {second}. Parts of a model that are discarded before it is used "
-        "(decoders, heads) are counted by one axis and not by the other, which changes the slope and its interval."
+        f"The same points are fitted along {first} and along {second}. Parts of a model that are discarded "
+        "before it is used (decoders, heads) are counted by one axis and not by the other, which changes the "
+        "slope and its interval."
     )
-    blocks: list[Block] = [Text(paragraphs=(text,)), page_tables.two_axes(found.axes, files["slopes"])]
+    blocks: list[Block] = [Text(paragraphs=(text,)), fit_tables.two_axes(found.axes, files["slopes"])]
     return Section(id="axis", title="Effect of the choice of x axis", blocks=blocks)
 
 
 def _factors_section(found: PointsFindings, drawn: Drawn, files: Files) -> Section:
     used = (
-        "A factor is a numeric column of the table with one value per task; `--factor NAME` selects some of them. "
-        f"Used here: {listed(list(found.names))}."
+        "A factor is a numeric column of the table with one value per task; `--factor NAME` selects some of "
+        f"them. The factors of this report are {listed(list(found.names))}."
     )
     blocks: list[Block] = [
         Text(paragraphs=(used,), items=tuple(factor_sentences.factor_notes(found.correlations))),
@@ -157,8 +161,8 @@ def _provenance(found: PointsFindings, command: str) -> Text:
     items = [
         f"Points: {Path(found.points.source).name}, sha256 {found.points.sha256}.",
         *(f"Law: {law.name}, {law.formula}. Source: {law.source}." for law in laws.values()),
-        f"Loss function {first.loss}, {percent(first.level)} intervals ({first.interval}), seed {first.options.seed}.",
-        f"Command: {command}.",
+        f"Loss function: {first.loss}. Intervals: {percent(first.level)} ({first.interval}).",
+        f"Seed: {first.options.seed}. Command: {command}.",
         *_left_out(dropped[:NAMED]),
         *([f"{len(dropped) - NAMED} more rows were left out."] if len(dropped) > NAMED else []),
     ]

@@ -1,4 +1,4 @@
-"""`report_points`: from a table of points and its fits to a report."""
+"""`report_points` writes the report of fits to a table of points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.points import Points
-from orch_analysis.reports import page_tables, points_figures
+from orch_analysis.reports import fit_tables, points_figures
 from orch_analysis.reports.page import render, writing
 from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.points_findings import PointsFindings, points_findings
@@ -28,16 +28,18 @@ def report_points(
     factors: Sequence[str] = (),
     seed: int = 0,
 ) -> Path:
-    """Write the report of fits to a table of points into `out`; returns the page's path.
+    """Write the report of fits to a table of points into `out`; return the path of the page.
 
-    points, fits: results of `load_points` and `fit_groups`. factors: columns to correlate the slopes with; without any, every numeric column with one value per `task` (or `dataset`). Power laws
-    along `params` or `params_encoder` are repeated along the other of the two if the table has it: a law's x axis is a
-    choice, and the page shows its effect. Writes report.html, figures, tables, laws.json and cards; the same points give
-    the same bytes. Raises OrchError if there is no fit, for an unknown factor, and if the folder cannot be written.
+    points, fits: results of `load_points` and `fit_groups`. factors: columns to correlate the slopes with;
+                  without any, every numeric column with one value per `task` (or `dataset`). Power laws
+    along `params` or `params_encoder` are repeated along the other of the two if the table has it: a law's x
+    axis is a choice, and the page shows its effect. Writes report.html, figures, tables, laws.json and cards;
+    the same points give the same bytes. Raises OrchError if there is no fit, for an unknown factor, and if
+    the folder cannot be written.
     """
     if not fits:
-        message = f"{points.source}: there is no fit to report"
-        raise OrchError(message, hint="check the grouping and the rows left out")
+        message = f"{points.source}: cannot write a report without a fit"
+        raise OrchError(message, hint="give the results of `fit` or `fit_groups` to these points")
     numbers = points_findings(points, fits, factors, seed)
     with writing(out) as folder:
         drawn = draw_all(points_figures.FIGURES, numbers, folder / "figures")
@@ -51,7 +53,7 @@ def report_points(
 def _save_tables(found: PointsFindings, folder: Path) -> dict[str, tuple[str, ...]]:
     frames = {
         "points": found.frame,
-        "fits": page_tables.fit_table(found.fits),
+        "fits": fit_tables.fit_table(found.fits),
         "slopes": slope_table([row for rows in found.axes.values() for row in rows]),
         "correlations": found.correlations,
         **(found.benefits.tables() if found.benefits else {}),

@@ -1,4 +1,4 @@
-"""The figures of a study's report. Captions carry n and the meaning of every bar and band."""
+"""The figures of a study's report. Captions contain n and explain every bar and band."""
 
 from __future__ import annotations
 
@@ -68,13 +68,14 @@ def _curves(found: StudyFindings) -> Figure | None:
 def _curves_caption(found: StudyFindings) -> str:
     mixes = ", ".join(f"{algorithm} on {mix}" for algorithm, mix in found.mixes.items())
     return (
-        f"{plural(_main_curves(found)['cell'].n_unique(), 'run')} ({mixes}), one line each; darker lines are larger encoders. "
-        "Dashed: the lowest loss that any run reached with as many FLOPs or fewer."
+        f"Each line is one of {plural(_main_curves(found)['cell'].n_unique(), 'run')} ({mixes}); darker "
+        "lines are larger encoders. The dashed line is the lowest loss that any run reached with as many "
+        "FLOPs or fewer."
     )
 
 
 def _few_mixes(found: StudyFindings) -> pl.DataFrame:
-    """All scores, or those of each algorithm's main mix where more mixes would cover each other."""
+    """All scores, or those of each algorithm's main mix if the grid has more than MIXES mixes."""
     trained = ~pl.col("algorithm").is_in(CONTROLS)
     if found.scored.filter(trained)["mix"].n_unique() <= MIXES:
         return found.scored
@@ -84,7 +85,7 @@ def _few_mixes(found: StudyFindings) -> pl.DataFrame:
 
 
 def _scores(found: StudyFindings, axis: str) -> Figure | None:
-    """Scores along an axis; along another axis than size only where its values differ and are not tied to another's."""
+    """Scores along encoder size, or along another axis if it varies and does not repeat an earlier axis."""
     varies = found.scored.filter(pl.col(axis) > 0)[axis].n_unique() > 1 and axis not in found.tied
     if found.scored.is_empty() or not (varies or axis == "params_encoder"):
         return None
@@ -140,16 +141,19 @@ def _factor_scatter(found: StudyFindings) -> Figure | None:
 
 
 SCORES = (
-    "Bars: 95% bootstrap intervals over test images. Thick lines: the largest value of what is not on the axis; thin lines: "
-    "smaller {other}. Grey: the untrained encoder of {size}; dotted: a probe of the raw pixels. Series are shifted "
-    "sideways a little; each panel has its own AUC axis."
+    "Bars are 95% bootstrap intervals over test images. Thick lines are at the largest value of the other "
+    "axes, thin lines at smaller {other}. The grey line is the untrained encoder of {size}, the dotted line "
+    "a probe of the raw pixels. Series are shifted sideways so that bars do not overlap; the AUC axes of the "
+    "panels differ."
 )
 TASKS = "tasks"
 FIGURES: tuple[PageFigure[StudyFindings], ...] = (
     PageFigure(
-        name="loss", section="pretraining", title="Held-out loss against encoder size, data and compute.", draw=_loss,
-        caption="Each point is a run. Thick lines are the fitted power laws at the geometric mean of the other quantities, "
-        "bands their 95% intervals. Both axes are logarithmic; losses of different rows cannot be compared.",
+        name="loss", section="pretraining", title="Held-out loss against encoder size, data and compute.",
+        draw=_loss,
+        caption="Each point is a run. Thick lines are the fitted power laws at the geometric mean of the "
+        "other quantities; bands are their 95% intervals. Both axes are logarithmic; losses of different "
+        "rows cannot be compared.",
         alt="Held-out loss along each axis, one row of panels per algorithm and mix, with fitted laws.",
     ),
     PageFigure(
@@ -169,32 +173,38 @@ FIGURES: tuple[PageFigure[StudyFindings], ...] = (
     ),
     PageFigure(
         name="scores-images", section=TASKS, title="Test AUC against pretraining images.",
-        caption=SCORES.format(other="encoders", size="the largest size"), draw=lambda found: _scores(found, "images"),
+        caption=SCORES.format(other="encoders", size="the largest size"),
+        draw=lambda found: _scores(found, "images"),
         alt="AUC against pretraining images, one panel per task.",
     ),
     PageFigure(
         name="scores-samples", section=TASKS, title="Test AUC against samples seen.",
-        caption=SCORES.format(other="encoders", size="the largest size"), draw=lambda found: _scores(found, "samples_seen"),
-        alt="AUC against samples seen in pretraining, one panel per task.",
+        caption=SCORES.format(other="encoders", size="the largest size"),
+        draw=lambda found: _scores(found, "samples_seen"),
+        alt="AUC against samples seen in pretraining, one "
+        "panel per task.",
     ),
     PageFigure(
-        name="gain", section=TASKS, title="Gain in test AUC over an untrained encoder of the same size.", draw=_gain,
-        caption="At the largest number of images of each mix. Bars: 95% intervals, paired over the test images. At zero, "
-        "pretraining has no effect. Each panel has its own axis.",
+        name="gain", section=TASKS, title="Gain in test AUC over an untrained encoder of the same size.",
+        draw=_gain,
+        caption="Gains are at the largest number of images of each mix. Bars are 95% intervals, paired over "
+        "the test images. A gain of zero means that pretraining has no effect. The axes of the panels "
+        "differ.",
         alt="Gain in AUC over the untrained control against encoder parameters, one panel per task.",
     ),
     PageFigure(
         name="mixes", section=TASKS, title="Test AUC of each pretraining mix.", draw=_mixes,
-        caption=lambda found: f"{found.mixed['model'][0]} on {count(found.mixed['images'][0])} images of each mix, the largest "
-        "pair that every mix shown was run with. Bars: 95% bootstrap intervals over test images; dashed: the untrained "
-        "encoder of the same size.",
+        caption=lambda found: f"Scores are of {found.mixed['model'][0]} on {count(found.mixed['images'][0])} "
+        "images, the largest pair that was run with every mix shown. Bars are 95% bootstrap intervals over "
+        "test images; the dashed line is the untrained encoder of the same size.",
         alt="Test AUC per task and pretraining mix, with intervals.",
     ),
     PageFigure(
         name="slopes", section="slopes", title="Slopes of the tasks, sorted.", draw=_forest,
-        caption="Exponents of the error (1 − AUC) with 95% t intervals; filled if the interval excludes zero; negative is "
-        "better. Relative error: divided by the error of the untrained encoder of the same size, which removes the effect of "
-        "size alone. An interval much wider than the others is cut at the panel's edge.",
+        caption="Markers are exponents of the error (1 − AUC), where negative is better; bars are 95% t "
+        "intervals. A marker is filled if its interval excludes zero. The relative error is divided by the "
+        "error of the untrained encoder of the same size, which removes the effect of size alone. An "
+        "interval much wider than the others is cut at the panel's edge.",
         alt="Forest plot of the slopes of every task with intervals.",
     ),
     PageFigure(
@@ -207,21 +217,24 @@ FIGURES: tuple[PageFigure[StudyFindings], ...] = (
     ),
     PageFigure(
         name="factors", section="factors", title="Slope of AUC in encoder size against each task factor.",
-        caption=lambda found: f"{plural(max(found.correlations['auc']['n']), 'task')}; pale bars: 95% intervals of the "
-        "slopes, cut at the panel's edge if they are much wider than the spread of the slopes.",
+        caption=lambda found: f"Each point is one of {plural(max(found.correlations['auc']['n']), 'task')}. "
+        "Pale bars are 95% intervals of the slopes, cut at the panel's edge if they are much wider than the "
+        "spread of the slopes.",
         draw=_factor_scatter, alt="Scatter of slopes against task factors, tasks named.",
     ),
     PageFigure(
         name="correlations", section="factors", title="Correlations of the slopes of AUC with task factors.",
-        caption=lambda found: f"Pearson's r over {plural(max(found.correlations['auc']['n']), 'task')} with Fisher's 95% "
-        "interval, not corrected for the number of tests; filled if the interval excludes zero.",
+        caption=lambda found: "Markers are Pearson's r over "
+        f"{plural(max(found.correlations['auc']['n']), 'task')}; bars are Fisher's 95% intervals, not "
+        "corrected for the number of tests. A marker is filled if its interval excludes zero.",
         draw=lambda found: factor_correlations(found.correlations["auc"]),
         alt="Correlation of slopes with each factor, with intervals.",
     ),
     PageFigure(
         name="coverage", section="grid", title="The grid and its cost.", draw=_coverage,
-        caption="Device time of each cell, pretraining and probes, summed over seeds. A cross with a number counts cells that "
-        "are not finished; an empty square is not in the grid.",
+        caption="Each square contains the device time of its cells, pretraining and probes, summed over "
+        "seeds. A cross with a number counts cells that are not finished; an empty square is not in the "
+        "grid.",
         alt="Heat map of the grid's cells with the time each took.",
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The numbers of a study's report, computed once: tables, slopes, contrasts, factors and correlations."""
+"""The numbers of a study's report: tables, slopes, contrasts, factors and correlations."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ class DeviceTime:
 class StudyFindings:
     """Every number of a study's report. With several probing protocols, all but `protocols` are of one of them.
 
-    curves: logged points of training; cells: the grid with states and minutes; scored: probes with what they are
-    measured against; best, mixed: rows of `best_cells` and `mix_rows`; mixes: per algorithm its main mix; loss, probes:
-    power laws of the held-out loss and of the tasks; joint: laws of size and data; factors: a row per task; grouped:
-    factors per algorithm and task; correlations: of the slopes of `auc` and `error_ratio` in encoder size, by value;
-    tied: axes that repeat another one, with that other axis; benefits: of every task along every axis that is one of its own.
+    curves: logged points of training; cells: the grid with states and minutes; scored: probes with their
+    controls (`with_controls`); best, mixed: rows of `best_cells` and `mix_rows`; mixes: the main mix of each
+    algorithm; tied: axes that repeat another axis, with that axis; loss, probes: power laws of the held-out
+    loss and of the tasks; joint: laws of size and data; factors: a row per task; grouped: factors per
+    algorithm and task; correlations: of the slopes of `auc` and `error_ratio` in encoder size, by value;
+    benefits: of every task along every axis that does not repeat another.
     """
 
     study: Study
@@ -71,7 +72,7 @@ class StudyFindings:
     benefits: BenefitAnalysis
 
     def main_slopes(self, value: str) -> pl.DataFrame:
-        """Slopes of `value` in encoder size, of every algorithm's main mix, as rows of `slope_table` with `group`."""
+        """Slopes of `value` in encoder size for main mixes, as rows of `slope_table` with `group`."""
         return _main_slopes(self.probes, self.mixes, value)
 
 
@@ -80,7 +81,8 @@ def study_findings(
 ) -> StudyFindings:
     """Compute everything that the study's report prints.
 
-    factors: those that the slopes are correlated with; all by default. Raises OrchError if no cell is finished, and for
+    factors: those that the slopes are correlated with; all by default. Raises OrchError if no cell is
+             finished, and for
     an unknown factor.
     """
     everything = study_tables.read_results(study)
@@ -89,9 +91,7 @@ def study_findings(
         causes = found.ledger["cause"].value_counts(sort=True).iter_rows()
         why = listed([f"{count} {cause}" for cause, count in causes])
         message = f"{study.root} has no finished cell{f' ({why})' if why else ''}"
-        raise OrchError(
-            message, hint="`orch launch` runs what is planned; `orch status` prints what failed and why"
-        )
+        raise OrchError(message, hint="run `orch launch`; `orch status` prints the causes of failures")
     scored, mixes = slopes.with_controls(found.probes), main_mixes(found.pretraining)
     probes = slopes.probe_slopes(found)
     curves = study_tables.read_curves(study, found.pretraining)
@@ -145,7 +145,7 @@ def _benefits(
 
 
 def main_mixes(runs: pl.DataFrame) -> dict[str, str]:
-    """Per trained algorithm the mix with most cells: the one that the answer at the top is about."""
+    """The mix with most cells of each trained algorithm; the answers at the top of the page are about it."""
     trained = runs.filter(~pl.col("algorithm").is_in(CONTROLS))
     counts = (
         trained.group_by("algorithm", "mix")
@@ -173,7 +173,7 @@ def _tied(runs: pl.DataFrame) -> dict[str, str]:
 
 
 def _one_unit(runs: pl.DataFrame, mixes: Mapping[str, str]) -> dict[str, str]:
-    """The algorithms (with their main mix) whose losses of different encoder sizes are one quantity."""
+    """The algorithms (with their main mix) whose losses can be compared between encoder sizes."""
     return {
         algorithm: mix
         for algorithm, mix in mixes.items()
@@ -184,7 +184,7 @@ def _one_unit(runs: pl.DataFrame, mixes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dict[str, Frontier]:
-    """The compute-optimal size from the envelope of each algorithm's curves, where it has three sizes."""
+    """The compute-optimal size from the envelope of each algorithm's curves, if it has three sizes."""
     found = {}
     for algorithm, mix in mixes.items():
         part = curves.filter(
@@ -200,7 +200,7 @@ def _frontiers(curves: pl.DataFrame, mixes: Mapping[str, str], seed: int) -> dic
 
 
 def best_cells(scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:
-    """Per trained algorithm and task: the largest encoder on most images of its main mix, mean over seeds."""
+    """Scores of the largest encoder on most images of the main mix by algorithm and task, mean over seeds."""
     rows = scored.join(_pairs(mixes), on=["algorithm", "mix"], how="semi")
     key = ["algorithm", "task"]
     for size in ("images", "params_encoder"):
@@ -210,9 +210,9 @@ def best_cells(scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:
 
 
 def mix_rows(scored: pl.DataFrame) -> pl.DataFrame:
-    """Scores that compare mixes: one encoder and one number of images with which two or more mixes were run.
+    """Scores of two or more mixes at one pair of encoder and number of images, mean over seeds.
 
-    Of such pairs the one with most mixes, then the largest; mean over seeds. Empty where no pair has two mixes.
+    The pair is the one with most mixes, then the largest. Empty if every pair has a single mix.
     """
     rows = scored.filter(~pl.col("algorithm").is_in(CONTROLS))
     pairs = rows.group_by("model", "params_encoder", "images").agg(mixes=pl.col("mix").n_unique())
@@ -226,7 +226,7 @@ def mix_rows(scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def _grouped(described: pl.DataFrame, scored: pl.DataFrame, mixes: Mapping[str, str]) -> pl.DataFrame:
-    """Factors per (algorithm, task): those of the task, and headroom, 1 - AUC of the smallest encoder on most images."""
+    """Factors of each algorithm and task; headroom is 1 - AUC of the smallest encoder on most images."""
     parts = []
     for algorithm, mix in mixes.items():
         rows = scored.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)

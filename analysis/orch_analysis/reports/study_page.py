@@ -21,7 +21,7 @@ Files = Mapping[str, tuple[str, ...]]
 
 
 def study_page(found: StudyFindings, drawn: Drawn, files: Files) -> Page:
-    """The layout of a study's report: which sentences, figures and tables, in which order."""
+    """The page of a study: its sentences, figures and tables in order."""
     return Page(
         title=f"Does scaling pay? The study “{found.study.name}”",
         kicker="Scaling-law report",
@@ -58,8 +58,8 @@ def _facts(found: StudyFindings) -> list[tuple[str, str]]:
 
 def _pretraining(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     text = (
-        "Losses can be compared within an algorithm and a mix, not between algorithms. A slope along one axis is taken at "
-        "fixed values of the others; bands are 95% intervals of the curve."
+        "Losses can be compared within an algorithm and a mix, not between algorithms. A slope along one "
+        "axis is taken at fixed values of the others; bands are 95% intervals of the curve."
     )
     blocks: list[Block] = [
         Text(paragraphs=(text,)),
@@ -73,8 +73,9 @@ def _pretraining(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
 
 def _tasks(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     text = (
-        "Scores are of probes trained on frozen features. A larger encoder scores higher even without training, so every "
-        "score is shown beside two controls: an untrained encoder of the same size, and a probe of the raw pixels."
+        "Scores are those of probes trained on frozen features. A larger encoder scores higher even without "
+        "training, so every score is shown beside two controls: an untrained encoder of the same size, and a "
+        "probe of the raw pixels."
     )
     blocks: list[Block] = [
         Text(paragraphs=(text,)),
@@ -108,7 +109,9 @@ def _factors(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
         Text(items=tuple(factor_sentences.factor_notes(found.correlations["auc"]))),
         *drawn.of("factors"),
         page_tables.factors(found.factors, files["factors"]),
-        page_tables.correlations(found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"),
+        page_tables.correlations(
+            found.correlations["auc"], files["correlations"], name="table-correlations", value="AUC"
+        ),
         page_tables.correlations(
             found.correlations["error_ratio"], files["correlations"], name="table-correlations-relative",
             value="the error relative to the control", folded=True,
@@ -119,7 +122,7 @@ def _factors(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
 
 def _grid(found: StudyFindings, drawn: Drawn, files: Files) -> Section:
     results = found.results
-    complete = Text(paragraphs=("Every planned cell and probe has its record.",))
+    complete = Text(paragraphs=("The study contains a record of every planned cell and probe.",))
     blocks: list[Block] = [
         *drawn.of("grid"),
         page_tables.sizes(results.pretraining, results.probes, files["pretraining"]),
@@ -132,17 +135,16 @@ def _provenance(found: StudyFindings) -> Section:
     root = found.study.root
     plan = found.study.plan()
     grid = found.study.grid_file
-    items = [
-        f"Data: {found.results.pretraining.height + found.results.probes.height:,} records, blake2b {found.results.digest}."
-    ]
+    records = found.results.pretraining.height + found.results.probes.height
+    items = [f"Data: {records:,} records, blake2b {found.results.digest}."]
     if plan:
         items.append(f"Plan: {plan.get('plan', '')}; grid {Path(str(plan.get('grid', 'grid.yaml'))).name}.")
     items += [_part(name, counts) for name, counts in found.results.provenance.items()]
     if span := _span(found.results):
         items.append(span)
     items.append(
-        "Fits: laws.json; power laws by least squares on logarithms with exact t intervals. Commands: orch plan, orch launch, "
-        f"orch fit-laws {root.name}."
+        "Fits are saved in laws.json. Power laws are fitted by least squares on logarithms, with exact t "
+        f"intervals. Commands: orch plan, orch launch, orch fit-laws {root.name}."
     )
     blocks: list[Block] = [Text(items=tuple(items))]
     if grid.exists():
@@ -154,12 +156,9 @@ def _part(name: str, counts: Mapping[str, int]) -> str:
     shown = []
     for text, count in list(counts.items())[:4]:
         value = json.loads(text)
-        said = (
-            ", ".join(f"{key} {item}" for key, item in value.items() if item not in ("", None, []))
-            if isinstance(value, dict)
-            else str(value)
-        )
-        shown.append(f"{said} ({plural(count, 'record')})")
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items() if item not in ("", None, []))
+        shown.append(f"{value} ({plural(count, 'record')})")
     more = f"; and {len(counts) - 4} more" if len(counts) > 4 else ""
     return f"{name.capitalize()}: {'; '.join(shown)}{more}."
 

@@ -1,4 +1,4 @@
-"""`report_study`: from a study folder to a report, with the tables, figures and laws that it rests on."""
+"""`report_study` writes the report of a study with its tables, figures and laws."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.reports import study_figures
+from orch_analysis.reports.fit_tables import fit_table
 from orch_analysis.reports.page import render, writing
 from orch_analysis.reports.page_figures import draw_all
-from orch_analysis.reports.page_tables import fit_table
 from orch_analysis.reports.study_findings import StudyFindings, study_findings
 from orch_analysis.reports.study_page import study_page
 from orch_analysis.saved import laws_json
@@ -31,12 +31,13 @@ def report_study(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Path:
-    """Fit and report the study at `root` into `out` (its folder `report` by default); returns the page's path.
+    """Fit the study at `root`, write its report into `out` (by default its folder `report`), return the page.
 
-    factors: task factors to correlate the slopes with, all by default; bootstrap: resamples for the intervals of the joint laws (power laws have exact ones).
-    Writes report.html, figures/*.{svg,png,pdf}, tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same
-    records give the same bytes. Raises OrchError if there is no study, if no cell is finished, for an unknown factor, and
-    if the folder cannot be written.
+    factors: task factors to correlate the slopes with, all by default; bootstrap: resamples for the intervals
+    of the joint laws (those of power laws are exact). Writes report.html, figures/*.{svg,png,pdf},
+    tables/*.{csv,parquet,tex}, laws.json and the fits' cards. The same records give the same bytes. Raises
+    OrchError if there is no study, if no cell is finished, for an unknown factor, and if `out` cannot be
+    written.
     """
     study = open_study(root)
     found = study_findings(study, factors=factors, bootstrap=bootstrap, seed=seed)
@@ -70,10 +71,11 @@ def _save_tables(found: StudyFindings, folder: Path) -> dict[str, tuple[str, ...
 
 
 def _provenance(found: StudyFindings) -> dict[str, Any]:
-    """What the cards of the fits state about their data."""
+    """The origin of the data, for the cards of the fits."""
     return {
         "source": f"records of the study {found.study.name}, blake2b {found.results.digest}",
-        "filters": "finished cells; along one axis, values are taken at the geometric mean of the quantities in `held`",
+        "filters": "finished cells; along one axis, values are taken at the geometric mean of the quantities "
+        "in `held`",
         "counting": {
             "params_encoder": "parameters of the probed encoder, without heads and decoders",
             "params": "parameters of the probed encoder, without heads and decoders",

@@ -1,4 +1,4 @@
-"""A study's findings in sentences: each claim with its interval and n, and with its limits."""
+"""The sentences of a study's report: claims with their intervals and n, and limitations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 
 from orch_analysis.reports.benefit_section import benefit_answers
-from orch_analysis.reports.factor_sentences import factor_answer
+from orch_analysis.reports.factor_sentences import chance, factor_answer
 from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables import CONTROLS
@@ -22,9 +22,8 @@ from orch_core.study.record import Cause
 SMALL_HOURS = 24.0  # device-hours of a whole study below which its report warns of its small budget
 NAMED = 6  # tasks up to which the answer prints every number
 LOSS = "heldout_loss"
-COMPUTE = (
-    "flops_train"  # it combines other axes: the lead names it only where it is the only one with a slope
-)
+# The lead names compute only if no other axis has a slope, since it combines the other axes.
+COMPUTE = "flops_train"
 SHOWN = 4  # contrasts printed for each axis
 PLURALS = {"algorithm": "algorithms", "mix": "mixes", "resolution": "resolutions"}
 
@@ -36,7 +35,7 @@ def name_of(algorithm: str) -> str:
 
 
 def answers(found: StudyFindings) -> list[Answer]:
-    """The answers at the top of the page: a sentence for every axis that the grid varies, for loss and for tasks."""
+    """The answers at the top of the page: loss and tasks along every axis that the grid varies."""
     return [
         *loss_answers(found),
         *gain_answers(found.best),
@@ -53,12 +52,10 @@ def lead(found: StudyFindings) -> str:
     """Whether scaling pays, along which axis and for which algorithm, in one or two sentences."""
     main = [row for row in found.loss if found.mixes.get(row.algorithm) == row.mix and row.slope is not None]
     main = [row for row in main if row.axis != COMPUTE] or main
-    readout, main = (
-        _by_axis(row for row in main if row.value != LOSS),
-        [row for row in main if row.value == LOSS],
-    )
+    readout = listed(_by_axis(row for row in main if row.value != LOSS))
+    main = [row for row in main if row.value == LOSS]
     if not main and readout:
-        first = f"Held-out losses are not one quantity here; the held-out read-out error falls with {listed(readout)}."
+        first = f"Held-out losses cannot be compared here; the held-out read-out error falls with {readout}."
     elif not main:
         first = f"No axis has the {LEVELS} finished values that a scaling law of the held-out loss needs."
     elif falls := _by_axis(main):
@@ -107,11 +104,8 @@ def loss_answers(found: StudyFindings) -> list[Answer]:
         runs = found.results.pretraining.filter(pl.col("algorithm") == algorithm, pl.col("mix") == mix)
         refused = {axis: why for axis in AXES if (why := loss_obstacle(runs, axis))}
         notes = _axes_without_law(runs, {row.axis for row in rows} | refused.keys())
-        notes += [
-            *dict.fromkeys(
-                f"Held-out losses have no law along some axes: they are {why}." for why in refused.values()
-            )
-        ]
+        refusal = "A law of the held-out loss cannot be fitted along some axes: the loss is"
+        notes += dict.fromkeys(f"{refusal} {why}." for why in refused.values())
         if not rows and not notes:
             continue
         answers.append(Answer(
@@ -123,16 +117,15 @@ def loss_answers(found: StudyFindings) -> list[Answer]:
 
 
 def _loss_claim(rows: Sequence[Slope]) -> str:
-    parts = []
-    readout, rows = [row for row in rows if row.value != LOSS], [row for row in rows if row.value == LOSS]
-    if not rows:
-        known = [AXES[row.axis] for row in readout if row.falls]
+    parts, losses = [], [row for row in rows if row.value == LOSS]
+    if not losses:
+        known = [AXES[row.axis] for row in rows if row.falls]
         more = f"; held-out read-out error falls with {listed(known)}" if known else ""
-        return f"held-out loss has no scaling law{more}."
+        return f"a scaling law of the held-out loss cannot be fitted{more}."
     for verb, chosen in (
-        ("falls with", [row for row in rows if row.falls]),
-        ("rises with", [row for row in rows if row.differs and not row.falls]),
-        ("shows no clear change with", [row for row in rows if not row.differs]),
+        ("falls with", [row for row in losses if row.falls]),
+        ("rises with", [row for row in losses if row.differs and not row.falls]),
+        ("shows no clear change with", [row for row in losses if not row.differs]),
     ):
         if chosen:
             parts.append(f"{verb} {listed([AXES[row.axis] for row in chosen])}")
@@ -158,16 +151,17 @@ def _axes_without_law(runs: pl.DataFrame, fitted: set[str]) -> list[str]:
             continue
         if same := same_axis(runs, axis):
             notes.append(
-                f"{words.capitalize()} change only together with {AXES[same]}: one slope describes both."
+                f"{words[0].upper()}{words[1:]} change only together with {AXES[same]}: one slope describes "
+                "both."
             )
         elif len(values) < LEVELS:
-            shown = listed([count(value) for value in values])
-            notes.append(f"{words.capitalize()} take {len(values)} values ({shown}); a slope needs {LEVELS}.")
+            shown = f"{len(values)} values ({listed([count(value) for value in values])})"
+            notes.append(f"{words[0].upper()}{words[1:]} take {shown}; a slope needs {LEVELS}.")
     return notes
 
 
 def gain_answers(best: pl.DataFrame) -> list[Answer]:
-    """One answer per algorithm: on how many tasks its largest cell scores above the control and the raw pixels.
+    """One answer per algorithm: the number of tasks on which its largest cell scores above the controls.
 
     best: a row per algorithm and task, columns of `with_controls`.
     """
@@ -190,7 +184,7 @@ def _most(cases: int, of: int) -> Literal["yes", "no", "unclear"]:
 
 
 def _gain_numbers(known: pl.DataFrame) -> str:
-    """Every task's gain, or the two ends where there are many."""
+    """The gain of every task, or the highest and the lowest if there are more than NAMED tasks."""
     parts = [
         f"{row['task']} {interval(row['gain'], row['gain_lo'], row['gain_hi'], signed=True)}"
         for row in known.sort("gain", descending=True).iter_rows(named=True)
@@ -201,12 +195,13 @@ def _gain_numbers(known: pl.DataFrame) -> str:
     pixels = known.filter(pl.col("gain_pixels").is_not_null())
     if pixels.height:
         above = pixels.filter(pl.col("gain_pixels_lo") > 0).height
-        text += f" Its interval is above a probe of the raw pixels on {above} of {pixels.height}."
+        text += f" The interval of the gain over a probe of the raw pixels is above zero on {above} of "
+        f"{pixels.height}."
     return text
 
 
 def _task_rows(probes: Sequence[Slope], mixes: Mapping[str, str]) -> dict[str, list[Slope]]:
-    """Slopes of the relative error of main mixes by axis; of the error itself where there is no control."""
+    """Slopes of the relative error of main mixes by axis; of the error if the relative error has none."""
     main = [row for row in probes if mixes.get(row.algorithm) == row.mix and row.slope is not None]
     found = {}
     for axis in AXES:
@@ -235,7 +230,7 @@ def task_answers(probes: Sequence[Slope], mixes: Mapping[str, str]) -> list[Answ
         answers.append(Answer(
             verdict=_most(falling, len(rows)),
             claim=f"Downstream, {what} falls with {AXES[axis]} in {falling} of {plural(len(rows), 'law')}.",
-            numbers=f"{counts}.{more} Slopes {_ends(rows)} {_chance(len(rows))}",
+            numbers=f"By algorithm: {counts}.{more} {_ends(rows)} {chance(len(rows))}",
         ))  # fmt: skip
     return answers + _control_answer(probes)
 
@@ -247,30 +242,27 @@ def _control_answer(probes: Sequence[Slope]) -> list[Answer]:
     if not control:
         return []
     improving = sum(row.falls for row in control)
-    claim = f"Untrained encoders improve with size too: their error falls on {improving} of {plural(len(control), 'task')}."
+    tasks = f"{improving} of {plural(len(control), 'task')}"
+    claim = f"Untrained encoders improve with size too: their error falls on {tasks}."
     text = (
-        f"Slopes of their error {_ends(control)} A slope of the error in encoder size includes this effect; the slope of "
-        "the relative error does not."
+        f"{_ends(control)} The slope of an algorithm's error in encoder size includes this effect; the slope "
+        "of the relative error does not."
     )
     return [Answer(verdict="aside", claim=claim, numbers=text)]
 
 
 def _ends(rows: Sequence[Slope]) -> str:
-    """The lowest and the highest slope, with intervals."""
+    """A sentence with the lowest and the highest slope and their intervals."""
     ordered = sorted(rows, key=lambda row: row.slope or 0.0)
     named = [
         f"{row.task}{'' if row.algorithm == 'random' else ' with ' + name_of(row.algorithm)} {_slope(row)}"
         for row in (ordered[0], ordered[-1])
     ]
-    return f"of {named[0]}." if len(rows) == 1 else f"from {named[0]} to {named[1]}."
-
-
-def _chance(tests: int) -> str:
-    return f"If every slope were zero, about {number(0.05 * tests, 1)} of {tests} intervals would still exclude zero."
+    return f"Slope: {named[0]}." if len(rows) == 1 else f"Slopes range from {named[0]} to {named[1]}."
 
 
 def contrast_answers(found: StudyFindings) -> list[Answer]:
-    """One answer per axis without an order (algorithm, mix, resolution) or with two sizes: differences in test AUC."""
+    """Differences in test AUC: an answer for algorithm, mix, resolution, and any size with two values."""
     scored = found.scored.filter(~pl.col("algorithm").is_in(CONTROLS))
     answers = []
     for axis in (*CATEGORIES, *AXES):
@@ -290,8 +282,9 @@ def _contrast_answer(axis: str, rows: Sequence[Contrast]) -> Answer:
     ordered = sorted(rows, key=lambda one: -abs(one.mean))
     parts = [
         f"{name_of(one.second)} minus {name_of(one.first)}: "
-        f"{interval(one.mean, *(one.interval or (None, None)), signed=True)} over {plural(len(one.tasks), 'task')}, "
-        f"{sum(value > 0 for value in one.tasks.values())} of them above zero; {plural(one.pairs, 'pair')} of cells per task"
+        f"{interval(one.mean, *(one.interval or (None, None)), signed=True)} over "
+        f"{plural(len(one.tasks), 'task')}, {sum(value > 0 for value in one.tasks.values())} of them above "
+        f"zero; {plural(one.pairs, 'pair')} of cells per task"
         for one in ordered[:SHOWN]
     ]
     more = f" These are the {SHOWN} largest of {len(rows)} differences." if len(rows) > SHOWN else ""
@@ -335,24 +328,25 @@ def protocol_answer(rows: Sequence[AcrossProtocols]) -> list[Answer]:
 
 
 def missing_answer(ledger: pl.DataFrame) -> list[Answer]:
-    """Results that the plan asks for and the study lacks, by cause; and records that are outdated, by task."""
+    """Missing results of the plan by cause, and outdated records by task."""
     outdated = pl.col("cause") == Cause.OUTDATED
     lost, old = ledger.filter(~outdated), ledger.filter(outdated)
     found = []
     if lost.height:
         why = _counted(lost["cause"])
-        claim = f"{plural(lost.height, 'result')} of the plan {'is' if lost.height == 1 else 'are'} missing: {why}."
+        verb = "is" if lost.height == 1 else "are"
+        claim = f"{plural(lost.height, 'result')} of the plan {verb} missing: {why}."
         text = (
-            "Missing results enter no fit and no figure; the table “Results left out” lists each. `orch launch` runs what "
-            "is missing."
+            "Fits and figures do not include missing results; the table “Results left out” lists them. `orch "
+            "launch` runs the missing cells and probes."
         )
         found.append(Answer(verdict="aside", claim=claim, numbers=text))
     if old.height:
         tasks = _counted(old["task"].replace("", "pretraining"))
         claim = f"{plural(old.height, 'record')} {'is' if old.height == 1 else 'are'} outdated: {tasks}."
         text = (
-            "The current plan does not contain them, for example because a task's file or a probe's settings changed. They "
-            "enter no fit and no figure; the table “Results left out” lists each."
+            "The current plan does not contain them, for example because a task's file or a probe's settings "
+            "changed. Fits and figures do not include them; the table “Results left out” lists them."
         )
         found.append(Answer(verdict="aside", claim=claim, numbers=text))
     return found
@@ -364,19 +358,19 @@ def _counted(words: pl.Series) -> str:
 
 
 def caveats(found: StudyFindings) -> list[str]:
-    """What this study cannot show, given its cells."""
+    """Limitations of this study, given its cells."""
     trained = found.results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS))
     laws = len(found.loss) + len(found.probes)
     intervals = (
-        "Intervals of an AUC are bootstrap intervals over its test images; those of a gain resample the same images for "
-        "both probes. Neither includes the variation between training seeds."
+        "Intervals of an AUC are bootstrap intervals over its test images; those of a gain resample the same "
+        "images for both probes. Neither includes the variation between training seeds."
     )
     return [
         *_budget(found.device_time),
         *_design(trained),
         *_controls(found.results.pretraining, found.best),
         intervals,
-        f"The page prints {laws} slopes, each with its own 95% interval. {_chance(laws)}",
+        f"The page prints {laws} slopes, each with its 95% interval. {chance(laws)}",
         "A power law has no lower limit: do not extrapolate these slopes far beyond the sizes that were run.",
     ]
 
@@ -385,8 +379,9 @@ def _budget(time: DeviceTime) -> list[str]:
     if time.total >= SMALL_HOURS:
         return []
     text = (
-        f"The whole study took {duration(time.total)} of device time. This small budget demonstrates the workflow; the "
-        "algorithms are designed for far longer training, and the exponents are not those of long training."
+        f"The whole study took {duration(time.total)} of device time. This small budget demonstrates the "
+        "workflow; the algorithms are designed for far longer training, and the exponents are not those of "
+        "long training."
     )
     return [text]
 
@@ -396,29 +391,28 @@ def _design(trained: pl.DataFrame) -> list[str]:
     repeats = trained.group_by("algorithm", "model", "mix", "images", "samples_seen").len()["len"].max()
     if repeats in {None, 1}:
         found.append(
-            "Every cell has one seed: intervals include the scatter around a law, but variation between seeds cannot be "
-            "separated from a misfit of the law."
+            "Every cell has one seed: intervals include the scatter around a law, but variation between "
+            "seeds cannot be separated from a misfit of the law."
         )
     if trained["samples_seen"].n_unique() == 1 and trained["images"].n_unique() > 1:
         found.append(
-            f"Every run sees {trained['samples_seen'][0]:,.0f} samples. More images therefore mean fewer repetitions of "
-            "each image, not longer training, and training FLOPs differ between runs by encoder size only."
+            f"Every run sees {trained['samples_seen'][0]:,.0f} samples. More images therefore mean fewer "
+            "repetitions of each image, not longer training, and training FLOPs differ between runs by "
+            "encoder size only."
         )
     elif trained["samples_seen"].n_unique() > 1 and tied(trained):
         found.append(
-            "Samples seen grow with the number of images: the effects of more images and of longer training cannot be "
-            "separated."
+            "Samples seen grow with the number of images: the effects of more images and of longer training "
+            "cannot be separated."
         )
     return found
 
 
 def _controls(runs: pl.DataFrame, best: pl.DataFrame) -> list[str]:
     if "random" not in runs["algorithm"].to_list():
-        return [
-            "No untrained control ran: the effect of size alone cannot be separated from that of pretraining."
-        ]
+        return ["Without an untrained control, effects of size and of pretraining cannot be separated."]
     if best["gain"].null_count():
-        return ["Some probes have no untrained control of their size, and therefore no gain."]
+        return ["The gain of some probes is unknown: the study lacks an untrained control of their size."]
     return []
 
 
