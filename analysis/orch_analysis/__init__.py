@@ -32,13 +32,11 @@ if TYPE_CHECKING:
     from orch_analysis.laws import LAWS as LAWS
     from orch_analysis.laws import Law as Law
     from orch_analysis.reports import report as report
+    from orch_analysis.saved.laws_json import load_laws as load_laws
     from orch_analysis.saved.laws_json import predict as predict
-    from orch_analysis.saved.laws_json import read as load_laws
     from orch_analysis.tables.points_file import load_points as load_points
     from orch_analysis.tables.study_tables import load_study as load_study
-    from orch_analysis.tasks.correlation import correlate_all as correlate
-
-    __all__ = ["correlate", "load_laws"]
+    from orch_analysis.tasks.correlation import correlate as correlate
 else:
     from orch_core.lazy import public
 
@@ -55,9 +53,9 @@ else:
             "orch_analysis.frontiers.approaches": "frontier optimum",
             "orch_analysis.laws": "LAWS Law",
             "orch_analysis.reports": "report",
-            "orch_analysis.saved.laws_json": "load_laws=read predict",
+            "orch_analysis.saved.laws_json": "load_laws predict",
             "orch_analysis.tables.points_file": "load_points",
             "orch_analysis.tables.study_tables": "load_study",
-            "orch_analysis.tasks.correlation": "correlate=correlate_all",
+            "orch_analysis.tasks.correlation": "correlate",
         },
     )

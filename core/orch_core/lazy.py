@@ -11,19 +11,14 @@ def public(
 ) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
     """`__all__`, `__getattr__` and `__dir__` of a package.
 
-    modules: the public names, separated by spaces, by the module that each is imported from; `new=old` is the
-        public name of `old`.
+    modules: the public names, separated by spaces, by the module that each is imported from.
     """
-    named = [
-        (module, *word.partition("=")[::2]) for module, names in modules.items() for word in names.split()
-    ]
-    homes = {name: (module, old or name) for module, name, old in named}
+    homes = {name: module for module, names in modules.items() for name in names.split()}
 
     def attribute(name: str) -> object:
         if name not in homes:
             message = f"module {package!r} has no attribute {name!r}"
             raise AttributeError(message)
-        module, old = homes[name]
-        return getattr(import_module(module), old)
+        return getattr(import_module(homes[name]), name)
 
     return sorted(homes), attribute, lambda: sorted(homes)

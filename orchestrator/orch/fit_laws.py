@@ -220,7 +220,7 @@ def predict(folder: Path, at: Mapping[str, float], *, trust: bool = False, regis
     rows: list[dict[str, Any]] = []
     remarks: dict[str, list[str]] = {}
     table = [["group", "quantity", "by", "value", "band", "beyond the data"]]
-    for fit in laws_json.read(folder, trust=trust):
+    for fit in laws_json.load_laws(folder, trust=trust):
         table[0][4] = f"{percent(fit.level)} band"
         about = {"group": dict(fit.group), "law": fit.law.name}
         if not fit.estimates:

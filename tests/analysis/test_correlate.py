@@ -16,7 +16,7 @@ from scipy import stats
 from orch_analysis.tasks import correlation
 from orch_analysis.tasks.correlation import (
     correlate,
-    correlate_all,
+    correlation,
     critical_correlation,
     fisher_interval,
     permutation_test,
@@ -45,7 +45,7 @@ def published_slopes() -> pl.DataFrame:
 )
 def test_published_correlations(factor, dino, mae):
     factors = pl.read_csv(POINTS).unique("task", maintain_order=True)
-    table = correlate_all(published_slopes(), factors, [factor])
+    table = correlate(published_slopes(), factors, [factor])
     found = dict(table.select("group", "pearson").iter_rows())
     assert round(found["dinov2"], 2) == dino
     assert round(found["mae"], 2) == mae
@@ -64,7 +64,7 @@ def test_against_scipy():
     x, y = rng.normal(size=(2, 12))
     y = y + x
     tasks = [f"t{i}" for i in range(12)]
-    found = correlate(list(y), list(x), tasks)
+    found = correlation(list(y), list(x), tasks)
     theirs = stats.pearsonr(x, y)
     assert found.pearson == pytest.approx(theirs.statistic)
     assert found.p == pytest.approx(theirs.pvalue)
@@ -110,13 +110,13 @@ def test_exact_permutation_p_is_that_of_whole_numbers(points):
 
 def test_leave_one_out_names_the_task_that_carries_the_correlation():
     x, y = [0.0, 1.0, 0.0, 1.0, 9.0], [0.0, 0.0, 1.0, 1.0, 9.0]
-    found = correlate(y, x, ["a", "b", "c", "d", "far"])
+    found = correlation(y, x, ["a", "b", "c", "d", "far"])
     assert found.loo_without == "far"
     assert found.loo_lo == pytest.approx(0.0)
 
 
 def test_a_task_that_alone_makes_the_factor_vary_is_no_end_of_the_range():
-    found = correlate([1.0, 2.0, 4.0, 3.0], [5.0, 5.0, 5.0, 9.0], list("abcd"))
+    found = correlation([1.0, 2.0, 4.0, 3.0], [5.0, 5.0, 5.0, 9.0], list("abcd"))
     assert found.loo_lo == pytest.approx(min(0.0, np.corrcoef([2, 4, 3], [5, 5, 9])[0, 1]), abs=1e-9)
     assert found.loo_without in {"a", "b", "c"}
 
@@ -127,7 +127,7 @@ def test_corrections_follow_their_definitions():
     factors = slopes.select("task").with_columns(
         **{f"f{i}": rng.normal(size=10) + i * slopes["slope"] for i in range(4)}
     )
-    table = correlate_all(slopes, factors, [f"f{i}" for i in range(4)]).sort("p")
+    table = correlate(slopes, factors, [f"f{i}" for i in range(4)]).sort("p")
     p = table["p"].to_numpy()
     holm = np.minimum(1, np.maximum.accumulate(p * np.array([4, 3, 2, 1])))
     bh = np.minimum.accumulate((p * 4 / np.array([1, 2, 3, 4]))[::-1])[::-1]
@@ -140,13 +140,13 @@ def test_corrections_follow_their_definitions():
     [([1.0, 2.0], [1.0, 2.0], "needs 3"), ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], "constant")],
 )
 def test_what_cannot_be_correlated_says_why(slopes, factor, words):
-    found = correlate(slopes, factor, ["a", "b", "c"][: len(slopes)])
+    found = correlation(slopes, factor, ["a", "b", "c"][: len(slopes)])
     assert found.pearson is None
     assert words in found.note
 
 
 def test_missing_factors_are_left_out_of_n():
-    assert correlate([1.0, 2.0, 3.0, 5.0], [1.0, math.nan, 2.0, 3.0], list("abcd")).n == 3
+    assert correlation([1.0, 2.0, 3.0, 5.0], [1.0, math.nan, 2.0, 3.0], list("abcd")).n == 3
 
 
 def test_smallest_correlation_that_can_be_told_from_zero():

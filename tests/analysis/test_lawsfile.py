@@ -79,7 +79,7 @@ def test_what_is_read_back_is_what_was_written(points: Points, law: str, tmp_pat
     content = json.loads(path.read_text(encoding="utf-8"))
     assert violations(content, SCHEMA) == []
     assert content["schema_version"] == 2
-    again = laws_json.read(tmp_path / "out")
+    again = laws_json.load_laws(tmp_path / "out")
     assert again == found
     for before, after in zip(found, again, strict=True):
         assert type(after) is type(before)
@@ -90,7 +90,7 @@ def test_what_is_read_back_is_what_was_written(points: Points, law: str, tmp_pat
 def test_files_of_the_first_version_predict_what_they_predicted_then() -> None:
     """Written by the code of 547fd88, with the predictions that it made: its own numbers, band and all."""
     folder = Path(__file__).parents[1] / "data" / "laws_version_1"
-    fits = laws_json.read(folder)
+    fits = laws_json.load_laws(folder)
     expected = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
     assert [found.law.name for found in fits[4:6]] == ["bnsl1", "power_offset"]
     for found, then in zip(fits, expected, strict=True):
@@ -110,7 +110,7 @@ def test_a_fit_without_estimates_is_written_too(points: Points, tmp_path: Path) 
     )
     path = laws_json.write(found, tmp_path, {})
     assert violations(json.loads(path.read_text(encoding="utf-8")), SCHEMA) == []
-    again = laws_json.read(tmp_path)[0]
+    again = laws_json.load_laws(tmp_path)[0]
     assert again.outcome is Outcome.ONE_SCALE
     assert again.estimates == {}
 
@@ -119,7 +119,7 @@ def test_fixed_and_renamed_laws_come_back(points: Points, tmp_path: Path) -> Non
     law = LAWS["power_offset"].fix(alpha=0.3)
     found = fit_groups(law, points, FitOptions(value="err", x={"compute": "N"}, bootstrap=20))
     laws_json.write(found, tmp_path, {})
-    again = laws_json.read(tmp_path)[0]
+    again = laws_json.load_laws(tmp_path)[0]
     assert again.law.fixed == {"alpha": 0.3}
     assert again.predict(compute=1e10).equals(found[0].predict(compute=1e10))
 
@@ -142,4 +142,4 @@ def test_other_folders(tmp_path: Path, text: str | None, says: str) -> None:
     if text is not None:
         (tmp_path / "laws.json").write_text(text, encoding="utf-8")
     with pytest.raises(OrchError, match=says):
-        laws_json.read(tmp_path)
+        laws_json.load_laws(tmp_path)

@@ -94,7 +94,7 @@ def test_known_laws_come_back(exact):
         assert rows.filter(axis="images")["slope"].to_list() == pytest.approx([data] * 4)
     fits = {
         (fit.group["algorithm"], fit.value, *fit.x): fit
-        for fit in laws_json.read(page.parent)
+        for fit in laws_json.load_laws(page.parent)
         if fit.group["mix"] == "all"
     }
     assert fits["mae", "heldout_loss", "params_encoder"].estimates["slope"] == pytest.approx(-0.12, abs=1e-9)

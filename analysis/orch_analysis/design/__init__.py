@@ -1,1 +1,1 @@
-"""What a set of cells can estimate before it has run, and which cells to add."""
+"""The precision that a set of cells can reach before it has run, and the choice of cells to add."""

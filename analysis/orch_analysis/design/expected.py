@@ -1,8 +1,9 @@
-"""How precisely a grid can fit its laws, before it has run: expected intervals of a law's parameters and predictions.
+"""Expected intervals of a law's parameters and predictions, computed before a grid has run.
 
-With independent errors of known size around a law, the least any unbiased estimate can vary is the inverse of the
-Fisher information J'J / sd^2, J being the law's derivatives in its link (Atkinson, Donev & Tobias 2007, Optimum
-Experimental Designs, ch. 17). Least squares reaches it as errors shrink. Plain numpy: `orch plan` prints it.
+If errors are independent and of known size, the inverse of the Fisher information J'J / sd^2 is a lower bound
+of the variance of any unbiased estimate, where J contains the derivatives of the law in its link (Atkinson,
+Donev & Tobias 2007, Optimum Experimental Designs, ch. 17). Least squares reaches the bound as errors shrink.
+The module uses only numpy, because `orch plan` imports it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UNKNOWN = 50.0  # a half width beyond it (of an exponent, or a logarithm) is as 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssumedLaw:
-    """The law that a study is planned under: parameter values, and `noise`, the sd of one cell in the law's link."""
+    """The law assumed for a plan: parameter values, and `noise`, the sd of one cell in the law's link."""
 
     law: Law
     params: Mapping[str, float]
@@ -34,7 +35,7 @@ class AssumedLaw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An expected interval around the value assumed; infinite where the design does not determine it."""
+    """An expected interval around the assumed value; infinite if the design does not determine it."""
 
     value: float
     lo: float
@@ -48,7 +49,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """How precisely `n` cells at `scales` distinct points determine a law, and what they do not determine.
+    """The expected precision of a law from `n` cells at `scales` distinct points.
 
     parameters: by name; prediction: the law's value at the target, None without a target.
     """
@@ -64,10 +65,12 @@ class Expected:
 def expected(
     assumed_law: AssumedLaw, x: Values, *, target: Mapping[str, float] | None = None, level: float = 0.95
 ) -> Expected:
-    """Expected intervals of every parameter, and of the prediction at `target`, from cells at `x` (arrays of one length).
+    """Expected intervals of the parameters and of the prediction at `target`, from cells at `x`.
 
-    The error's size is estimated too, so intervals use Student's t with n - p degrees of freedom. Parameters that
-    may be any positive number are judged in logs, exponents as they are, as the fits do.
+    x: arrays of one length. Intervals use Student's t with n - p degrees of freedom, because the size of the
+       error is estimated too. As in
+    fits, the intervals of parameters that may be any positive number are computed in logs, those of exponents
+    are not.
     """
     n, free = int(next(iter(x.values())).size), assumed_law.law.free
     scales = int(np.unique(np.stack(list(x.values()), axis=1), axis=0).shape[0])
@@ -124,8 +127,8 @@ def _in_logs(law: Law, name: str) -> bool:
 def jacobian(assumed_law: AssumedLaw, x: Values) -> Array:
     """Derivatives of the law in its link, one row per point, one column per free parameter.
 
-    Parameters that may be any positive number count in logs. Central differences of relative step 1e-5: the error is
-    of order 1e-10.
+    Derivatives by parameters that may be any positive number are by their logs. Central differences of
+    relative step 1e-5 have an error of order 1e-10.
     """
     law, step = assumed_law.law, 1e-5
     columns = []
@@ -146,7 +149,7 @@ def _linked(law: Law, x: Values, params: Mapping[str, float]) -> Array:
 
 
 def covariance_factor(assumed_law: AssumedLaw, x: Values) -> Array:
-    """A matrix F with F F' the covariance of the estimates; huge in directions that the cells do not determine."""
+    """A matrix F such that F F' is the covariance of the estimates; huge in undetermined directions."""
     matrix = jacobian(assumed_law, x) / assumed_law.noise
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale == 0] = 1.0
@@ -158,7 +161,7 @@ def covariance_factor(assumed_law: AssumedLaw, x: Values) -> Array:
 
 
 def design_warnings(x: Values) -> tuple[str, ...]:
-    """Sentences on what keeps cells at `x` (arrays of one length) from showing an exponent."""
+    """Sentences on the reasons why cells at `x` (arrays of one length) cannot determine an exponent."""
     words = []
     logs = {name: np.log(values) for name, values in x.items()}
     for name, values in logs.items():
@@ -187,8 +190,10 @@ def design_warnings(x: Values) -> tuple[str, ...]:
 def assumed(x: Values, *, noise: float = 0.01) -> AssumedLaw:
     """Chinchilla's law with published exponents, centred on the grid, for studies without a pilot.
 
-    Exponents .348 and .366 are those of Besiroglu et al. 2024 (arXiv:2404.10102, table 1). At the geometric centre
-    of the grid the loss is 1: half of it irreducible, a quarter each due to size and data. 1% noise is about the sd
+    Exponents .348 and .366 are those of Besiroglu et al. 2024 (arXiv:2404.10102, table 1). At the geometric
+    centre
+    of the grid the loss is 1: half of it irreducible, a quarter each due to size and data. 1% noise is about
+                               the sd
     of losses over seeds (Porian et al. 2024, arXiv:2406.19146, use 0.5% to 10%).
     """
     alpha, beta = 0.348, 0.366
@@ -200,19 +205,22 @@ def assumed(x: Values, *, noise: float = 0.01) -> AssumedLaw:
         "alpha": alpha,
         "beta": beta,
     }
-    source = "exponents .348, .366 (arXiv:2404.10102); assuming that half the loss is irreducible at the grid's centre"
+    source = (
+        "exponents .348, .366 (arXiv:2404.10102); assuming that half the loss is irreducible at the grid's "
+        "centre"
+    )
     return AssumedLaw(law=LAWS["chinchilla"], params=params, noise=noise, source=source)
 
 
 def auc_standard_error(auc: float, positives: float, negatives: float) -> float:
-    """Standard error of an AUC from the counts of its test set (Hanley & McNeil 1982, Radiology 143:29-36, eq. 2)."""
+    """Standard error of an AUC from the counts of its test set (Hanley & McNeil 1982, Radiology, eq. 2)."""
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
     return float(np.sqrt(variance / (positives * negatives)))
 
 
 def pooled_noise(values: Array, groups: Array) -> float | None:
-    """Sd of the log of `values` among replicates (equal `groups`, seeds of one cell), pooled; None without replicates."""
+    """Pooled sd of log `values` within groups of replicates (seeds of one cell); None without replicates."""
     logs, excess, dof = np.log(values), 0.0, 0
     for group in np.unique(groups):
         members = logs[groups == group]
@@ -222,7 +230,7 @@ def pooled_noise(values: Array, groups: Array) -> float | None:
 
 
 def student(level: float, dof: int) -> float:
-    """Two-sided quantile of Student's t: exact for 1 and 2 degrees of freedom, else within 1% (0.1% from 5 on).
+    """Two-sided quantile of Student's t: exact for dof 1 and 2, else within 1% (0.1% from 5 on).
 
     Cornish-Fisher expansion of Abramowitz & Stegun 1964, 26.7.5.
     """

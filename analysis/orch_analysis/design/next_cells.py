@@ -1,11 +1,13 @@
-"""Which cells to run next: those that shrink the error of a forecast at the target most for their price.
+"""The choice of the cells to run next: those that most reduce the error of a forecast for their price.
 
-The design minimises the forecast's own variance (`orch_analysis.forecast.kriging`), in which a law may be wrong: the
-discrepancy leaves a doubt that grows with the distance to the runs, so cells near the target are worth their price and
-many cheap ones far from it are not. A candidate takes c^2 / (v + noise^2) off the variance at a target, v being its
-variance and c their covariance given all runs so far (V-optimality; Atkinson, Donev & Tobias 2007, Optimum Experimental
-Designs, ch. 10). Greedy by gain for price, by gain alone, or by gain alone for the first cell only, whichever ends lower: so that one dear
-cell is not shut out by cheap ones (Leskovec et al. 2007, KDD, section 3: at least half of the optimum's (1 - 1/e)).
+The design minimises the variance of the forecast (`orch_analysis.forecast.kriging`), which includes a
+discrepancy from the law that grows with the distance to the runs. Cells near the target can therefore be
+worth more than many cheap cells far from it. A candidate reduces the variance at a target by c^2 / (v +
+noise^2), where v is its variance and c their covariance given all runs so far (V-optimality; Atkinson, Donev
+& Tobias 2007, Optimum Experimental Designs, ch. 10). Three greedy orders are compared: by gain per price, by
+gain, and by gain for the first cell and then by gain per price. The order with the lowest final variance is
+taken, so that cheap cells cannot exclude an expensive one (Leskovec et al. 2007, KDD, section 3: the gain is
+at least half of (1 - 1/e) of the optimum).
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from numpy.typing import NDArray
 from orch_analysis.forecast.kriging import Kriging
 from orch_analysis.laws.law import Array
 
-PILOT = 0.05  # share of a budget that is spent before anything is known
+PILOT = 0.05  # share of a budget that is spent before the first runs are known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Candidates to run, in order: their index, their price then, and the mean variance at the targets after each.
+    """Candidates to run, in order: index, price when chosen, and mean variance at the targets afterwards.
 
-    Variances are of the log value; `before` is without any of them.
+    Variances are of the log value; `before` is the variance without any of the candidates.
     """
 
     chosen: tuple[int, ...]
@@ -36,15 +38,16 @@ class Choice:
 
     @property
     def after(self) -> float:
-        """The mean variance at the targets with all of them."""
+        """The mean variance at the targets with all chosen candidates."""
         return self.variances[-1] if self.variances else self.before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trunks:
-    """Runs that share their beginning: candidates of one group and repetition train up to the longest trunk once.
+    """Runs that share a trunk: candidates of one group and repetition pay for the longest trunk once.
 
-    group: a number per candidate, equal where the trunk is; price: of each candidate's trunk, a part of its price
+    group: number of each candidate's trunk
+    price: of each candidate's trunk, a part of the candidate's price
     runs:  repetitions of each candidate that are done
     """
 
@@ -54,7 +57,7 @@ class Trunks:
 
 
 class MarginalCost:
-    """What each candidate costs next, given what has been chosen."""
+    """The cost of each candidate as the next one, given the candidates that have been chosen."""
 
     def __init__(self, prices: Array, trunks: Trunks | None, most: int) -> None:
         self.prices, self.trunks = prices, trunks
@@ -91,8 +94,9 @@ class Candidates:
     x:       logs of the variables (m, d)
     prices:  of each, positive
     repeats: how often each may still be run (seeds)
-    sd:      known standard deviation of a log value beside the common noise, such as that of a task's test set
-    trunks:  what candidates share, so that one costs less after another
+    sd:      known standard deviation of a log value in addition to the common noise, such as that of a test
+             set
+    trunks:  the trunks that candidates share, which make a candidate cheaper after another one
     """
 
     x: Array
@@ -107,8 +111,8 @@ def choose(
 ) -> Choice:
     """The candidates to run for a forecast at `targets`, logs of the variables (t, d), planned for `budget`.
 
-    spend: what to spend before the next choice: of the plan for the whole budget, the candidates that come first, and
-           at least one; all by default
+    spend: price after which the plan is cut, so that the rest can be chosen from new results; at least one
+           candidate remains. The default is the whole budget.
     """
     plan = _Plan(surface, candidates, targets)
     plans = [plan.greedy(budget, alone=alone) for alone in (0, 1, int(candidates.repeats.sum()))]
@@ -121,15 +125,13 @@ def choose(
 def simple_orders(
     surface: Kriging, candidates: Candidates, targets: Array, *, budget: float, seed: int = 0
 ) -> dict[str, float]:
-    """Mean variance at the targets after `budget` on cells in random order (median of 8), cheapest or largest first.
+    """Mean variance at the targets after `budget` is spent in random order, cheapest first or largest first.
 
-    Every candidate comes once before any comes again, and what does not fit is left out.
+    The random order is the median of 8. Every candidate is run once before any is repeated, and candidates
+    that exceed the rest of the budget are skipped.
     """
-    plan, generator, prices = (
-        _Plan(surface, candidates, targets),
-        np.random.default_rng(seed),
-        candidates.prices,
-    )
+    plan, prices = _Plan(surface, candidates, targets), candidates.prices
+    generator = np.random.default_rng(seed)
 
     def after(keys: Array) -> float:
         turns = range(int(candidates.repeats.max(initial=0)))
@@ -157,7 +159,7 @@ class _Plan:
         self.restart()
 
     def restart(self) -> None:
-        # rows' rows is the part of the prior covariance that the runs, done and chosen, explain
+        # rows' rows is the part of the prior covariance that done and chosen runs explain
         self.rows = self.explained
         self.variance = self.surface.prior_variance(self.points) - (self.rows**2).sum(axis=0)
         self.shared = self.covariance  # of the targets with all points (t, t + m)

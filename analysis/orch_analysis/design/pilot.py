@@ -1,4 +1,4 @@
-"""Laws from a study's records, under which plans and suggestions are computed."""
+"""Laws fitted to the records of a pilot study, for plans and suggestions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from orch_core.errors import OrchError
 from orch_core.study.folder import Study
 
 LAW = LAWS["chinchilla"]
-LEAST_NOISE = 1e-4  # sd of a log loss below which a pilot of few cells is too good to be believed
+LEAST_NOISE = 1e-4  # smallest sd of a log loss that a pilot of few cells can support
 
 
 def points_of(study: Study) -> dict[Group, pl.DataFrame]:
     """Trained cells by recipe and mix, with `params_encoder`, `images`, `heldout_loss`, `seed` and others."""
-    rows = read_results(study, planned_only=False).pretraining  # a run of an older plan is evidence too
+    rows = read_results(study, planned_only=False).pretraining  # runs of an older plan count too
     rows = rows.filter((pl.col("images") > 0) & pl.col("heldout_loss").is_not_null())
     groups = rows.partition_by("recipe", "mix", as_dict=True, maintain_order=True)
     return {(str(recipe), str(mix)): frame for (recipe, mix), frame in groups.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Precision:
     data:    the meaning of D: `images`, or `samples_seen` if all cells draw from the same images for
              different lengths
     loss:    held-out loss by encoder parameters N and data D: intervals and prediction at `target`
-    assumed: the origin of the law that this is computed under
+    assumed: the origin of the assumed law
     slopes:  per task the half width of the 95% interval of d log(1 - AUC) / d log N, and of the same by D
     """
 
@@ -46,7 +46,7 @@ class Precision:
     slopes: Mapping[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """As `orch plan --json` prints it; None where an interval is unbounded."""
+        """The content of `orch plan --json`; the ends of an unbounded interval are None."""
         parameters = {
             name: {"value": one.value, "lo": _finite(one.lo), "hi": _finite(one.hi)}
             for name, one in self.loss.parameters.items()
@@ -100,9 +100,7 @@ def expected_precision(
                 data=axis,
                 target=at,
                 assumed=assumed_law.source,
-                loss=Expected(
-                    **{n: getattr(loss, n) for n in Expected.__slots__} | {"warnings": loss.warnings + extra}
-                ),
+                loss=replace(loss, warnings=loss.warnings + extra),
                 slopes={
                     task: _slopes(x["params"], x["samples"], noise)
                     for task, noise in _task_noise(plan).items()
@@ -169,7 +167,7 @@ def _task_noise(plan: Plan) -> dict[str, float]:
 
 
 def _slopes(params: Array, data: Array, noise: float) -> tuple[float, float]:
-    """Half widths by size and by data if both enter the fit, given the spread of each beside the other."""
+    """Half widths of the slopes in size and in data if both enter the fit."""
     return _partial(params, data, noise), _partial(data, params, noise)
 
 

@@ -1,6 +1,6 @@
-"""Every figure of a report, drawn with seaborn and matplotlib from tables and slopes.
+"""The figures of reports, drawn with seaborn and matplotlib from tables and slopes.
 
-Only the modules of this package import the two; the package itself does not.
+Only the modules of this package import these two libraries; the package itself does not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ROWS = 60  # tasks in one forest
 class Picture:
     """A drawn figure: `svg` for the page, its files on disk, and its text.
 
-    caption: what is drawn, with n and the meaning of bars and bands; alt: the same for readers who cannot see it.
+    caption: describes the figure, with n and the meaning of bars and bands; alt: for readers who cannot see
+             it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A picture of the grid: which cells there are, what they took, and where something is missing."""
+"""The figure of a grid: its cells, their device time, and the cells that are not finished."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @style.themed
 def coverage_figure(cells: pl.DataFrame) -> Figure:
-    """Models across; algorithm, mix and images down; colour and number are the time that a square's cells took.
+    """Models across; algorithm, mix and images down; colours and numbers are the device times of the cells.
 
-    cells: columns algorithm, model, params_encoder, mix, images, state ("done", else a cause), minutes. Cells of one
-    square (seeds) are added up; a square where something is not done carries a cross and how many.
+    cells: columns algorithm, model, params_encoder, mix, images, state ("done", else a cause), minutes. The
+           times of
+    the cells of one square (seeds) are added; a cross and a number count its cells that are not done.
     """
     key = ["algorithm", "mix", "images"]
     models = (
@@ -43,8 +44,8 @@ def coverage_figure(cells: pl.DataFrame) -> Figure:
     )
     norm = LogNorm(np.nanmin(minutes) / 3, np.nanmax(minutes) * 1.01)
     sns.heatmap(
-        minutes, ax=ax, norm=norm, cmap=sns.light_palette("#4c78a8", as_cmap=True), annot=labels, fmt="", cbar=False,
-        linewidths=1, linecolor="white", xticklabels=[model or "no model" for model in models],
+        minutes, ax=ax, norm=norm, cmap=sns.light_palette("#4c78a8", as_cmap=True), annot=labels, fmt="",
+        cbar=False, linewidths=1, linecolor="white", xticklabels=[model or "no model" for model in models],
         yticklabels=[_row_name(*row) for row in rows.select(key).iter_rows()], annot_kws={"fontsize": 6.5},
     )  # fmt: skip
     ax.tick_params(length=0)

@@ -1,4 +1,4 @@
-"""Pictures of slopes against task factors, and of their correlations with intervals."""
+"""Figures of slopes against task factors, and of their correlations with intervals."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def scatter_figure(
 ) -> Figure:
     """Slope against each factor, a panel per factor; tasks are named, groups coloured by algorithm.
 
-    Factors have linear axes: Pearson's r, printed beside the figure, is of the values themselves.
-    slopes: columns group, algorithm, task, slope, lo, hi; factors: column task (and group for headroom) and `names`.
+    The axes of factors are linear, because Pearson's r is computed from the values and not from their logs.
+    slopes: columns group, algorithm, task, slope, lo, hi; factors: columns task, group (for headroom) and
+            `names`.
     """
     columns = 2 if len(names) in {2, 4} else min(3, len(names))
     figure, axes = style.canvas(-(-len(names) // columns), columns, height=2.3, sharey=True)
@@ -69,7 +70,7 @@ def scatter_figure(
 
 
 def _window(ax: Axes, slopes: pl.Series) -> None:
-    """Slopes fill the (shared) panels; an interval that is far wider than their spread runs out of them."""
+    """Limits of y from the slopes; an interval that is much wider than their spread is cut."""
     known = slopes.drop_nulls().to_list()
     if known:
         pad = 0.5 * (max(known) - min(known)) or abs(known[0]) or 0.01
@@ -77,7 +78,10 @@ def _window(ax: Axes, slopes: pl.Series) -> None:
 
 
 def _names(ax: Axes, rows: pl.DataFrame, name: str) -> None:
-    """Each task's name once, beside the highest of its points, where it covers no point and no other name; none of many tasks."""
+    """Each task's name once, next to its highest point, if it fits without covering points or other names.
+
+    Many tasks have no names.
+    """
     if rows["task"].n_unique() > ROWS:
         return
     to_axes = ax.transData + ax.transAxes.inverted()
@@ -93,7 +97,7 @@ def _names(ax: Axes, rows: pl.DataFrame, name: str) -> None:
             for spot in spots
             if width / 2 <= spot[0] <= 1.02 - width / 2 and not any(_touch(spot, width, box) for box in taken)
         ]
-        if free:  # a name that fits nowhere is left to the table
+        if free:  # a name that does not fit is only in the table
             taken.append((*free[0], width, HIGH))
             ax.text(
                 *free[0], task, transform=ax.transAxes, fontsize=6, color=style.INK, ha="center", va="center"
@@ -106,7 +110,7 @@ def _touch(spot: tuple[float, float], width: float, box: tuple[float, float, flo
 
 @style.themed
 def correlation_figure(correlations: pl.DataFrame) -> Figure:
-    """Pearson correlations of slopes with factors, with Fisher's 95% intervals; filled where it excludes zero."""
+    """Pearson correlations with Fisher's 95% intervals; a marker is filled if its interval excludes zero."""
     rows = correlations.filter(pl.col("pearson").is_not_null())
     names = in_order(rows["factor"].unique(maintain_order=True).to_list())
     groups = rows["group"].unique(maintain_order=True).to_list()

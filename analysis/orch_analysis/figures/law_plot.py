@@ -1,4 +1,4 @@
-"""The figures of one fit: a law of one variable with its band, or predicted against measured values."""
+"""Figures of one fit: a law of one variable with its band, or predicted against measured values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def curve(measured: pl.DataFrame, predicted: pl.DataFrame, *, variable: str, value: str) -> Figure:
-    """Measured points and a law's curve with its band over `variable`, both on logarithmic axes where they can be.
+    """Measured points and a law's curve with its band, on logarithmic axes if the values are positive.
 
     measured has the columns `variable` and `value`, predicted those of `Fit.predict`.
     """
@@ -40,7 +40,7 @@ def parity(measured: pl.Series, predicted: pl.Series, *, value: str) -> Figure:
         figure, (axes,) = style.canvas(1, 1, height=3.4, width=3.8)
         axes.scatter(measured, predicted, s=18, color=style.nth(0), zorder=3)
         if len(measured):
-            ends = [float(measured.min()), float(measured.max())]  # type: ignore[arg-type]  # numbers, not None
+            ends = [float(measured.min()), float(measured.max())]  # type: ignore[arg-type]
             axes.plot(ends, ends, color=style.GREY, lw=0.8, zorder=1)
         axes.set_xlabel(f"{value}, measured")
         axes.set_ylabel(f"{value}, predicted")

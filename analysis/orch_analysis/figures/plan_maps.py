@@ -1,4 +1,4 @@
-"""Pictures of a plan: which cells are done, to come or failed, and where the hours go."""
+"""Figures of a plan: its cells that are done, planned or failed, and its device-hours by axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATES = {"done": "#4c78a8", "partial": "#a8c3e0", "planned": "#ececec", "failed": "#c8553d"}
-WORDS = {"done": "done", "partial": "to probe", "planned": "to come", "failed": "failed"}
+WORDS = {"done": "done", "partial": "to be probed", "planned": "planned", "failed": "failed"}
 COLUMNS = 2  # maps side by side
 
 
@@ -25,7 +25,8 @@ COLUMNS = 2  # maps side by side
 def map_figure(cells: pl.DataFrame) -> Figure:
     """A map per recipe and mix: models up, images across; a square is filled by the state of its cells.
 
-    cells: columns recipe, mix, model, params, images, and how many cells are done, partial, planned and failed.
+    cells: columns recipe, mix, model, params, images, and the numbers of cells done, partial, planned and
+           failed.
     """
     groups = cells.partition_by("recipe", "mix", maintain_order=True)
     rows, most = -(-len(groups) // COLUMNS), max(group["model"].n_unique() for group in groups)
@@ -66,7 +67,7 @@ def _map(ax: Axes, group: pl.DataFrame, across: int) -> None:
 
 @style.themed
 def hours_figure(axes_hours: Mapping[str, Sequence[tuple[str, float, float]]]) -> Figure:
-    """Bars per axis: device-hours of each value, (name, still to come, of the whole plan)."""
+    """Bars of device-hours, a panel per axis; `axes_hours`: (value, planned hours, all hours) of each bar."""
     shown = {axis: rows for axis, rows in axes_hours.items() if len(rows) > 1}
     most = max((len(rows) for rows in shown.values()), default=1)
     figure, axes = style.canvas(-(-len(shown) // COLUMNS) or 1, COLUMNS, height=0.8 + 0.2 * most)
@@ -79,7 +80,7 @@ def hours_figure(axes_hours: Mapping[str, Sequence[tuple[str, float, float]]]) -
         ax.tick_params(axis="y", length=0)
     style.hide(axes[len(shown) :])
     style.finish(axes[: len(shown)])
-    handles = [Patch(facecolor=STATES["done"], label="done"), Patch(facecolor="#d4d4d4", label="to come")]
+    handles = [Patch(facecolor=STATES["done"], label="done"), Patch(facecolor="#d4d4d4", label="planned")]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
@@ -87,19 +88,20 @@ def hours_figure(axes_hours: Mapping[str, Sequence[tuple[str, float, float]]]) -
 def pictures(
     cells: Sequence[Mapping[str, Any]], hours: Mapping[str, Sequence[tuple[str, float, float]]]
 ) -> list[Picture]:
-    """Both figures for a page; no bars where no axis has two values."""
+    """Both figures for a page, without the bars if every axis has a single value."""
     with style.theme():
         found = [
             _picture(
                 map_figure(pl.DataFrame(list(cells))),
                 "map",
-                "What is done, to come and failed.",
-                "A square per encoder and data size, split by the state of its cells; numbers are cells done of all.",
+                "Cells that are done, planned and failed.",
+                "Each square is an encoder and a data size, divided by the state of its cells; its numbers "
+                "are the cells done and all cells.",
             )
         ]
         if any(len(rows) > 1 for rows in hours.values()):
-            caption = "Device-hours of the whole plan by axis, every cell once in each panel."
-            found.append(_picture(hours_figure(hours), "hours", "Where the hours go.", caption))
+            caption = "Each panel divides the device-hours of the whole plan by the values of one axis."
+            found.append(_picture(hours_figure(hours), "hours", "Device-hours by axis.", caption))
     return found
 
 

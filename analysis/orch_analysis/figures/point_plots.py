@@ -1,4 +1,4 @@
-"""Figures of a table of points: the value against the law's variables, with the fitted laws and their bands."""
+"""Figures of a table of points: the value against the law's variables, with fitted laws and bands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEVELS = 5  # curves of a joint law in one panel
 
 @style.themed
 def law_figure(frame: pl.DataFrame, fits: Sequence[Fit], *, value: str, axis: str) -> Figure:
-    """Laws of one variable: a panel per task (one for all where the table has no tasks), a colour per other group."""
+    """Laws of one variable: a panel per task (a single one without tasks), a colour per other group."""
     tasks = sorted({_task(fit) for fit in fits})
     series = list(dict.fromkeys(_series(fit) for fit in fits))
     figure, axes = panels(len(tasks))
@@ -60,8 +60,8 @@ def joint_figure(
 ) -> Figure:
     """Laws of two or more variables: a panel per group, the first variable across, the second in shades.
 
-    Points are shaded by the second variable (the nearest of at most LEVELS values, drawn as curves); any further
-    variable is at its geometric mean along the curves, which have no bands. words: what to call columns.
+    Points are shaded by the second variable (the nearest of at most LEVELS values, drawn as curves); any
+    further variable is at its geometric mean along the curves, which have no bands. words: labels of columns.
     """
     shown = fits[:PANELS]
     figure, axes = panels(len(shown))
@@ -91,8 +91,8 @@ def _joint_panel(ax: Axes, rows: pl.DataFrame, fit: Fit, value: str, words: Mapp
         ]
         ends = rows.sort(across)[value]
         ax.legend(
-            handles=handles, title=words.get(column, column), title_fontsize=6.5, fontsize=6.5, handlelength=1,
-            loc="upper right" if ends[0] > ends[-1] else "lower right",
+            handles=handles, title=words.get(column, column), title_fontsize=6.5, fontsize=6.5,
+            handlelength=1, loc="upper right" if ends[0] > ends[-1] else "lower right",
         )  # fmt: skip
     size_ticks(ax, rows, across)
     style.plain_log_axis(ax)
@@ -133,12 +133,12 @@ def _joint_curve(ax: Axes, fit: Fit, fixed: dict[str, float], colour: str) -> No
 
 
 def _curve(ax: Axes, fit: Fit, colour: str) -> None:
-    """A law of one variable over the range of its points, with its band where it has one."""
+    """A law of one variable over the range of its points, with its band if it has one."""
     (variable,) = fit.x
     if variable not in fit.ranges:
         return
     x = np.geomspace(*fit.ranges[variable], 40)
-    predicted = Fit.predict(fit, **{variable: x.tolist()})  # the law's own curve, of an `AutoFit` too
+    predicted = Fit.predict(fit, **{variable: x.tolist()})  # of an `AutoFit` the curve of its law
     ax.plot(x, predicted["value"], color=colour, linewidth=1.5, zorder=2)
     if not predicted["lo"].null_count():
         ax.fill_between(x, predicted["lo"], predicted["hi"], color=colour, alpha=0.12, linewidth=0)
@@ -159,7 +159,7 @@ def _colour(name: str, series: Sequence[str]) -> str:
 
 
 def _window(ax: Axes, values: pl.Series) -> None:
-    """The points fill the panel; a band much wider than their spread runs out of it."""
+    """Limits of y from the points; a band that is much wider than their spread is cut."""
     known = values.drop_nulls()
     low, high = float(known.min()), float(known.max())  # type: ignore[arg-type]
     pad = 0.35 * (high - low) or 0.05 * abs(high) or 0.01

@@ -1,4 +1,4 @@
-"""One look for every figure: theme, colours, axes for sizes, and files whose bytes repeat."""
+"""The style of every figure: theme, colours, axes for sizes, and reproducible files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Arguments = ParamSpec("Arguments")
 WIDTH = 7.4  # inches: the width of a report's text column
 DPI = 160
 INK, GREY, PALE = "#1a1a1a", "#767676", "#d9d9d9"
-SPARE = ("#5e3c99", "#8c5a2b", "#7f0000", "#808000", "#0b2545", "#ece133")  # which no recipe has
+SPARE = ("#5e3c99", "#8c5a2b", "#7f0000", "#808000", "#0b2545", "#ece133")  # not of any recipe
 FORMATS = ("svg", "png", "pdf")
 RC = {
     "svg.fonttype": "none",
@@ -76,7 +76,7 @@ def theme() -> Iterator[None]:
 
 
 def themed(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Make a drawing function use `theme`, whatever matplotlib's settings are where it is called."""
+    """Make a drawing function use `theme`, independently of its caller's settings of matplotlib."""
 
     @wraps(draw)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
@@ -96,15 +96,13 @@ def canvas(
 
 
 def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, alt: str) -> Picture:
-    """Write `folder/name.{svg,png,pdf}` with the same bytes on every run, and return the picture for the page."""
+    """Write `folder/name.{svg,png,pdf}` with the same bytes on every run; return the picture for the page."""
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.StringIO()
     with theme(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels may be in any script
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        figure.set_layout_engine(
-            None
-        )  # the layout is made; another pass would draw everything once more per format
+        figure.set_layout_engine(None)  # another layout would draw everything once more per format
         figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
         figure.savefig(
             folder / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
@@ -116,10 +114,9 @@ def save(figure: Figure, folder: Path, name: str, *, title: str, caption: str, a
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """An SVG for the inside of an HTML page.
+    """An SVG for an HTML page: without prolog, metadata and namespace URLs, in the page's font.
 
-    Without prolog, metadata and namespace URLs; only ids that are referred to, and none of another figure's; in the
-    page's font.
+    Only ids that are referred to remain, with `name` as prefix so that they differ between figures.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
@@ -143,7 +140,7 @@ def _escape(text: str) -> str:
 
 
 def colour(algorithm: str) -> str:
-    """The algorithm's colour, the same in every figure and study: its recipe's; an unknown one gets one that no recipe has."""
+    """The colour of an algorithm's recipe; an unknown algorithm gets a colour that is not of any recipe."""
     recipe = recipe_of_algorithm(algorithm)
     return recipe.colour if recipe else nth(sum(map(ord, algorithm)))
 
@@ -160,9 +157,10 @@ def shades(algorithm: str, count: int) -> list[str]:
 
 
 def size_axis(axes: Axes, values: Iterable[float], *, gap: float = 0.2, powers: bool = False) -> None:
-    """A logarithmic x axis of counts: ticks at the values themselves where they fit, else at powers of ten.
+    """A logarithmic x axis of counts, with ticks at the values if they fit, else at powers of ten.
 
-    gap: smallest distance of two ticks as a share of the span; powers: powers of ten only, as FLOPs are written.
+    gap: smallest distance of two ticks as a share of the span; powers: ticks only at powers of ten, as for
+         FLOPs.
     """
     axes.set_xscale("log")
     distinct = sorted({float(value) for value in values})
@@ -175,7 +173,7 @@ def size_axis(axes: Axes, values: Iterable[float], *, gap: float = 0.2, powers: 
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """The ends, and what lies at least `gap` of the logarithmic span from the last one kept and from the end."""
+    """The ends, and values at least `gap` of the span in logs from the last value kept and from the end."""
     logs = [math.log(value) for value in values]
     near = gap * (logs[-1] - logs[0])
     kept = [0]
@@ -194,10 +192,11 @@ def plain_log_axis(axes: Axes, *, ticks: int = 4) -> None:
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str]], *, inches: float) -> None:
-    """Name lines at their right ends (x, y, text), moved apart where they would touch.
+    """Name lines at their right ends (x, y, text), moved apart if they would overlap.
 
-    inches: rough height of the panel, from which the distance of two lines of text follows. Call it last: it reads
-    the y limits. The x axis is widened to hold the text.
+    inches: approximate height of the panel, for the distance of two lines of text. The y limits must be
+            final; the x
+    axis is widened to contain the text.
     """
     if not ends:
         return
@@ -209,26 +208,26 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, float, str]], *, inches: 
         height = max(height, placed[-1] + step) if placed else height
         placed.append(height)
         axes.annotate(
-            text, (x, y), xytext=(float(transform.transform((x, y))[0]) + 0.03, height), textcoords="axes fraction",
-            fontsize=6.5, color=INK, va="center", annotation_clip=False,
+            text, (x, y), xytext=(float(transform.transform((x, y))[0]) + 0.03, height),
+            textcoords="axes fraction", fontsize=6.5, color=INK, va="center", annotation_clip=False,
         )  # fmt: skip
 
 
 def limits(axes: Axes, values: Sequence[float], *, margin: float = 0.08, right: float = 0.0) -> None:
-    """Limits of x with a margin in logs around positive values; `right` is room for labels, a share of the span."""
+    """Limits of x with a margin in logs around positive values; `right`: a share of the span for labels."""
     low, high = math.log(min(values)), math.log(max(values))
     pad = margin * (high - low) or 0.5
     axes.set_xlim(math.exp(low - pad), math.exp(high + pad + right * (high - low)))
 
 
 def hide(axes: Sequence[Axes]) -> None:
-    """Switch off the axes that a grid has too many."""
+    """Hide the unused axes of a grid."""
     for one in axes:
         one.set_axis_off()
 
 
 def nothing(axes: Axes, words: str) -> None:
-    """An empty panel that says why it is empty."""
+    """An empty panel with the reason why it is empty."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7)
 

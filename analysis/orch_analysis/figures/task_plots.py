@@ -1,4 +1,4 @@
-"""Pictures of the tasks: scores against size with their floors, gains over the control, slopes as a forest."""
+"""Figures of the tasks: scores against size with their controls, gains, and a forest plot of slopes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ OTHERS = {
 
 @style.themed
 def score_figure(table: pl.DataFrame, axis: str = "params_encoder") -> Figure:
-    """AUC against `axis`, a panel per task: every series at the largest value of the other axes, with 95% intervals.
+    """AUC against `axis` with 95% intervals, a panel per task, at the largest value of the other axes.
 
-    table: rows of `with_controls`; axis: params_encoder, images or samples_seen. Thin lines without intervals are
-    smaller values of the next axis. The untrained control is grey: of each size along params_encoder, else of the
-    largest encoder; the raw-pixel probe is a dotted line.
+    table: rows of `with_controls`; axis: params_encoder, images or samples_seen. Thin lines without intervals
+           are at
+    smaller values of the next axis. The grey line is the untrained control, of each size along params_encoder
+    and of the largest encoder along the other axes; the dotted line is the raw-pixel probe.
     """
     tasks = table["task"].unique().sort().to_list()
     figure, axes = panels(len(tasks))
@@ -111,7 +112,10 @@ def mix_figure(rows: pl.DataFrame) -> Figure:
 
 @style.themed
 def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
-    """Slopes with 95% intervals, a panel per title, tasks sorted by the size of their mean slope in the first; filled: not zero."""
+    """Slopes with 95% intervals, a panel per title; a marker is filled if its interval excludes zero.
+
+    Tasks are sorted by the absolute value of their mean slope in the first panel.
+    """
     first = next(iter(panels.values()))
     tasks = _sorted_tasks(first)
     series = sorted({(row.algorithm, row.mix) for rows in panels.values() for row in rows})
@@ -166,7 +170,7 @@ def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
 
 
 def _clip(ax: Axes, rows: Sequence[Slope]) -> None:
-    """Keep one very wide interval from flattening all others: show at most twice the half-width that four in five keep within."""
+    """Limits of x; intervals are cut at twice the half-width that four in five do not exceed."""
     found = [(row.slope, row.interval) for row in rows if row.slope is not None and row.interval is not None]
     if not found:
         return
@@ -197,7 +201,7 @@ def _series(table: pl.DataFrame) -> dict[tuple[str, str], tuple[str, float]]:
 
 
 def _marks(series: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """A marker per mix, the same in every figure; controls have no mix and get the first."""
+    """A marker per mix, the same in every figure; controls, which have no mix, get the first marker."""
     mixes = sorted({mix for _, mix in series if mix})
     return {"": MARKERS[0], **dict(zip(mixes, MARKERS * 4, strict=False))}
 
@@ -207,7 +211,7 @@ def _spread(count: int, half: float) -> list[float]:
 
 
 def _largest(part: pl.DataFrame, axis: str) -> pl.DataFrame:
-    """Rows at the largest value of every axis but `axis`, one axis after the other."""
+    """Rows at the largest value of every axis except `axis`, one axis after the other."""
     for other in OTHERS[axis]:
         part = part.filter(pl.col(other) == pl.col(other).max())
     return part
@@ -239,7 +243,7 @@ def _series_of(
 
 
 def _smaller(ax: Axes, part: pl.DataFrame, axis: str, algorithm: str) -> None:
-    """A thin line for every smaller value of the next axis, the rest at its largest."""
+    """A thin line for every smaller value of the next axis, at the largest value of the rest."""
     other, *rest = OTHERS[axis]
     for name in rest:
         part = part.filter(pl.col(name) == pl.col(name).max().over(other))
@@ -250,7 +254,7 @@ def _smaller(ax: Axes, part: pl.DataFrame, axis: str, algorithm: str) -> None:
 
 
 def _floors(ax: Axes, rows: pl.DataFrame, axis: str) -> None:
-    """What the scores are compared with: untrained encoders, and a probe of the raw pixels."""
+    """The controls of the scores: untrained encoders, and a probe of the raw pixels."""
     random, pixels = (rows.filter(pl.col("algorithm") == name) for name in ("random", "pixels"))
     if axis == "params_encoder":
         _series_of(ax, random, axis, "auc", style.GREY, "o", 0.0, dashed=True)

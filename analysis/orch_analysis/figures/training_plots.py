@@ -1,4 +1,4 @@
-"""Pictures of pretraining: held-out loss against size, data and compute, and the curves of the runs."""
+"""Figures of pretraining: held-out loss against size, data and compute, and training curves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
     """A row per algorithm and mix, a column per axis: every run, the law and its 95% band.
 
     runs: rows of `Results.pretraining`; slopes: those of `pretraining_slopes`. Bands are of the curve, at the
-    geometric mean of what is held fixed.
+    geometric mean of the fixed quantities.
     """
     groups = sorted({(row.algorithm, row.mix) for row in slopes})
     axes_names = [axis for axis in AXES if any(row.axis == axis for row in slopes)]
@@ -49,7 +49,7 @@ def loss_figure(runs: pl.DataFrame, slopes: Sequence[Slope]) -> Figure:
                 continue
             ends = _points(ax, part, algorithm, axis)
             for row in found:
-                law(ax, row, style.colour(algorithm))
+                _law(ax, row, style.colour(algorithm))
                 ax.set_title(slope_text(row), fontweight="normal", loc="right", fontsize=7)
             sizes = part[axis].drop_nulls()
             style.size_axis(ax, sizes, powers=axis == "flops_train")
@@ -84,15 +84,15 @@ def _points(ax: Axes, part: pl.DataFrame, algorithm: str, axis: str) -> list[tup
     return ends
 
 
-def law(ax: Axes, row: Slope, colour: str, *, band: bool = True, linestyle: str = "-") -> None:
-    """The fitted law over the range of its points, and its band."""
+def _law(ax: Axes, row: Slope, colour: str) -> None:
+    """The fitted law with its band over the range of its points."""
     fit = row.fit
     if not fit.estimates or row.axis not in fit.ranges:
         return
     x = np.geomspace(*fit.ranges[row.axis], 40)
     predicted = fit.predict(**{row.axis: x.tolist()})
-    ax.plot(x, predicted["value"], color=colour, linewidth=1.6, linestyle=linestyle, zorder=2)
-    if band and not predicted["lo"].null_count():
+    ax.plot(x, predicted["value"], color=colour, linewidth=1.6, zorder=2)
+    if not predicted["lo"].null_count():
         ax.fill_between(x, predicted["lo"], predicted["hi"], color=colour, alpha=0.13, linewidth=0)
 
 
@@ -107,7 +107,7 @@ def slope_text(row: Slope) -> str:
 
 @style.themed
 def curves_figure(curves: pl.DataFrame) -> Figure:
-    """Held-out loss during training against the FLOPs spent, a panel per algorithm, with the lower envelope."""
+    """Held-out loss during training against the FLOPs spent, a panel per algorithm, with its envelope."""
     table = curves.filter(pl.col("heldout_loss").is_not_null(), pl.col("flops_spent") > 0)
     algorithms = table["algorithm"].unique().sort().to_list()
     figure, axes = style.canvas(
@@ -136,7 +136,7 @@ def curves_figure(curves: pl.DataFrame) -> Figure:
 
 
 def envelope(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points that no point with as little or less x undercuts, in order of x: the lowest loss for its compute."""
+    """The lower envelope: the points with a lower y than every point of equal or smaller x, in order of x."""
     order = np.lexsort((y, x))
     best = np.minimum.accumulate(y[order])
     first = np.flatnonzero(np.r_[True, best[1:] < best[:-1]])

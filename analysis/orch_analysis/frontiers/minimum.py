@@ -1,7 +1,7 @@
-"""Where an isoFLOP curve has its minimum, and whether it has one (approach 2 of Hoffmann et al. 2022).
+"""The minimum of an isoFLOP curve, if it has one (approach 2 of Hoffmann et al. 2022).
 
-A parabola always has a vertex; that does not make it a minimum of the curve. Each curve therefore comes back
-with an outcome in words: unbounded, off centre, asymmetric, too few points, or ok.
+A parabola always has a vertex, which need not be a minimum of the curve. Each result therefore has an
+outcome: unbounded, off centre, asymmetric, too few points, or ok.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SKEW = float(np.log(1.25))  # parabola and interpolation may differ by this in l
 class Minimum:
     """The best model size at one compute budget.
 
-    flops: the budget; params: N*, NaN where there is none; log_sd: standard deviation of ln N* under the
+    flops: the budget; params: N*, NaN without a minimum; log_sd: standard deviation of ln N* under the
     loss noise; lo, hi: 2.5% and 97.5% points of N*; loss: the lowest loss; n: sizes on the curve.
-    draws: ln N* under resampled noise, NaN where a draw had no inner minimum.
+    draws: ln N* under resampled noise, NaN for a draw without an inner minimum.
     """
 
     flops: float
@@ -44,7 +44,7 @@ class Minimum:
 
     @property
     def usable(self) -> bool:
-        """Whether this is a minimum at all; off-centre and asymmetric ones are, with a warning."""
+        """True for a minimum, including off-centre and asymmetric ones, whose message is a warning."""
         return self.outcome in {Outcome.OK, Outcome.OFF_CENTRE, Outcome.ASYMMETRIC}
 
 
@@ -79,8 +79,9 @@ def minimum(
     if not np.isfinite(point) or inner < 0.5:
         edge = "smallest" if best.argmin() < len(best) / 2 else "largest"
         text = (
-            f"no minimum inside the sizes trained at {flops:.3g} FLOPs: the loss is lowest towards the {edge}"
-            f" ({sizes[best.argmin()]:.3g}); train {'smaller' if edge == 'smallest' else 'larger'} models"
+            f"the minimum is not inside the sizes trained at {flops:.3g} FLOPs: the loss is lowest towards "
+            f"the {edge} ({sizes[best.argmin()]:.3g}); train {'smaller' if edge == 'smallest' else 'larger'} "
+            "models"
         )
         return _none(flops, best, Outcome.UNBOUNDED, text, n=len(sizes))
     floor = RESOLUTION * float(logs[-1] - logs[0]) / (len(logs) - 1) if method == "akima" else 0.0
@@ -98,7 +99,7 @@ def loss_noise(curves: Sequence[tuple[Floats, Floats]]) -> float:
     """Standard deviation of a loss about smooth isoFLOP curves, pooled over `curves` (sizes, losses).
 
     Residuals of a cubic in ln N over the points within 20% of each curve's minimum; .005, the seed noise
-    that Porian et al. 2024 measured, where no curve has six such points.
+    that Porian et al. 2024 measured, if no curve has six such points.
     """
     total, freedom = 0.0, 0
     for params, losses in curves:
@@ -144,7 +145,7 @@ def _verdict(logs: Floats, losses: Floats, point: float, spread: float, method: 
         names = ("the parabola", "interpolation") if method == "parabola" else ("interpolation", "a parabola")
         there = f"{np.exp(other):.3g}" if np.isfinite(other) else "no inner minimum"
         remedy = "use method 'akima', or train sizes nearer to the minimum" if method == "parabola" else (
-            "trust this one, and train sizes nearer to the minimum")  # fmt: skip
+            "use this one, and train sizes nearer to the minimum")  # fmt: skip
         return (
             Outcome.ASYMMETRIC,
             f"{names[0]} puts N* at {np.exp(point):.3g}, {names[1]} at {there}: {remedy}",

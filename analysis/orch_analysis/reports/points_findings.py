@@ -75,7 +75,7 @@ def points_findings(points: Points, fits: Sequence[Fit], wanted: Sequence[str], 
         slopes=table,
         factors=factors,
         names=names,
-        correlations=correlation.correlate_all(table, factors, names, seed=seed),
+        correlations=correlation.correlate(table, factors, names, seed=seed),
         benefits=_benefits(frame, fits, list(axes), factors, names, seed) if first else None,
     )
 

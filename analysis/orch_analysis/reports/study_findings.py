@@ -122,7 +122,7 @@ def study_findings(
         grouped=grouped,
         factor_names=names,
         correlations={
-            value: correlation.correlate_all(_main_slopes(probes, mixes, value), grouped, names, seed=seed)
+            value: correlation.correlate(_main_slopes(probes, mixes, value), grouped, names, seed=seed)
             for value in ("auc", "error_ratio")
         },
         benefits=_benefits(scored, grouped, names, seed),

@@ -61,7 +61,7 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def read(folder: str | Path, *, trust: bool = False) -> list[Fit]:
+def load_laws(folder: str | Path, *, trust: bool = False) -> list[Fit]:
     """The fits that `write` wrote, ready to predict.
 
     Raises OrchError for another folder or schema version, a damaged file, and for a law in a Python file unless `trust`
@@ -100,13 +100,13 @@ def predict(
 ) -> pl.DataFrame:
     """What every law of a folder predicts, as `Fit.predict` gives it, with a column for each column of the groups.
 
-    Fits without estimates predict nothing. Raises OrchError as `read` and `Fit.predict` do.
+    Fits without estimates predict nothing. Raises OrchError as `load_laws` and `Fit.predict` do.
     """
     if at is None:
         at = pl.DataFrame(dict(zip(x, np.broadcast_arrays(*map(np.atleast_1d, x.values())), strict=True)))
     frames = [
         one.predict(at).with_columns(pl.lit(word).alias(name) for name, word in one.group.items())
-        for one in read(folder, trust=trust)
+        for one in load_laws(folder, trust=trust)
         if one.estimates
     ]
     return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()

@@ -62,7 +62,7 @@ def register(study: Study, folder: Path, at: Mapping[str, float], *, trust: bool
     text = (
         (folder / laws_json.FILE).read_text(encoding="utf-8") if (folder / laws_json.FILE).is_file() else ""
     )
-    found = [one for one in laws_json.read(folder, trust=trust) if one.estimates]
+    found = [one for one in laws_json.load_laws(folder, trust=trust) if one.estimates]
     results = read_results(study, planned_only=False)
     predictions = [_predicted(one, at) for one in found if set(one.law.x) <= set(at)]
     if not predictions:

@@ -1,8 +1,8 @@
 """Differences in test AUC between two values of one axis, over cells that are equal in everything else.
 
-Algorithms, mixes and resolutions have no order that a slope could follow, and two values of a size allow no slope
-either: both are compared pair by pair. The task is the unit of evidence: the interval is Student's t over the tasks'
-mean differences.
+A slope needs an ordered axis of three values or more. Algorithms, mixes, resolutions, and sizes with two
+values are therefore compared pair by pair. The interval is Student's t over the mean differences of the
+tasks.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ CATEGORIES = ("algorithm", "mix", "resolution")
 class Contrast:
     """AUC at `second` minus AUC at `first`, two values of `axis`.
 
-    tasks: mean difference of each task; pairs: pairs of cells that differ in this axis alone; mean: over tasks, with its
-    95% t interval (None for one task).
+    tasks: mean difference of each task; pairs: number of pairs of cells per task that differ in this axis
+           alone; mean:
+    over tasks, with its 95% t interval (None for one task).
     """
 
     axis: str
@@ -40,7 +41,7 @@ class Contrast:
 
     @property
     def differs(self) -> bool:
-        """True where the interval excludes zero."""
+        """True if the interval excludes zero."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
@@ -59,7 +60,7 @@ def contrasts(scored: pl.DataFrame) -> list[Contrast]:
 
 
 def contrast_table(rows: Sequence[Contrast]) -> pl.DataFrame:
-    """One row per contrast and task: axis, first, second, task, difference, and the contrast's mean with its interval."""
+    """One row per contrast and task: axis, first, second, task, difference, mean and interval, pairs."""
     found = [
         {
             "axis": row.axis,
@@ -94,7 +95,8 @@ def _contrast(table: pl.DataFrame, axis: str, first: object, second: object) -> 
     names = (f"{level}" if isinstance(level, str) else count(float(str(level))) for level in (first, second))
     return Contrast(
         axis=axis, first=next(names), second=next(names), tasks=dict(means.iter_rows()),
-        pairs=pairs.height // means.height, mean=sum(differences) / len(differences), interval=_t_interval(differences),
+        pairs=pairs.height // means.height, mean=sum(differences) / len(differences),
+        interval=_t_interval(differences),
     )  # fmt: skip
 
 

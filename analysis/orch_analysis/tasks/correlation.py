@@ -1,7 +1,8 @@
-"""Correlations over a handful of tasks, with everything that keeps a reader from believing them too soon.
+"""Correlations over a few tasks, with intervals and corrected p-values.
 
-With 4 to 12 tasks an r of .5 means little. Each r therefore comes with its Fisher interval, a bootstrap interval, a
-permutation p, p corrected for the whole family (Holm; Benjamini-Hochberg), and its range when one task is left out.
+With 4 to 12 tasks an r of .5 is weak evidence. Each r therefore has a Fisher interval, a bootstrap interval,
+a p by permutation, a p corrected for the whole family (Holm; Benjamini-Hochberg), and its range if one task
+is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-EXACT = 7  # tasks up to which all n! permutations are gone through
+EXACT = 7  # tasks up to which all n! permutations are computed
 SHUFFLES = 9999
 RESAMPLES = 2000
 MANY = 100  # tasks above which the random orders are not kept for the next factor
@@ -26,11 +27,12 @@ PART = 1_000_000  # numbers of random orders or resamples that are held at a tim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correlation:
-    """Correlation of a slope with a factor over n tasks; None where n is too small for the number.
+    """Correlation of a slope with a factor over n tasks; a number is None if n is too small for it.
 
     pearson_lo/hi: 95% by Fisher's z (n >= 4); spearman_lo/hi: by Bonett & Wright 2000; *_boot_*: percentile
-    bootstrap over tasks; p: t test of r = 0; p_permutation: two-sided, exact up to 7 tasks; p_holm, p_bh: p corrected
-    over the family; loo_lo/hi: range of r when one task is left out, `loo_without` the task that moves it most.
+    bootstrap over tasks; p: t test of r = 0; p_permutation: two-sided, exact up to 7 tasks; p_holm, p_bh: p
+    corrected over the family; loo_lo/hi: range of r if one task is left out, `loo_without` the task that
+    changes it most.
     """
 
     group: str
@@ -55,7 +57,7 @@ class Correlation:
     note: str = ""
 
 
-def correlate(
+def correlation(
     slopes: Sequence[float],
     factor: Sequence[float],
     tasks: Sequence[str],
@@ -65,7 +67,7 @@ def correlate(
     level: float = 0.95,
     seed: int = 0,
 ) -> Correlation:
-    """Correlate slopes with one factor over tasks; tasks where either is missing (NaN) do not count."""
+    """Correlate slopes with one factor over tasks; tasks without a slope or a factor (NaN) do not count."""
     x, y = np.asarray(factor, dtype=np.float64), np.asarray(slopes, dtype=np.float64)
     known = np.isfinite(x) & np.isfinite(y)
     x, y, names = x[known], y[known], [task for task, keep in zip(tasks, known, strict=True) if keep]
@@ -101,18 +103,19 @@ def correlate(
     )
 
 
-def correlate_all(
+def correlate(
     slopes: pl.DataFrame, factors: pl.DataFrame, names: Sequence[str], *, seed: int = 0
 ) -> pl.DataFrame:
     """Correlate `slope` with every factor within every `group`, and correct p over the whole family.
 
-    slopes: columns group, task, slope; factors: column task and one column per name, or group and task for factors
+    slopes: columns group, task, slope; factors: column task and one column per name, or group and task for
+            factors
     that differ between groups. One row per (group, factor), columns as `Correlation`.
     """
     keys = [key for key in ("group", "task") if key in factors.columns]
     joined = slopes.join(factors, on=keys, how="left")
     rows = [
-        correlate(
+        correlation(
             part["slope"].to_list(),
             part[name].cast(pl.Float64).fill_null(math.nan).to_list(),
             part["task"].to_list(),
@@ -127,7 +130,7 @@ def correlate_all(
 
 
 def pearson(x: Floats, y: Floats) -> float:
-    """Product-moment correlation; NaN where one of the two is constant."""
+    """Product-moment correlation; NaN if one of the two is constant."""
     a, b = x - x.mean(), y - y.mean()
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return min(1.0, max(-1.0, float(a @ b) / norm)) if norm else math.nan
@@ -159,9 +162,9 @@ def t_test(r: float, n: int) -> float:
 
 
 def permutation_test(x: Floats, y: Floats, seed: int = 0) -> float:
-    """Two-sided p of no association: the share of reorderings of y with |r| at least as large.
+    """Two-sided p of the absence of association: the share of reorderings of y with |r| at least as large.
 
-    All n! of them up to 7 tasks, else 9,999 random ones with the observed order counted in (Phipson & Smyth 2010).
+    All n! reorderings up to 7 tasks, else 9,999 random ones and the observed order (Phipson & Smyth 2010).
     """
     a, b = x - x.mean(), y - y.mean()
     rounding = 1e-12 * float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -198,14 +201,14 @@ def _parts(rows: int, n: int) -> Iterator[int]:
 
 
 def critical_correlation(n: int, level: float = 0.95) -> float:
-    """The smallest |r| over n tasks whose Fisher interval excludes zero: tanh(q / sqrt(n - 3)); 1 below n = 4."""
+    """The least |r| whose Fisher interval excludes zero, tanh(q / sqrt(n - 3)) over n tasks, 1 if n < 4."""
     from statistics import NormalDist
 
     return math.tanh(NormalDist().inv_cdf((1 + level) / 2) / math.sqrt(n - 3)) if n > 3 else 1.0
 
 
 def _without_one(x: Floats, y: Floats, names: Sequence[str]) -> dict[str, float]:
-    """Pearson's r without each task in turn; a task without which factor or slope is constant has none."""
+    """Pearson's r without each task in turn, unless factor or slope are then constant."""
     found = {name: pearson(np.delete(x, i), np.delete(y, i)) for i, name in enumerate(names)}
     return {name: r for name, r in found.items() if not math.isnan(r)}
 
@@ -228,7 +231,7 @@ def _bootstrap(x: Floats, y: Floats, level: float, seed: int) -> tuple[float | N
 
 
 def _corrected(rows: Sequence[Correlation]) -> list[Correlation]:
-    """Holm's family-wise p and Benjamini-Hochberg's false-discovery p over every test that gave a p."""
+    """Holm's family-wise p and Benjamini-Hochberg's false-discovery p over all tests with a p."""
     tested = [i for i, row in enumerate(rows) if row.p is not None]
     if not tested:
         return list(rows)

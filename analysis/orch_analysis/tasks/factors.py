@@ -1,11 +1,12 @@
-"""What a task is like, in numbers: the factors that its slopes may depend on, each with definition, unit and source.
+"""Factors: properties of a task that its slopes may depend on, each with definition, unit and source.
 
-Two published conclusions flip with an unstated definition (BioVFM-21M, Liu et al. 2025, arXiv:2505.09329):
-"#samples" counts all splits, and "#classes" counts the 14 labels of a multi-label task as 14 classes. A factor with
-more than one reasonable coding is therefore registered once per coding, under a name that says which.
+Two published conclusions are reversed by an unstated definition (BioVFM-21M, Liu et al. 2025,
+arXiv:2505.09329): "#samples" counts all splits, and "#classes" counts the 14 labels of a multi-label task as
+14 classes. A factor with more than one reasonable definition is therefore registered once per definition,
+under different names.
 
-To add a factor, write its function and append a `Factor` to FACTORS: tables, correlations, figures and documentation
-read that tuple.
+To add a factor, write its function and append a `Factor` to FACTORS: tables, correlations, figures and
+documentation read that tuple.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MULTI_LABEL = "multi-label: Davies-Bouldin index and class entropy need one clas
 
 @dataclass(frozen=True, kw_only=True)
 class TaskImages:
-    """A task's images [n, h, w, c] (uint8) and labels [n, k] of all splits; the first `n_train` are for training.
+    """A task's images [n, h, w, c] (uint8) and labels [n, k] of all splits, `n_train` for training first.
 
     Labels [n, 1] are classes; labels [n, k] are k binary labels (a multi-label task).
     """
@@ -46,7 +47,7 @@ class TaskImages:
 
     @property
     def multi_label(self) -> bool:
-        """True where an image can have several labels."""
+        """True if an image can have several labels."""
         return bool(self.labels.shape[1] > 1)
 
     @cached_property
@@ -69,10 +70,11 @@ class TaskImages:
 class Factor:
     """A property of a task that its slopes are correlated with.
 
-    name: its column in tables; label: on axes and in tables; definition and unit: in words; source: where the
-    definition comes from; of: computes it from the task's images, None where it is undefined for the task (no function
-    where it is computed from scores); correlated: False where another factor holds the same information; drawn: True
-    where the report's scatter figure has a panel for it.
+    name: its column in tables; label: on axes and in tables; definition and unit: printed in reports; source:
+          of the
+    definition; of: computes it from the task's images and returns None if it is undefined for the task (None
+    for a factor that is computed from scores); correlated: False if another factor contains the same
+    information; drawn: True if the report's scatter figure has a panel for it.
     """
 
     name: str
@@ -86,10 +88,11 @@ class Factor:
 
 
 def task_factors(tasks: Mapping[str, tuple[Path, str]]) -> pl.DataFrame:
-    """The factors of every task: a row each. A task is its npz or pack folder, and its fingerprint in the study.
+    """A table of the factors of every task; `tasks` maps names to npz files or packs and their fingerprints.
 
-    Columns: task, every factor that is computed from images (Float64, null where undefined), notes. A file that is
-    missing or damaged, or has changed since, gives null factors and a note with the reason.
+    Columns: task, every factor that is computed from images (Float64, null if undefined), notes. If a file is
+             missing
+    or damaged, or differs from its fingerprint, the factors are null and the note contains the reason.
     """
     rows = [{"task": task, **factors_of(*given)} for task, given in tasks.items()]
     types = {
@@ -101,7 +104,7 @@ def task_factors(tasks: Mapping[str, tuple[Path, str]]) -> pl.DataFrame:
 
 
 def factors_of(path: Path, fingerprint: str = "") -> dict[str, float | str | None]:
-    """The factors of one task by name, and `notes`: why some or all are missing."""
+    """The factors of one task by name, and `notes`: the reason why some or all of them are missing."""
     from orch_core.images.npz import SPLITS
     from orch_core.images.source import read_split
 
@@ -119,12 +122,12 @@ def factors_of(path: Path, fingerprint: str = "") -> dict[str, float | str | Non
 
 
 def label_of(name: str) -> str:
-    """The label of a registered factor; a column of the user's is its own label."""
+    """The label of a registered factor; for a column of a table its name."""
     return BY_NAME[name].label if name in BY_NAME else name
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Names of factors in the order of FACTORS, then the others as they come."""
+    """Names of factors in the order of FACTORS, followed by the other names."""
     return [*(name for name in BY_NAME if name in names), *(name for name in names if name not in BY_NAME)]
 
 
@@ -138,7 +141,7 @@ def chosen_factors(wanted: Sequence[str], available: Sequence[str]) -> list[str]
 
 
 def varying_factors(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
-    """Those factors that differ between tasks, each coding once where two agree on every task."""
+    """The factors that differ between tasks, without those that equal an earlier factor on every task."""
     kept: list[str] = []
     for name in names:
         if name in table.columns and table[name].drop_nulls().n_unique() > 1:
@@ -174,7 +177,7 @@ def _entropy_ratio(task: TaskImages) -> float | None:
 
 
 def _pixels(task: TaskImages) -> tuple[NDArray[np.floating], NDArray[np.int64]] | None:
-    """Pixels in [0, 1] (images x values) and classes of at most CLUSTERED images; None where there are no clusters."""
+    """Pixels in [0, 1] [n, h * w * c] and classes [n] of at most CLUSTERED images; None without clusters."""
     step = -(-len(task.images) // CLUSTERED)
     classes = task.labels[::step, 0]
     if task.multi_label or not 1 < len(np.unique(classes)) < len(classes):
@@ -210,28 +213,33 @@ FACTORS = (
         source="#samples of BioVFM-21M (arXiv:2505.09329)", of=lambda task: len(task.images), drawn=True,
     ),
     Factor(
-        name="classes", label="#classes (labels)", definition="classes; each label of a multi-label task counts as one",
+        name="classes", label="#classes (labels)", definition="classes; each label of a multi-label task "
+        "counts as one",
         unit="classes", source="#classes of BioVFM-21M (arXiv:2505.09329)", of=_classes, drawn=True,
     ),
     Factor(
-        name="classes_binary", label="#classes (binary)", definition="classes; a multi-label task counts as binary",
+        name="classes_binary", label="#classes (binary)", definition="classes; a multi-label task counts as "
+        "binary",
         unit="classes", source="each label of a multi-label task is a binary task",
         of=lambda task: 2 if task.multi_label else _classes(task), drawn=True,
     ),
     Factor(
         name="gzip_rgb", label="compressibility (RGB)",
-        definition="gzip bytes over raw bytes of the image as 3-channel RGB, median over at most 2,000 images", unit="ratio",
+        definition="gzip bytes over raw bytes of the image as 3-channel RGB, median over at most 2,000 "
+        "images", unit="ratio",
         source="compressibility of BioVFM-21M (arXiv:2505.09329)", of=_gzip_rgb, drawn=True,
     ),
     Factor(
         name="gzip_native", label="compressibility (native)",
-        definition="gzip bytes over raw bytes of the image with its own channels, median over at most 2,000 images",
+        definition="gzip bytes over raw bytes of the image with its own channels, median over at most 2,000 "
+        "images",
         unit="ratio", source="the same without replicating the channel of grey images", of=_gzip_native,
     ),
     Factor(
         name="gzip_bytes", label="compressed bytes",
-        definition="gzip bytes of the image with its own channels, median over at most 2,000 images", unit="bytes",
-        source="gzip_native times the image's raw bytes", of=lambda task: task.gzip_bytes, correlated=False,
+        definition="gzip bytes of the image with its own channels, median over at most 2,000 images",
+        unit="bytes", source="gzip_native times the image's raw bytes", of=lambda task: task.gzip_bytes,
+        correlated=False,
     ),
     Factor(
         name="dbi_pixels", label="DBI (pixels)",
@@ -240,7 +248,8 @@ FACTORS = (
     ),
     Factor(
         name="dbi_pca50", label="DBI (PCA-50)",
-        definition="Davies-Bouldin index of the classes on 50 principal components of the pixels, at most 5,000 images",
+        definition="Davies-Bouldin index of the classes on 50 principal components of the pixels, at most "
+        "5,000 images",
         unit="none", source="Davies and Bouldin 1979, as in scikit-learn", of=_dbi_pca50,
     ),
     Factor(
@@ -248,7 +257,8 @@ FACTORS = (
         source="Shannon 1948", of=_entropy,
     ),
     Factor(
-        name="entropy_ratio", label="class entropy / max", definition="entropy of the class shares over its maximum",
+        name="entropy_ratio", label="class entropy / max", definition="entropy of the class shares over its "
+        "maximum",
         unit="ratio", source="Shannon 1948", of=_entropy_ratio, correlated=False,
     ),
     Factor(

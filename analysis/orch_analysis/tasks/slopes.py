@@ -1,8 +1,11 @@
-"""Power laws of a study: how loss and downstream metrics move with size, data and compute, against the controls.
+"""Power laws of a study: loss and downstream metrics against size, data and compute, with controls.
 
-Every slope is d log(value) / d log(axis). A grid varies several quantities at once, so a slope along one axis is taken
-at fixed values of the others: log(value) = log A + slope log(axis) + sum_k b_k log(other_k), by least squares with t
-intervals whose unit of evidence is a value of the axis (`partial_fit`). The others that enter are named in `held`.
+Every slope is d log(value) / d log(axis). A grid varies several quantities at once, so a slope along one axis
+is taken
+at fixed values of the others: log(value) = log A + slope log(axis) + sum_k b_k log(other_k), by least squares
+                               with t
+intervals whose unit of evidence is a value of the axis (`partial_fit`). `held` contains the names of these
+others.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ HELD: Mapping[str, tuple[str, ...]] = {
     "samples_seen": ("params_encoder", "images"),
     "flops_train": (),
 }
-TASK_KEYS = ("dataset", "task")  # columns of a table of points that say which task a point belongs to
-LEVELS = 3  # distinct values of an axis below which a slope is not a law
+TASK_KEYS = ("dataset", "task")  # columns of a table of points that contain the task
+LEVELS = 3  # distinct values of an axis that a slope needs
 VALUES: Mapping[str, str] = {
     "heldout_loss": "held-out pretraining loss",
     "readout_error": "held-out read-out error (nearest neighbours)",
@@ -52,7 +55,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slope:
-    """One fitted slope with its group, its axis, what was held fixed, and `units`, the distinct values of the axis."""
+    """A fitted slope with its group and axis; `held`: fixed quantities, `units`: values of the axis."""
 
     algorithm: str
     mix: str
@@ -65,22 +68,22 @@ class Slope:
 
     @property
     def slope(self) -> float | None:
-        """The exponent; None where the fit gave none."""
+        """The exponent; None if the fit failed."""
         return self.fit.estimates.get("slope")
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Its 95% interval; None where the fit gave none."""
+        """The 95% interval of the exponent; None if the fit lacks one."""
         return self.fit.intervals.get("slope")
 
     @property
     def differs(self) -> bool:
-        """True where the interval excludes zero."""
+        """True if the interval excludes zero."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
     @property
     def falls(self) -> bool:
-        """True where the whole interval is below zero."""
+        """True if the interval is below zero."""
         return self.interval is not None and self.interval[1] < 0
 
 
@@ -92,9 +95,10 @@ def group_labels(group: Mapping[str, str]) -> dict[str, str]:
 
 
 def pretraining_slopes(results: Results) -> list[Slope]:
-    """Held-out loss against every axis, per algorithm and mix; the read-out error along axes where losses differ in unit.
+    """Held-out loss against every axis by algorithm and mix, or the read-out error if losses differ in unit.
 
-    The read-out error is 1 - the accuracy of a nearest-neighbour vote on held-out images at the end of training.
+    The read-out error is 1 - the accuracy of a nearest-neighbour vote on held-out images at the end of
+    training.
     """
     runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS))
     if "knn_accuracy" in runs.columns:
@@ -109,9 +113,10 @@ def pretraining_slopes(results: Results) -> list[Slope]:
 
 
 def loss_obstacle(runs: pl.DataFrame, axis: str) -> str:
-    """Why the losses of runs of one algorithm and mix are not one quantity along `axis`; empty if they are.
+    """The reason why losses of one algorithm and mix cannot be compared along `axis`; empty if they can.
 
-    The recipe says along what its loss keeps its unit (`Recipe.loss_comparable_across`); an unknown recipe is trusted.
+    `Recipe.loss_comparable_across` contains the axes along which a loss keeps its unit; the losses of an
+    unknown recipe are taken as comparable.
     """
     from orch_core.recipes import RECIPES
 
@@ -127,9 +132,9 @@ def loss_obstacle(runs: pl.DataFrame, axis: str) -> str:
 
 
 def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> list[Fit]:
-    """The held-out loss as E + A/N^alpha + B/D^beta per algorithm and mix, where sizes and data both have 3 values.
+    """The held-out loss as E + A/N^alpha + B/D^beta, per algorithm and mix with 3 sizes and 3 values of data.
 
-    N is encoder parameters; D is samples seen where those vary, else the number of pretraining images.
+    N is encoder parameters; D is samples seen if they vary, else the number of pretraining images.
     """
     runs = results.pretraining.filter(~pl.col("algorithm").is_in(CONTROLS), pl.col("heldout_loss") > 0)
     found = []
@@ -155,9 +160,10 @@ def joint_laws(results: Results, *, bootstrap: int = 1000, seed: int = 0) -> lis
 
 
 def probe_slopes(results: Results) -> list[Slope]:
-    """AUC, error and error over the random control's against every axis, per algorithm, mix and task.
+    """AUC, error, and error relative to the random control against every axis, per algorithm, mix and task.
 
-    The control itself has slopes in encoder parameters only: its AUC and error improve with size without training.
+    The control itself has slopes in encoder parameters only: its AUC and error improve with size without
+    training.
     """
     table = with_controls(results.probes)
     trained = table.filter(~pl.col("algorithm").is_in(CONTROLS))
@@ -167,13 +173,13 @@ def probe_slopes(results: Results) -> list[Slope]:
 
 
 def with_controls(probes: pl.DataFrame) -> pl.DataFrame:
-    """Add to every probe what it is measured against.
+    """Add to every probe its controls, gains and errors.
 
-    error = 1 - auc; control, control_se: mean AUC and standard error of the untrained encoders of the same shape on
-    the task; pixels, pixels_se: the raw-pixel probe; gain = auc - control with gain_lo, gain_hi (95%), the same for
-    gain_pixels; error_ratio = (1 - auc) / (1 - control). A gain's interval is the paired bootstrap's, over resamples of
-    the test images that both probes share; where the resampled AUCs are not there, standard errors are added in
-    quadrature, which is wider.
+    error = 1 - auc; control, control_se: mean AUC and standard error of the untrained encoders of the same
+    shape on the task; pixels, pixels_se: the raw-pixel probe; gain = auc - control with gain_lo, gain_hi
+    (95%), the same for gain_pixels; error_ratio = (1 - auc) / (1 - control). The interval of a gain is that
+    of the paired bootstrap over the test images that both probes share. Without resampled AUCs, standard
+    errors are added in quadrature, which gives wider intervals.
     """
     key = ["model", "resolution", "patch", "task"]
     table = probes.with_columns(error=1 - pl.col("auc"), se=_standard_error())
@@ -202,7 +208,7 @@ def _draws(path: str | None) -> Numbers | None:
 def _paired(
     table: pl.DataFrame, name: str, floor: str, draws: Mapping[str | None, Numbers | None]
 ) -> pl.DataFrame:
-    """Put the paired bootstrap's interval of a gain where both probes kept their resampled AUCs."""
+    """Replace the interval of a gain by the paired bootstrap's if both probes have resampled AUCs."""
     ends: list[tuple[float, float]] = []
     rows = table.select("draws", floor, f"{name}_lo", f"{name}_hi").iter_rows()
     for own_path, floor_paths, *interval in rows:
@@ -251,9 +257,7 @@ def _slopes(
 
 
 def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) -> list[Slope]:
-    others = [
-        name for name in HELD[axis] if (part[name].fill_null(0) > 0).any()
-    ]  # untrained controls have none
+    others = [name for name in HELD[axis] if (part[name].fill_null(0) > 0).any()]  # none of a control
     sound = pl.all_horizontal((pl.col(name).fill_null(0) > 0) for name in (value, axis, *others))
     usable = part.filter(sound)
     if usable[axis].n_unique() < LEVELS or same_axis(usable, axis):
@@ -265,15 +269,16 @@ def _slope(part: pl.DataFrame, value: str, axis: str, group: Mapping[str, str]) 
 
 
 def tied(table: pl.DataFrame) -> bool:
-    """True where the number of images decides the samples seen: the two are then one axis, `images`."""
+    """True if the number of images determines the samples seen: both are then one axis, `images`."""
     return table.select("images", "samples_seen").unique().height == table["images"].n_unique()
 
 
 def same_axis(table: pl.DataFrame, axis: str) -> str:
-    """The earlier axis of AXES that `axis` repeats in this table ("" where there is none): one law, not two.
+    """The earlier axis of AXES that `axis` repeats in this table, or an empty text.
 
-    Two axes are the same when each value of one goes with a single value of the other, as training FLOPs do with
-    encoder sizes that all see as many samples. Samples seen repeat the number of images as soon as that decides them.
+    Two axes are the same if each value of one occurs with a single value of the other, such as training FLOPs
+    and encoder sizes if all sizes see the same number of samples. Samples seen are the same axis as the
+    number of images if that number determines them.
     """
     if axis == "samples_seen" and tied(table):
         return "images"
@@ -285,9 +290,9 @@ def same_axis(table: pl.DataFrame, axis: str) -> str:
 
 
 def held_fixed(table: pl.DataFrame, axis: str, others: Sequence[str]) -> tuple[str, ...]:
-    """Those of `others` that can be told apart from `axis` in this table, leaving a degree of freedom for noise.
+    """The `others` whose effect can be separated from that of `axis`, leaving a degree of freedom for noise.
 
-    Each is added when its logarithm is not a linear function of those already there (rank of the design).
+    Each is added if its logarithm is not a linear function of those added before (rank of the design).
     """
     columns = [np.log(table[axis].to_numpy())]
     held: list[str] = []
@@ -312,14 +317,14 @@ def partial_fit(
     """The power law along `axis` at the geometric mean of the `held` quantities.
 
     By the theorem of Frisch, Waugh and Lovell the line through values adjusted for the others, with the joint
-    regression's coefficients, has the joint regression's slope; the spread of the axis given the others is put in place
-    of the plain line's.
+    regression's coefficients, has the joint regression's slope; the spread of the axis given the others
+    replaces that of the plain line.
 
-    Runs at one value of the axis share what belongs to it (the control of a size, its initial weights, the subset of a
-    data size), so their errors are not independent. The unit of evidence is therefore a value of the axis: the noise is
-    that of the units' mean residuals, with the degrees of freedom of a line through as many points as there are units
-    (the between estimator; Baltagi 2021, Econometric Analysis of Panel Data, section 2.3). In a balanced grid the t
-    interval is exact whatever runs of a unit have in common.
+    Runs at one value of the axis share the control of a size, its initial weights or the subset of a data
+    size, so their errors are not independent. The unit of evidence is therefore a value of the axis: the
+    noise is that of the units' mean residuals, with the degrees of freedom of a line through as many points
+    as there are units (the between estimator; Baltagi 2021, Econometric Analysis of Panel Data, section 2.3).
+    In a balanced grid the t interval is exact for any dependence within a unit.
     """
     rows = table.filter(sound)
     logs = np.log(rows[axis].to_numpy())
@@ -350,7 +355,7 @@ def partial_fit(
 def between_noise(residuals: Numbers, unit: NDArray[np.intp], others: Numbers) -> tuple[float, int]:
     """Standard deviation of a run from the units' mean residuals, and its degrees of freedom.
 
-    Quantities held fixed that vary between units alone take a degree of freedom each; at least one is left.
+    Each fixed quantity that varies only between units costs a degree of freedom; at least one is left.
     """
     count = np.bincount(unit)
     sums = np.bincount(unit, residuals)
@@ -386,7 +391,7 @@ def _with_units(found: Fit, spread: float, noise: float, dof: int, held: Sequenc
 
 
 def slope_table(slopes: Sequence[Slope]) -> pl.DataFrame:
-    """One row per slope: group, axis, what was held fixed, slope, 95% interval, runs, units of evidence, outcome."""
+    """One row per slope: group, axis, fixed quantities, slope, 95% interval, runs, units, outcome."""
     rows = [
         {
             "algorithm": row.algorithm,
