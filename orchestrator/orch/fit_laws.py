@@ -18,17 +18,18 @@ from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.plain import to_plain
 from orch_analysis.fitting.points import Points
 from orch_analysis.fitting.used_rows.selection import best, selected
-from orch_analysis.forecast.groups import fit_groups
-from orch_analysis.reports.page import writing
+from orch_analysis.forecast.groups import fit_groups, group_columns
+from orch_analysis.reports.points_report import save_fits
 from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError
 from orch_core.formatting import columns, percent
+from orch_core.study.folder import Study
 
 if TYPE_CHECKING:
     from orch_analysis.saved.registered import Score
+    from orch_core.study.folder import Study
 
-GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 SHOWN = 100  # fits in the terminal
 MANY = 8  # rows named for each reason, and lines of each kind of remark
 BANDS = {"mean": "of the curve", "new": "of a new run"}
@@ -37,12 +38,13 @@ GRIDS = (".yaml", ".yml", "")  # endings of the names of grids, and of folders
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRequest:
-    """The input and output of `orch fit-laws`; the fit's options are `FitOptions`.
+    """The laws that `orch fit-laws` fits and the folder that it writes; `FitOptions` has the options of a fit.
 
-    law: a name, a file, or auto; empty for power on a table, and for the laws of the report on a study.
-         group_by: columns
-    of the groups; empty for those called `GROUPS`. factors: columns to correlate slopes with. out: folder of
-    the report. tracking_uri, experiment: MLflow's, instead of a study or a table.
+    law:        a name, a file, or auto; empty for power on a table, and for the laws of the report on a study
+    group_by:   columns of the groups; empty for `forecast.groups.group_columns`
+    factors:    columns to correlate slopes with
+    out:        folder of the report
+    tracking_uri, experiment: an MLflow experiment to fit instead of a study or a table
     """
 
     law: str = ""
@@ -73,20 +75,31 @@ def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> F
     from orch.studies import find_study
 
     if request.tracking_uri:
-        from orch.tracking.track import read_points as from_mlflow
+        from orch.tracking.track import read_points
 
         name = request.experiment or find_study(target).name
-        points = load_points(from_mlflow(request.tracking_uri, name), name=name)
-        return _fit_points(points, request, options, Path(f"{name}-laws"))
+        frame = read_points(request.tracking_uri, name)
+        return _fit_points(load_points(frame, name=name), request, options, Path(f"{name}-laws"))
     study = find_study(target)
-    if request.law:
-        from orch_analysis.tables.study_tables import read_results
+    if not request.law:
+        return _report(study, request, options)
+    from orch_analysis.tables.study_tables import study_points
 
-        frame = read_results(study).pretraining
-        named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
-        frame = frame.with_columns(pl.col(old).alias(new) for new, old in named.items())
-        points = load_points(frame, name=study.name)
-        return _fit_points(points, request, options, study.laws)
+    return _fit_points(study_points(study), request, options, study.laws)
+
+
+def _fit_points(points: Points, request: FitRequest, options: FitOptions, default_out: Path) -> Fitted:
+    """Choose rows, fit every group, and save laws and report."""
+    law, points = request.law or "power", selected(points, options)
+    groups = tuple(dict.fromkeys(request.group_by)) or group_columns(points.frame, options)
+    points = best(points, options, groups)
+    fits, out = fit_groups(law, points, options, by=groups), request.out or default_out
+    save_fits(points, fits, out, command=shlex.join(command_line()), factors=request.factors)
+    return _fitted(law, groups, points.notes, fits, out)
+
+
+def _report(study: Study, request: FitRequest, options: FitOptions) -> Fitted:
+    """Fit every law of a study's report, and score its registered forecasts."""
     from orch_analysis.reports.study_report import report_study
     from orch_analysis.saved import registered
 
@@ -98,7 +111,7 @@ def fit_laws(target: Path | None, request: FitRequest, options: FitOptions) -> F
 
 
 def _scored(scores: Sequence[Score]) -> str:
-    """A line for each registered forecast with its error, and one for all; empty if there are none."""
+    """A line per registered forecast with its error, and one with the number inside their bands."""
     if not scores:
         return ""
     lines = [
@@ -117,49 +130,19 @@ def is_table(target: Path) -> bool:
     return target.suffix.lower() not in GRIDS and target.name != "plan.json" and not target.is_dir()
 
 
-def _fit_points(points: Points, request: FitRequest, options: FitOptions, default_out: Path) -> Fitted:
-    law = request.law or "power"
-    points = selected(points, options)
-    groups = tuple(dict.fromkeys(request.group_by)) or _groups(points.frame, options)
-    points = best(points, options, groups)
-    fits = fit_groups(law, points, options, by=groups)
-    out, command = request.out or default_out, shlex.join(command_line())
-    path = _write(points, fits, out, command, request.factors)
-    asked = fits[0].options
+def _fitted(law: str, groups: Sequence[str], notes: Sequence[str], fits: Sequence[Fit], out: Path) -> Fitted:
+    """The answer for fits that were saved in the folder `out`."""
+    asked, laws = fits[0].options, out / laws_json.FILE
     document: dict[str, Any] = {
-        "law": law,
-        "value": asked.value,
-        "x": dict(asked.x),
-        "group_by": list(groups),
-    }
-    document |= {"laws": str(path), "fits": [_fit_document(fit) for fit in fits]}
-    document |= {"notes": list(points.notes)}
-    remarks = "".join(f"\n{line}" for line in [*map("note: {}".format, points.notes), *_remarks(fits)])
+        "law": law, "value": asked.value, "x": dict(asked.x), "group_by": list(groups), "laws": str(laws),
+        "fits": [_fit_document(fit) for fit in fits], "notes": list(notes),
+    }  # fmt: skip
+    remarks = "".join(f"\n{line}" for line in [*map("note: {}".format, notes), *_remarks(fits)])
     by = f" by {', '.join(groups)}" if groups else ""
-    text = f"{_table(fits)}{remarks}\n\n{fits[0].value}{by}; laws: {path}"
+    text = f"{_table(fits)}{remarks}\n\n{fits[0].value}{by}; laws: {laws}"
     if not any(fit.estimates for fit in fits):
         return Fitted(document=document, text=text, exit_code=Exit.NO_FIT)
-    return Fitted(document=document, text=f"{text}\nreport: {path.with_name('report.html')}")
-
-
-def _groups(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
-    """The columns that are groups by their name, take several values, and are not variables."""
-    names = [name for name in GROUPS if name in frame.columns and name not in options.x.values()]
-    return tuple(name for name in names if frame[name].n_unique() > 1)
-
-
-def _write(points: Points, fits: Sequence[Fit], out: Path, command: str, factors: Sequence[str]) -> Path:
-    """Write the report and laws.json; without a fit, only laws.json with the outcomes."""
-    if any(fit.estimates for fit in fits):
-        from orch_analysis.reports.points_report import report_points
-
-        seed = fits[0].options.seed
-        page = report_points(points, fits, out, command=command, factors=factors, seed=seed)
-        return page.with_name(laws_json.FILE)
-    with writing(out) as folder:  # an earlier report, which would contradict these outcomes, goes
-        provenance = {"source": points.source, "sha256": points.sha256, "command": command}
-        laws_json.write(fits, folder, provenance)
-    return out / laws_json.FILE
+    return Fitted(document=document, text=f"{text}\nreport: {out / 'report.html'}")
 
 
 def _fit_document(fit: Fit) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from orch_analysis.tasks import correlation
 from orch_analysis.tasks.correlation import (
     correlate,
     correlation,

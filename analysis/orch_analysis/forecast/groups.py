@@ -18,6 +18,7 @@ from orch_analysis.laws.law import Law
 from orch_core.errors import OrchError
 
 MISSING = "(missing)"
+GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by their name
 
 
 def fit_groups(
@@ -40,6 +41,12 @@ def fit_groups(
     options = auto.auto_options(points.frame, options)
     options, notes = auto.with_ceiling([part.frame for _, part in parts], options)
     return [auto.chosen(part, options, group=group, notes=notes) for group, part in parts]
+
+
+def group_columns(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
+    """The columns named in GROUPS that take several values and are not variables of the law."""
+    names = [name for name in GROUPS if name in frame.columns and name not in options.x.values()]
+    return tuple(name for name in names if frame[name].n_unique() > 1)
 
 
 def groups(points: Points, by: Sequence[str]) -> list[tuple[dict[str, str], Points]]:

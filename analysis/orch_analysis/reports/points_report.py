@@ -44,10 +44,30 @@ def report_points(
     with writing(out) as folder:
         drawn = draw_all(points_figures.FIGURES, numbers, folder / "figures")
         page = points_page(numbers, drawn, _save_tables(numbers, folder / "tables"), command)
-        provenance = {"source": points.source, "sha256": points.sha256, "command": command}
-        laws_json.write(fits, folder, provenance, numbers.benefits.to_json() if numbers.benefits else ())
+        benefits = numbers.benefits.to_json() if numbers.benefits else ()
+        laws_json.write(fits, folder, _provenance(points, command), benefits)
         write_atomic(folder / "report.html", render(page))
     return out / "report.html"
+
+
+def save_fits(
+    points: Points, fits: Sequence[Fit], out: Path, *, command: str, factors: Sequence[str] = ()
+) -> None:
+    """Save fits in `out/laws.json`, with their report if a law was fitted.
+
+    Raises OrchError as `report_points` does.
+    """
+    if any(fit.estimates for fit in fits):
+        report_points(points, fits, out, command=command, factors=factors, seed=fits[0].options.seed)
+        return
+    with writing(
+        out
+    ) as folder:  # the report of an earlier table, which would contradict these outcomes, goes
+        laws_json.write(fits, folder, _provenance(points, command))
+
+
+def _provenance(points: Points, command: str) -> dict[str, str]:
+    return {"source": points.source, "sha256": points.sha256, "command": command}
 
 
 def _save_tables(found: PointsFindings, folder: Path) -> dict[str, tuple[str, ...]]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from orch_analysis.fitting.points import Points
+from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError
 from orch_core.study.curves import read_rows
 from orch_core.study.folder import DRAWS, Study, open_study
@@ -120,6 +122,13 @@ def read_results(study: Study, *, planned_only: bool = True) -> Results:
         tasks={probe.task: asdict(probe) for probe in plan.probes} if plan else {},
         digest=_digest(one.stored.text for one in published),
     )
+
+
+def study_points(study: Study) -> Points:
+    """The finished runs of a study as points, with its sizes as `params`, `samples` and `unique_samples`."""
+    named = {"params": "params_encoder", "samples": "samples_seen", "unique_samples": "images"}
+    frame = read_results(study).pretraining.with_columns(pl.col(old).alias(new) for new, old in named.items())
+    return load_points(frame, name=study.name)
 
 
 def _plan(study: Study) -> tuple[Plan | None, list[dict[str, str]]]:
