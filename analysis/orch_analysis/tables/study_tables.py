@@ -1,28 +1,24 @@
-"""From a study folder to tables: one row per pretraining run, one per (cell, probe), and what is left out."""
+"""Tables of a study: one row per pretraining run, one per (cell, probe), and the results left out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from orch_analysis.fitting.points import Points
 from orch_analysis.tables.points_file import load_points
-from orch_core.errors import OrchError
+from orch_core.study.contents import ReadRecord, read_contents, readable_plan
 from orch_core.study.curves import read_rows
 from orch_core.study.folder import DRAWS, Study, open_study
-from orch_core.study.record import Cause, Record
-from orch_core.study.rows import config_row, numbers, reason_row, record_row, task_labels
-from orch_core.study.stored import StoredRecord
-
-if TYPE_CHECKING:
-    from orch_core.study.plan import Plan
+from orch_core.study.record import Record
+from orch_core.study.rows import Row, config_row, numbers, probe_rows, record_row
 
 
 CONFIG: Mapping[str, Any] = {
@@ -67,7 +63,7 @@ CURVE: Mapping[str, Any] = dict.fromkeys(("step", "samples_seen", "loss", "heldo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """What a study holds, as tables.
+    """The results of a study as tables.
 
     pretraining: a row per cell that is done: CONFIG, SIZES, every other value of the record, `seconds`
     probes:      a row per (cell, probe) that is done: CONFIG, SIZES, PROBE, SCORES, every other value; `task` names the
@@ -86,41 +82,25 @@ class Results:
     digest: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """A record that could be read, and where it lies."""
-
-    record: Record
-    stored: StoredRecord
-
-
 def read_results(study: Study, *, planned_only: bool = True) -> Results:
-    """Every record of the study as tables.
-
-    Records that the study's plan does not contain (any more) are left out as outdated, unless `planned_only` is False;
-    what the plan asks for and no record gives enters the ledger as missing. In a study without a plan all records
-    count, and cells with a folder but no record are missing.
-    """
-    plan, trouble = _plan(study)
-    found, damaged = _readable(study, plan, study.stored())
-    current, outdated = _split(found, plan if planned_only else None)
-    published = [one for one in current if one.stored.published]
-    failed = [one for one in current if one.record.status != "done"]
-    left_out = [reason_row(one.record) for one in failed] + [
-        *trouble,
-        *damaged.values(),
-        *map(_outdated, outdated),
-    ]
-    known = {(one.record.cell, one.record.probe) for one in (*published, *failed)} | damaged.keys()
-    runs = [_run_row(study, one.record) for one in published if not one.stored.is_probe]
+    """Every record of the study as tables; `planned_only` as in `read_contents`."""
+    contents = read_contents(study, planned_only=planned_only)
+    published, plan = contents.published, contents.plan
+    runs: list[dict[str, Any]] = []
+    for record in (one.record for one in published if not one.stored.is_probe):
+        row = record_row(record) | config_row(record.provenance.get("config") or study.config(record.cell))
+        labels = (*CONFIG, "status", "seconds")
+        runs.append({key: row.get(key) for key in labels} | numbers(record.values))
     done = [row for row in runs if row["status"] == "done"]
+    scored = [one for one in published if one.stored.is_probe and one.record.status == "done"]
+    scores = probe_rows([one.record for one in scored])
     return Results(
-        pretraining=_frame(done, {**CONFIG, **SIZES, "seconds": pl.Float64}),
-        probes=_frame(list(_probe_rows(published, runs)), {**CONFIG, **SIZES, **PROBE, **SCORES}),
-        ledger=pl.DataFrame([*left_out, *_missing(study, plan, known, left_out)], schema=dict(LEDGER)),
         provenance=_provenance(one.record for one in published),
         tasks={probe.task: asdict(probe) for probe in plan.probes} if plan else {},
         digest=_digest(one.stored.text for one in published),
+        pretraining=_frame(done, {**CONFIG, **SIZES, "seconds": pl.Float64}),
+        probes=_frame(list(_with_cells(scores, scored, runs)), {**CONFIG, **SIZES, **PROBE, **SCORES}),
+        ledger=pl.DataFrame(contents.left_out, schema=dict(LEDGER)),
     )
 
 
@@ -131,128 +111,15 @@ def study_points(study: Study) -> Points:
     return load_points(frame, name=study.name)
 
 
-def _plan(study: Study) -> tuple[Plan | None, list[dict[str, str]]]:
-    """The study's plan; None if there is none, or one that cannot be read, with a row of the ledger."""
-    from orch_core.study.plan import (
-        stored_plan,  # with the language of grids, which tables of points need not
-    )
-
-    if not study.plan_table.exists():
-        return None, []
-    try:
-        return stored_plan(study), []
-    except OrchError as error:
-        why = f"{error.message.removeprefix(f'{study.root}/')}; without it nothing counts as missing or outdated"
-        return None, [_row("", study.plan_table.name, "", Cause.UNREADABLE, why)]
-
-
-def _readable(
-    study: Study, plan: Plan | None, stored: Iterable[StoredRecord]
-) -> tuple[list[_Found], dict[tuple[str, str], dict[str, str]]]:
-    """The records that can be read; and by (cell, probe id) rows of the ledger for those that cannot."""
-    found, damaged = [], {}
-    for one in stored:
-        try:
-            found.append(_Found(record=one.read(), stored=one))
-        except OrchError as error:
-            probes = plan.probes if plan and one.is_probe else ()
-            probe = next((p for p in probes if str(study.probe_folder(one.cell, p)) == one.folder), None)
-            task = probe.task if probe else "a probe" if one.is_probe else ""
-            row = _row(
-                one.cell,
-                _name(study, one.cell),
-                task,
-                Cause.UNREADABLE,
-                error.message.removeprefix(f"{study.root}/"),
-            )
-            damaged[one.cell, probe.id if probe else one.folder if one.is_probe else ""] = row
-    return found, damaged
-
-
-def _split(found: Sequence[_Found], plan: Plan | None) -> tuple[list[_Found], list[_Found]]:
-    """The records that a plan contains, and the outdated ones; all and none without a plan."""
-    if plan is None:
-        return list(found), []
-    cells, probes = set(plan.frame["id"]), {probe.id for probe in plan.probes}
-    current: list[_Found] = []
-    outdated: list[_Found] = []
-    for one in found:
-        kept = one.record.cell in cells and (not one.stored.is_probe or one.record.probe in probes)
-        (current if kept else outdated).append(one)
-    return current, outdated
-
-
-def _outdated(one: _Found) -> dict[str, str]:
-    record = one.record
-    what = f"its probe {record.probe[:8]}" if record.task else "it"
-    message = f"recorded, but the current plan does not contain {what}"
-    return _row(record.cell, record.name, record.task, Cause.OUTDATED, message)
-
-
-def _row(cell: str, name: str, task: str, cause: Cause, message: str) -> dict[str, str]:
-    """A row of the ledger that no record gives."""
-    return {"cell": cell, "name": name, "task": task, "cause": cause.value, "message": message, "log": ""}
-
-
-def _missing(
-    study: Study,
-    plan: Plan | None,
-    known: Collection[tuple[str, str]],
-    left_out: Iterable[Mapping[str, str]],
-) -> Iterator[dict[str, str]]:
-    """Rows of the ledger for what the plan asks for (else: for cells with a folder) and no record gives.
-
-    known: (cell, probe id, or "" for pretraining) of everything that has a record.
-    A cell without a result counts once, not once per probe.
-    """
-    lost = {row["cell"] for row in left_out if not row["task"]}
-    message = "no record yet, and none of its probes"
-    if plan is None:
-        for cell in study.cells():
-            if (cell, "") not in known and cell not in lost:
-                yield _row(cell, _name(study, cell), "", Cause.MISSING, message)
-        return
-    for cell, name in zip(plan.frame["id"], plan.names(), strict=True):
-        if cell in lost:
-            continue
-        if (cell, "") not in known:
-            yield _row(cell, name, "", Cause.MISSING, message)
-            continue
-        for probe in plan.probes:
-            if (cell, probe.id) not in known:
-                yield _row(cell, name, probe.task, Cause.MISSING, "no record yet")
-
-
-def _name(study: Study, cell: str) -> str:
-    """A launched cell's name; empty if its config is missing or damaged."""
-    try:
-        return study.cell(cell).name
-    except OrchError:
-        return ""
-
-
-def _run_row(study: Study, record: Record) -> dict[str, Any]:
-    config = record.provenance.get("config") or study.config(record.cell)
-    found = {**record_row(record), **config_row(config)}
-    return {key: found.get(key) for key in (*CONFIG, "status", "seconds")} | numbers(record.values)
-
-
-def _probe_rows(found: Iterable[_Found], runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of the probes that are done, with the labels and sizes of their cells."""
+def _with_cells(
+    scores: Iterable[Row], scored: Iterable[ReadRecord], runs: Iterable[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Rows of probes with the labels and sizes of their cells, and the paths of their resampled scores."""
     cells = {row["cell"]: {key: row.get(key) for key in (*CONFIG, *SIZES)} for row in runs}
-    done = [one for one in found if one.stored.is_probe and one.record.status == "done"]
-    tasks = task_labels(one.record for one in done)
-    for one in done:
-        row: dict[str, Any] = record_row(one.record)
-        yield {
-            **cells.get(one.record.cell, {}),
-            **{key: row.get(key) for key in ("cell", "name", *PROBE)},
-            **numbers(one.record.values),
-            "task": tasks[one.record.task, one.record.probe],
-            "task_name": one.record.task,
-            "probe_seconds": row["seconds"],
-            "draws": f"{one.stored.folder}/{DRAWS}",
-        }
+    for row, one in zip(scores, scored, strict=True):
+        kept = {key: value for key, value in row.items() if key not in {"kind", "status", "seconds"}}
+        paths = {"probe_seconds": row["seconds"], "draws": f"{one.stored.folder}/{DRAWS}"}
+        yield {**cells.get(one.record.cell, {}), **kept, "task_name": one.record.task, **paths}
 
 
 def _provenance(records: Iterable[Record]) -> dict[str, dict[str, int]]:
@@ -279,7 +146,7 @@ def grid_cells(study: Study, results: Results) -> pl.DataFrame:
     """
     labels = ("cell", "algorithm", "model", "params_encoder", "mix", "images")
     types = {key: {**CONFIG, **SIZES}[key] for key in labels}
-    done, (plan, _) = results.pretraining, _plan(study)
+    done, (plan, _) = results.pretraining, readable_plan(study)
     if plan:
         cells = plan.frame.rename({"id": "cell"}).select(labels).cast(types)  # type: ignore[arg-type]
         cells = pl.concat([cells, done.select(labels)]).unique("cell", keep="first", maintain_order=True)

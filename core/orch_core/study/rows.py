@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orch_core.cell import algorithm_of
@@ -88,6 +88,12 @@ def main_protocol(protocols: Iterable[str]) -> str:
 def _protocol(record: Record) -> str:
     probe = record.provenance.get("probe") or {}
     return str(probe.get("protocol", FIRST_PROTOCOL))
+
+
+def probe_rows(records: Sequence[Record]) -> list[Row]:
+    """Rows of the records of probes, with their `task_labels` as tasks."""
+    tasks = task_labels(records)
+    return [record_row(one) | {"task": tasks[one.task, one.probe]} for one in records]
 
 
 def numbers(values: Mapping[str, object]) -> dict[str, float]:
