@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from orch_analysis.figures import ROWS, style
@@ -61,11 +60,7 @@ def scatter_figure(
     style.finish(axes[: len(names)])
     style.hide(axes[len(names) :])
     algorithms = joined["algorithm"].unique().sort().to_list()
-    handles = [
-        Line2D([], [], color=style.colour(name), marker="o", linestyle="", markersize=4, label=name)
-        for name in algorithms
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    style.legend(figure, [style.key(name, style.colour(name), linestyle="") for name in algorithms])
     return figure
 
 
@@ -134,16 +129,6 @@ def correlation_figure(correlations: pl.DataFrame) -> Figure:
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("Pearson correlation with the slope, 95% interval")
     style.finish([ax])
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=style.colour(group.split(" · ")[0]),
-            marker="o",
-            markersize=4,
-            label=f"{group} (n = {most[group]})",
-        )
-        for group in groups
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    colours = {group: style.colour(group.split(" · ")[0]) for group in groups}
+    style.legend(figure, [style.key(f"{group} (n = {most[group]})", colours[group]) for group in groups])
     return figure

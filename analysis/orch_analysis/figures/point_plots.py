@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import seaborn as sns
-from matplotlib.lines import Line2D
 
 from orch_analysis.figures import PANELS, style
 from orch_analysis.figures.task_plots import label, panels, size_ticks
@@ -44,13 +43,7 @@ def law_figure(frame: pl.DataFrame, fits: Sequence[Fit], *, value: str, axis: st
         size_ticks(ax, frame, axis)
         ax.set_title(task)
     label(axes, len(tasks), value, axis)
-    handles = [
-        Line2D([], [], color=_colour(name, series), marker="o", markersize=4, label=name)
-        for name in series
-        if name
-    ]
-    if handles:
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    style.legend(figure, [style.key(name, _colour(name, series)) for name in series if name])
     return figure
 
 
@@ -86,9 +79,7 @@ def _joint_panel(ax: Axes, rows: pl.DataFrame, fit: Fit, value: str, words: Mapp
         ax.scatter(rows[across], rows[value], s=12, color=[tones[i] for i in nearest], linewidth=0, zorder=3)
         for level, tone in zip(levels, tones, strict=True):
             _joint_curve(ax, fit, {variable: level}, tone)
-        handles = [
-            Line2D([], [], color=tone, label=count(level)) for level, tone in zip(levels, tones, strict=True)
-        ]
+        handles = [style.key(count(level), tone, "") for level, tone in zip(levels, tones, strict=True)]
         ends = rows.sort(across)[value]
         ax.legend(
             handles=handles, title=words.get(column, column), title_fontsize=6.5, fontsize=6.5,

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias
 
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from orch_analysis.figures import Picture
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Arguments = ParamSpec("Arguments")
+LineStyle: TypeAlias = Literal["-", "--", ":", ""]
 
 WIDTH = 7.4  # inches: the width of a report's text column
 DPI = 160
@@ -218,6 +220,17 @@ def limits(axes: Axes, values: Sequence[float], *, margin: float = 0.08, right: 
     low, high = math.log(min(values)), math.log(max(values))
     pad = margin * (high - low) or 0.5
     axes.set_xlim(math.exp(low - pad), math.exp(high + pad + right * (high - low)))
+
+
+def key(label: str, colour: str, marker: str = "o", linestyle: LineStyle = "-") -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], color=colour, marker=marker, linestyle=linestyle, markersize=4, label=label)
+
+
+def legend(figure: Figure, keys: Sequence[Line2D]) -> None:
+    """A legend above the panels, at most 12 entries in four columns."""
+    if keys:
+        figure.legend(handles=keys[:12], loc="outside upper center", ncols=min(4, len(keys)))
 
 
 def hide(axes: Sequence[Axes]) -> None:

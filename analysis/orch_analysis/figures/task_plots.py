@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from orch_analysis.figures import style
@@ -102,11 +101,8 @@ def mix_figure(rows: pl.DataFrame) -> Figure:
         ax.set_xlim(-0.5, len(mixes) - 0.5)
         ax.set_title(task)
     label(axes, len(tasks), "test AUC", "")
-    handles = [
-        Line2D([], [], color=style.colour(name), marker="o", markersize=4, label=name) for name in algorithms
-    ]
-    handles.append(Line2D([], [], color=style.GREY, linestyle="--", label="random control"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    keys = [style.key(name, style.colour(name)) for name in algorithms]
+    style.legend(figure, [*keys, style.key("random control", style.GREY, "", "--")])
     return figure
 
 
@@ -121,13 +117,8 @@ def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
     series = sorted({(row.algorithm, row.mix) for rows in panels.values() for row in rows})
     shifts = dict(zip(series, _spread(len(series), 0.28), strict=True))
     marks = _marks(series)
-    figure, axes = style.canvas(
-        1,
-        len(panels),
-        height=0.9 + 0.32 * len(tasks) * max(1, len(series) / 2.5),
-        sharey=True,
-        width=min(style.WIDTH, 1.4 + 2.4 * len(panels)),
-    )
+    height, width = 0.9 + 0.32 * len(tasks) * max(1, len(series) / 2.5), 1.4 + 2.4 * len(panels)
+    figure, axes = style.canvas(1, len(panels), height=height, sharey=True, width=min(style.WIDTH, width))
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         ax.axvline(0, color=style.GREY, linewidth=1, zorder=1)
         for row in rows:
@@ -137,15 +128,9 @@ def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
             ax.plot(row.interval, (y, y), color=colour, linewidth=1.3, solid_capstyle="butt")
             face = colour if row.differs else "white"
             ax.scatter(
-                [row.slope],
-                [y],
-                s=22,
-                marker=marks[row.mix],
-                color=face,
-                edgecolor=colour,
-                linewidth=1.1,
+                [row.slope], [y], s=22, marker=marks[row.mix], color=face, edgecolor=colour, linewidth=1.1,
                 zorder=3,
-            )
+            )  # fmt: skip
         _clip(ax, rows)
         ax.set_title(title)
         ax.set_xlabel("slope")
@@ -154,18 +139,7 @@ def forest_figure(panels: Mapping[str, Sequence[Slope]]) -> Figure:
     axes[0].set_yticks(range(len(tasks)), tasks)
     axes[0].set_ylim(len(tasks) - 0.5, -0.5)
     style.finish(axes)
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=style.colour(algorithm),
-            marker=marks[mix],
-            markersize=4,
-            label=_name(algorithm, mix),
-        )
-        for algorithm, mix in series
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    style.legend(figure, [style.key(_name(*one), style.colour(one[0]), marks[one[1]]) for one in series])
     return figure
 
 
@@ -290,25 +264,17 @@ def label(axes: Sequence[Axes], count: int, y: str, x: str = "encoder parameters
 def _legend(
     figure: Figure, series: Mapping[tuple[str, str], tuple[str, float]], floors: Sequence[str]
 ) -> None:
-    handles = [
-        Line2D(
-            [], [], color=style.colour(algorithm), marker=marker, markersize=4, label=_name(algorithm, mix)
-        )
-        for (algorithm, mix), (marker, _) in series.items()
-    ]
+    keys = [style.key(_name(*one), style.colour(one[0]), marker) for one, (marker, _) in series.items()]
     if "random" in floors:
-        handles.append(
-            Line2D([], [], color=style.GREY, linestyle="--", marker="o", markersize=4, label="random control")
-        )
+        keys.append(style.key("random control", style.GREY, linestyle="--"))
     if "pixels" in floors:
-        handles.append(Line2D([], [], color=style.INK, linestyle=":", label="raw pixels"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+        keys.append(style.key("raw pixels", style.INK, "", ":"))
+    style.legend(figure, keys)
 
 
 def _name(algorithm: str, mix: str) -> str:
-    return " · ".join(
-        part for part in ("random control" if algorithm == "random" else algorithm, mix) if part
-    )
+    name = "random control" if algorithm == "random" else algorithm
+    return " · ".join(part for part in (name, mix) if part)
 
 
 def _sorted_tasks(rows: Sequence[Slope]) -> list[str]:

@@ -20,7 +20,6 @@ from orch_core.study.folder import DRAWS, Study, open_study
 from orch_core.study.record import Record
 from orch_core.study.rows import Row, config_row, numbers, probe_rows, record_row
 
-
 CONFIG: Mapping[str, Any] = {
     "cell": pl.String,
     "name": pl.String,
