@@ -111,7 +111,7 @@ def test_first_screen_answers_with_intervals(exact):
         "Along encoder parameters: slope −0.120 [−0.120, −0.120] (n = 16 runs at 4 values); doubling changes the loss by −8.0%"
         in text
     )
-    assert "Untrained encoders improve with size too: their error falls on 4 of 4 tasks." in text
+    assert "Without pretraining, the error falls with encoder size on 4 of 4 tasks." in text
     assert "MoCo v3: test AUC is above that of an untrained encoder of the same size on 4 of 4 tasks." in text
     assert "Samples seen change only together with pretraining images: one slope describes both." in text
 

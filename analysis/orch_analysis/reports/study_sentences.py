@@ -194,9 +194,8 @@ def _gain_numbers(known: pl.DataFrame) -> str:
     text = f"Gain in AUC of {row['model']} on {row['images']:,.0f} images: {gains}."
     pixels = known.filter(pl.col("gain_pixels").is_not_null())
     if pixels.height:
-        above = pixels.filter(pl.col("gain_pixels_lo") > 0).height
-        text += f" The interval of the gain over a probe of the raw pixels is above zero on {above} of "
-        f"{pixels.height}."
+        tasks = f"{pixels.filter(pl.col('gain_pixels_lo') > 0).height} of {plural(pixels.height, 'task')}"
+        text += f" The interval of the gain over a probe of the raw pixels is above zero on {tasks}."
     return text
 
 
@@ -243,9 +242,9 @@ def _control_answer(probes: Sequence[Slope]) -> list[Answer]:
         return []
     improving = sum(row.falls for row in control)
     tasks = f"{improving} of {plural(len(control), 'task')}"
-    claim = f"Untrained encoders improve with size too: their error falls on {tasks}."
+    claim = f"Without pretraining, the error falls with encoder size on {tasks}."
     text = (
-        f"{_ends(control)} The slope of an algorithm's error in encoder size includes this effect; the slope "
+        f"{_ends(control)} The slope of an algorithm's error includes this effect; the slope "
         "of the relative error does not."
     )
     return [Answer(verdict="aside", claim=claim, numbers=text)]
