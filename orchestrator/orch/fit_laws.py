@@ -38,7 +38,7 @@ GRIDS = (".yaml", ".yml", "")  # endings of the names of grids, and of folders
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRequest:
-    """The laws that `orch fit-laws` fits and the folder that it writes; `FitOptions` has the options of a fit.
+    """The laws that `orch fit-laws` fits and the folder that it writes; `FitOptions` are those of a fit.
 
     law:        a name, a file, or auto; empty for power on a table, and for the laws of the report on a study
     group_by:   columns of the groups; empty for `forecast.groups.group_columns`

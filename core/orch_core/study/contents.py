@@ -1,4 +1,4 @@
-"""The contents of a study: the records that its plan contains, and the results that are left out, with causes."""
+"""The contents of a study: the records that its plan contains, and the results left out, with causes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Contents:
 def read_contents(study: Study, *, planned_only: bool = True) -> Contents:
     """Read every record of a study.
 
-    Records that the study's plan does not contain are left out as outdated, unless `planned_only` is False; cells and
-    probes of the plan without a record are missing. In a study without a plan all records count, and cells with a
-    folder but without a record are missing.
+    Records that the study's plan does not contain are left out as outdated, unless `planned_only` is False;
+    cells and probes of the plan without a record are missing. In a study without a plan all records count,
+    and cells with a folder but without a record are missing.
     """
     plan, trouble = readable_plan(study)
     found, damaged = _readable(study, plan, study.stored())
@@ -124,8 +124,8 @@ def _missing(
 ) -> Iterator[dict[str, str]]:
     """Rows for cells and probes of the plan (without a plan: cells with a folder) that have no record.
 
-    known: (cell, probe id, or "" for pretraining) of every record. A cell without a result has one row, without rows
-    for its probes.
+    known: (cell, probe id, or "" for pretraining) of every record. A cell without a result has one row,
+    without rows for its probes.
     """
     lost = {row["cell"] for row in left_out if not row["task"]}
     message = "neither the cell nor its probes have a record"
