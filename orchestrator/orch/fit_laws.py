@@ -24,7 +24,6 @@ from orch_analysis.saved import laws_json
 from orch_analysis.tables.points_file import load_points
 from orch_core.errors import OrchError
 from orch_core.formatting import columns, percent
-from orch_core.study.folder import Study
 
 if TYPE_CHECKING:
     from orch_analysis.saved.registered import Score

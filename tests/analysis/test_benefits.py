@@ -12,7 +12,7 @@ import orch_analysis as oa
 from orch_analysis.benefits.moderators import specification_curve
 from orch_analysis.benefits.pooled import benefit_analysis
 from orch_analysis.benefits.task_benefits import task_benefits
-from orch_analysis.reports.benefit_section import benefit_answers, surviving
+from orch_analysis.reports.blocks.benefit_section import benefit_answers, surviving
 from orch_analysis.tables.points_file import load_points
 
 PUBLISHED = Path(__file__).parents[2] / "experiments" / "published" / "biovfm.csv"

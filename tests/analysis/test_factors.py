@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orch_analysis.reports import page_figures
+from orch_analysis.reports.blocks import page_figures
 from orch_analysis.reports.study_findings import study_findings
 from orch_analysis.tasks import factors
 from orch_analysis.tasks.factors import BY_NAME, FACTORS, Factor, factors_of, task_factors

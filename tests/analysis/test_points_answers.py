@@ -12,9 +12,9 @@ from orch_analysis.fitting.options import FitOptions
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.forecast.groups import fit_groups
 from orch_analysis.reports import points_figures
-from orch_analysis.reports.factor_sentences import factor_answer, strength
-from orch_analysis.reports.fit_tables import estimate
-from orch_analysis.reports.page_figures import draw_all
+from orch_analysis.reports.blocks.factor_sentences import factor_answer, strength
+from orch_analysis.reports.blocks.fit_tables import estimate
+from orch_analysis.reports.blocks.page_figures import draw_all
 from orch_analysis.reports.points_findings import points_findings
 from orch_analysis.reports.points_page import points_page
 from orch_analysis.tables.points_file import load_points

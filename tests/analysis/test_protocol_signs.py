@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from orch_analysis.reports import report_study
+from orch_analysis.reports.study_report import report_study
 from orch_analysis.tables.study_tables import read_results
 from orch_analysis.tasks.across_protocols import across_protocols, by_main_protocol
 from orch_core.study.rows import task_labels

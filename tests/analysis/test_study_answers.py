@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from orch_analysis.reports import study_figures, study_sentences
-from orch_analysis.reports.page_figures import draw_all
+from orch_analysis.reports.blocks.page_figures import draw_all
 from orch_analysis.reports.study_findings import study_findings
 from orch_analysis.reports.study_page import study_page
 from orch_analysis.tasks.contrasts import contrasts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orch_analysis.figures import PANELS, ROWS, SERIES
 from orch_analysis.fitting.estimates import Fit
-from orch_analysis.reports.page_figures import (
+from orch_analysis.reports.blocks.page_figures import (
     BENEFITS_ALT,
     BENEFITS_CAPTION,
     SPECIFICATIONS_ALT,

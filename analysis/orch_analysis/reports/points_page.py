@@ -8,9 +8,9 @@ from pathlib import Path
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
 from orch_analysis.fitting.points import Dropped
-from orch_analysis.reports import benefit_section, factor_sentences, fit_tables, page_tables
+from orch_analysis.reports.blocks import benefit_section, factor_sentences, fit_tables, page_tables
+from orch_analysis.reports.blocks.page_figures import Drawn
 from orch_analysis.reports.page import Answer, Block, Page, Section, Text
-from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.points_findings import PointsFindings
 from orch_analysis.tasks.slopes import Slope
 from orch_core.formatting import listed, percent, plural

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.points import Points
-from orch_analysis.reports import fit_tables, points_figures
+from orch_analysis.reports import points_figures
+from orch_analysis.reports.blocks import fit_tables
+from orch_analysis.reports.blocks.page_figures import draw_all
 from orch_analysis.reports.page import render, writing
-from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.points_findings import PointsFindings, points_findings
 from orch_analysis.reports.points_page import points_page
 from orch_analysis.saved import laws_json

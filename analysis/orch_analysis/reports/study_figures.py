@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from orch_analysis.reports.page_figures import (
+from orch_analysis.reports.blocks.page_figures import (
     BENEFITS_ALT,
     BENEFITS_CAPTION,
     SPECIFICATIONS_ALT,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
-from orch_analysis.reports import benefit_section, factor_sentences, page_tables, study_sentences
+from orch_analysis.reports import study_sentences
+from orch_analysis.reports.blocks import benefit_section, factor_sentences, page_tables
+from orch_analysis.reports.blocks.page_figures import Drawn
 from orch_analysis.reports.page import Block, Page, Section, Text
-from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.reports.study_findings import StudyFindings
 from orch_analysis.tables import CONTROLS
 from orch_analysis.tables.study_tables import Results

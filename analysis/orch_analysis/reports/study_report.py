@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from orch_analysis.reports import study_figures
-from orch_analysis.reports.fit_tables import fit_table
+from orch_analysis.reports.blocks.fit_tables import fit_table
+from orch_analysis.reports.blocks.page_figures import draw_all
 from orch_analysis.reports.page import render, writing
-from orch_analysis.reports.page_figures import draw_all
 from orch_analysis.reports.study_findings import StudyFindings, study_findings
 from orch_analysis.reports.study_page import study_page
 from orch_analysis.saved import laws_json

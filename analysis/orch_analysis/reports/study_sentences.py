@@ -7,8 +7,8 @@ from typing import Literal
 
 import polars as pl
 
-from orch_analysis.reports.benefit_section import benefit_answers
-from orch_analysis.reports.factor_sentences import chance, factor_answer
+from orch_analysis.reports.blocks.benefit_section import benefit_answers
+from orch_analysis.reports.blocks.factor_sentences import chance, factor_answer
 from orch_analysis.reports.page import Answer
 from orch_analysis.reports.study_findings import DeviceTime, StudyFindings
 from orch_analysis.tables import CONTROLS

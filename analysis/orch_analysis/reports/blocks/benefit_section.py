@@ -6,8 +6,8 @@ import polars as pl
 
 from orch_analysis.benefits.pooled import BenefitAnalysis
 from orch_analysis.benefits.task_benefits import BENEFITS, GROUP
+from orch_analysis.reports.blocks.page_figures import Drawn
 from orch_analysis.reports.page import Answer, Block, Section, Text
-from orch_analysis.reports.page_figures import Drawn
 from orch_analysis.tables.export import Table
 from orch_analysis.tasks.factors import label_of
 from orch_core.formatting import interval, listed, number, p_value, plural

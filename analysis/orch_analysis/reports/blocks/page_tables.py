@@ -9,8 +9,8 @@ import polars as pl
 
 from orch_analysis.fitting.estimates import Fit
 from orch_analysis.fitting.outcome import Outcome
-from orch_analysis.reports.factor_sentences import family, strength
-from orch_analysis.reports.fit_tables import SHOWN, estimate, rest
+from orch_analysis.reports.blocks.factor_sentences import family, strength
+from orch_analysis.reports.blocks.fit_tables import SHOWN, estimate, rest
 from orch_analysis.tables.export import Table
 from orch_analysis.tasks.factors import BY_NAME, in_order, label_of
 from orch_analysis.tasks.slopes import AXES, VALUES, Slope
