@@ -9,9 +9,10 @@
     fit.plot()                                      # a matplotlib figure
     oa.report(points, [fit], out="points-laws")     # a page, with laws.json, cards, tables and figures
 
-`fit_groups` fits every value of a column apart, `auto` chooses the law, `load_laws` and `predict` read the folder of a
-report, `frontier` estimates compute-optimal sizes, `correlate` relates slopes to factors of tasks, and `load_study`
-gives a study's runs, probes and curves as polars frames. Names are imported when they are first used.
+`fit_groups` fits every value of a column apart, `auto` chooses the law, `load_laws` and `predict` read
+the folder of a report, `frontier` estimates compute-optimal sizes, `correlate` relates slopes to factors
+of tasks, and `load_study` gives a study's runs, probes and curves as polars frames. Names are imported
+when they are first used.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Scaling benefits: how they are defined, pooled over tasks, moderated by factors, and how much depends on a choice."""
+"""Scaling benefits: their definitions, means over tasks, moderation by factors, and dependence on choices."""

@@ -1,9 +1,10 @@
 """Random-effects meta-analysis and meta-regression of estimates with known standard errors.
 
-The model is effect_i = x_i' beta + u_i + e_i with u_i ~ N(0, tau^2) between tasks and e_i ~ N(0, se_i^2). tau^2 is
-estimated by restricted maximum likelihood (Viechtbauer 2005, J. Educ. Behav. Stat. 30:261), by Fisher scoring. Standard
-errors of beta are those of Knapp and Hartung (2003, Stat. Med. 22:2693) with the scale never below 1 (the modification of
-Rover, Knapp and Friede 2015, BMC Med. Res. Methodol. 15:99), with t quantiles of k - p degrees of freedom.
+The model is effect_i = x_i' beta + u_i + e_i with u_i ~ N(0, tau^2) between tasks and e_i ~ N(0, se_i^2).
+tau^2 is estimated by restricted maximum likelihood (Viechtbauer 2005, J. Educ. Behav. Stat. 30:261), by
+Fisher scoring. Standard errors of beta are those of Knapp and Hartung (2003, Stat. Med. 22:2693) with the
+scale never below 1 (the modification of Rover, Knapp and Friede 2015, BMC Med. Res. Methodol. 15:99), with t
+quantiles of k - p degrees of freedom.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ class MetaRegression:
 
     beta, se, lo, hi [p]: coefficients, standard errors and interval; p [p]: two-sided p of zero.
     tau:                  standard deviation of the true effects around x' beta
-    i2:                   share (0 to 1) of the effects' variance that is heterogeneity (Higgins and Thompson 2002)
-    q, q_p:               Cochran's Q of residual heterogeneity, and its p from chi-square with k - p degrees of freedom
+    i2:                   share (0 to 1) of the effects' variance that is heterogeneity
+                          (Higgins and Thompson 2002)
+    q, q_p:               Cochran's Q of residual heterogeneity, and its p from chi-square
+                          with k - p degrees of freedom
     shrunken [k]:         best linear unbiased predictions of the true effects (Raudenbush and Bryk 1985)
     shrunken_se [k]:      their standard errors; the uncertainty of beta is included, that of tau is not
     """
@@ -47,7 +50,8 @@ class MetaRegression:
     def prediction(self, x: Sequence[float] | Floats) -> tuple[float, float]:
         """The interval of the true effect of a new task with the columns x [p].
 
-        x' beta +- t(k - p) sqrt(tau^2 + var(x' beta)), as in Higgins, Thompson and Spiegelhalter 2009; one column only.
+        x' beta +- t(k - p) sqrt(tau^2 + var(x' beta)), as in Higgins, Thompson and
+        Spiegelhalter 2009; one column only.
         """
         from scipy.special import stdtrit
 
@@ -68,7 +72,8 @@ def meta_regression(
 ) -> MetaRegression:
     """Regress effects [k] with standard errors [k] on a design [k, p] (default: their mean alone).
 
-    Raises ValueError if k <= p, if a standard error is not positive, or if the design's columns are collinear.
+    Raises ValueError if k <= p, if a standard error is not positive, or if the
+    design's columns are collinear.
     """
     from scipy.special import chdtrc, stdtr, stdtrit
 
@@ -122,7 +127,8 @@ def _projection(weights: Floats, x: Floats) -> Floats:
 def _reml(y: Floats, v: Floats, x: Floats) -> float:
     """The restricted-likelihood estimate of tau^2, at least 0.
 
-    Fisher scoring from the method-of-moments value; a step that overshoots zero stops there (Viechtbauer 2005).
+    Fisher scoring from the method-of-moments value; a step that overshoots zero stops
+    there (Viechtbauer 2005).
     """
     spread = float(np.var(y)) + float(v.mean())
     tau2 = max(0.0, float(np.var(y, ddof=1)) - float(v.mean()))

@@ -1,9 +1,10 @@
-"""Which properties of a task go with its scaling benefit, and how much of that depends on how the benefit is defined.
+"""Which properties of a task go with its scaling benefit, and how much of that depends on its definition.
 
-A moderator is tested by meta-regression of the benefits of one group (algorithm, mix, protocol), definition and axis on the
-standardised factor. The specification curve (Simonsohn, Simmons and Nelson 2020, Nature Human Behaviour 4:1208) repeats that
-over every definition, axis, group and leave-one-task-out; its joint test compares the median score with that under
-permutations of the tasks. All benefits of a task move together, because they come from the same images.
+A moderator is tested by meta-regression of the benefits of one group (algorithm, mix, protocol), definition
+and axis on the standardised factor. The specification curve (Simonsohn, Simmons and Nelson 2020, Nature Human
+Behaviour 4:1208) repeats that over every definition, axis, group and leave-one-task-out; its joint test
+compares the median score with that under permutations of the tasks. All benefits of a task move together,
+because they come from the same images.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ SPECIFICATIONS = {
     "factor": pl.String,
     **dict.fromkeys(("specifications", "tasks"), pl.Int64),
     **dict.fromkeys(
-        ("share_positive", "share_significant", "share_significant_positive", "median_score", "p_joint"), pl.Float64
+        ("share_positive", "share_significant", "share_significant_positive", "median_score", "p_joint"),
+        pl.Float64,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Specification:
-    """The benefits of one group, definition and axis beside one factor: effects, errors, factor and tasks [k].
+    """The benefits of one group, definition and axis beside one factor: effects, errors, factor, tasks [k].
 
     kept [k]: False for the task that is left out
     """
@@ -62,7 +64,8 @@ def moderators(
 ) -> pl.DataFrame:
     """The change of every benefit per standard deviation of every factor: a row each, columns `MODERATORS`.
 
-    benefits: rows of `task_benefits`; factors: column task and `names`, and the columns of GROUP a factor differs by
+    benefits: rows of `task_benefits`; factors: column task and `names`, and the columns of
+              GROUP a factor differs by
     lo, hi, p are Knapp and Hartung's; p_permutation is that of the tasks' order, two-sided.
     """
     rows = []
@@ -89,9 +92,9 @@ def specification_curve(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """How every factor fares over all specifications: a row per factor, and a row per specification of each.
 
-    A specification is a group, definition, axis, and all tasks or all but one. share_positive: share of specifications
-    in which the benefit grows with the factor; share_significant: with p < .05 (meta-regression); p_joint: of the median
-    score under permutations of the tasks.
+    A specification is a group, definition, axis, and all tasks or all but one. share_positive: share of
+    specifications in which the benefit grows with the factor; share_significant: with p < .05
+    (meta-regression); p_joint: of the median score under permutations of the tasks.
     """
     summary, curve = [], []
     for name in names:
@@ -134,7 +137,7 @@ def specification_curve(
 
 
 def _specifications(benefits: pl.DataFrame, factors: pl.DataFrame, name: str) -> Iterator[Specification]:
-    """Every group, definition and axis in which enough tasks have the factor, and have it in different values."""
+    """Every group, definition and axis in which enough tasks have the factor, in different values."""
     keys = [key for key in (*GROUP, "task") if key in factors.columns]
     known = factors.select(*keys, pl.col(name).cast(pl.Float64).alias("factor")).filter(
         pl.col("factor").is_finite()
@@ -160,7 +163,7 @@ def _without_each(one: Specification) -> Iterator[Specification]:
 
 
 def _per_sd(one: Specification) -> MetaRegression:
-    """Meta-regression on the factor in standard deviations over the tasks kept; the second coefficient is its effect."""
+    """Regress on the standardised factor over the kept tasks; its effect is the second coefficient."""
     factor = one.factor[one.kept]
     scaled = (factor - factor.mean()) / float(np.std(factor, ddof=1))
     return meta_regression(
@@ -171,8 +174,8 @@ def _per_sd(one: Specification) -> MetaRegression:
 def _score(one: Specification, factors: Floats) -> Floats:
     """Signed score statistics [n] of orders of the factor [n, k] beside a mean, with tau of the mean alone.
 
-    sum_i w_i (x_i - xbar)(y_i - ybar) / sqrt(sum_i w_i (x_i - xbar)^2) with w_i = 1 / (se_i^2 + tau^2). No order needs a
-    fit of its own, which is what makes permutations of hundreds of specifications cheap.
+    sum_i w_i (x_i - xbar)(y_i - ybar) / sqrt(sum_i w_i (x_i - xbar)^2) with w_i = 1 / (se_i^2 + tau^2). No
+    order needs a fit of its own, which is what makes permutations of hundreds of specifications cheap.
     """
     tau2 = between_variance(one.effects[one.kept], one.errors[one.kept])
     w = np.where(one.kept, 1 / (one.errors**2 + tau2), 0.0)
@@ -183,10 +186,10 @@ def _score(one: Specification, factors: Floats) -> Floats:
 
 
 def _permutation_p(found: Sequence[Specification], seed: int) -> float:
-    """Two-sided p of the median score over specifications: the share of orders of the tasks at least as extreme.
+    """Two-sided p of the median score over specifications: share of orders of the tasks at least as extreme.
 
-    The observed order is counted in (Phipson and Smyth 2010). One order of the tasks applies to all specifications; one
-    that lacks some tasks gets the order of those that it has.
+    The observed order is counted in (Phipson and Smyth 2010). One order of the tasks applies to all
+    specifications; one that lacks some tasks gets the order of those that it has.
     """
     tasks = np.unique(np.concatenate([one.tasks for one in found]))
     orders = np.tile(np.arange(tasks.size), (1 + SHUFFLES, 1))

@@ -29,10 +29,11 @@ MODERATOR_KEYS = ("factor", "per_sd", "lo", "hi", "p", "p_permutation", "share_o
 class BenefitAnalysis:
     """Scaling benefits with everything that they support.
 
-    tasks:          `task_benefits`, with `shrunken`, `shrunken_lo`, `shrunken_hi` (95%) pulled to the group's mean
+    tasks:          `task_benefits`, with `shrunken`, `shrunken_lo`, `shrunken_hi` (95%)
+                    pulled to the group's mean
     pooled:         a row per group, definition and axis, columns `POOLED`
-    moderators:     columns `MODERATORS`, and `share_of_specifications`: the share of all specifications of the factor in
-                    which its effect has the same sign and p < .05
+    moderators:     columns `MODERATORS`, and `share_of_specifications`: the share of all specifications of
+                    the factor in which its effect has the same sign and p < .05
     specifications: a row per factor; curve: a row per factor and specification
     """
 
@@ -70,7 +71,7 @@ class BenefitAnalysis:
         return replace(self, **kept)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One entry per group, definition and axis, with its moderators; see `benefits` in laws.schema.json."""
+        """One entry per group, definition and axis with its moderators (`benefits` of laws.schema.json)."""
         entries = []
         for row in self.pooled.iter_rows(named=True):
             same = [pl.col(key) == row[key] for key in SPECIFICATION]
@@ -82,9 +83,10 @@ class BenefitAnalysis:
 def benefit_analysis(
     scores: pl.DataFrame, axes: Sequence[str], factors: pl.DataFrame, names: Sequence[str], *, seed: int = 0
 ) -> BenefitAnalysis:
-    """Benefits of every task, pooled over tasks, beside the factors `names` (columns of `factors`, keyed by task).
+    """Benefits of every task, pooled over tasks, beside the factors `names` (columns of `factors`, by task).
 
-    scores: as in `task_benefits`. Groups with fewer than 3 tasks are not pooled, with fewer than 4 not moderated.
+    scores: as in `task_benefits`. Groups with fewer than 3 tasks are not pooled, with
+    fewer than 4 not moderated.
     """
     tasks = task_benefits(scores, axes)
     pooled, shrunken = _pool(tasks)
@@ -107,7 +109,7 @@ def benefit_analysis(
 
 
 def _pool(tasks: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows `POOLED`, and the tasks' benefits with their shrunken values (null in groups that are not pooled)."""
+    """Rows `POOLED`, and the tasks' benefits with shrunken values (null in groups that are not pooled)."""
     rows, parts = [], []
     for key, part in tasks.group_by(SPECIFICATION, maintain_order=True):
         if part.height < LEAST_TASKS:

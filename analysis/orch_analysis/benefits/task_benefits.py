@@ -1,7 +1,8 @@
 """The scaling benefit of each task, by definition, axis and group, with its standard error.
 
-A benefit is the slope of a score along log(axis), at fixed other axes. Its definition matters: a score near 1 cannot rise
-much in log AUC and can still halve its error. Every definition is therefore computed and none is mixed with another.
+A benefit is the slope of a score along log(axis), at fixed other axes. Its definition matters: a score
+near 1 cannot rise much in log AUC and can still halve its error. Every definition is therefore computed
+and none is mixed with another.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ LEAST = 3  # distinct values of an axis for a benefit with a standard error
 class Benefit:
     """One definition of the scaling benefit.
 
-    of:       a positive function of the AUC whose logarithm is the score; the benefit is d log(of) / d log(axis)
+    of:       a positive function of the AUC whose logarithm is the score; the benefit
+              is d log(of) / d log(axis)
     per_auc:  d log(of) / d AUC, which turns the standard error of an AUC into that of the score
     """
 
@@ -37,8 +39,13 @@ BENEFITS: Mapping[str, Benefit] = {
     one.name: one
     for one in (
         Benefit(name="log_auc", label="log AUC", of=lambda a: a, per_auc=lambda a: 1 / a),
-        Benefit(name="log_error", label="−log(1 − AUC)", of=lambda a: 1 / (1 - a), per_auc=lambda a: 1 / (1 - a)),
-        Benefit(name="logit_auc", label="logit AUC", of=lambda a: a / (1 - a), per_auc=lambda a: 1 / (a * (1 - a))),
+        Benefit(
+            name="log_error", label="−log(1 − AUC)", of=lambda a: 1 / (1 - a), per_auc=lambda a: 1 / (1 - a),
+        ),
+        Benefit(
+            name="logit_auc", label="logit AUC",
+            of=lambda a: a / (1 - a), per_auc=lambda a: 1 / (a * (1 - a)),
+        ),
     )
 }  # fmt: skip
 COLUMNS = {
@@ -52,12 +59,16 @@ COLUMNS = {
 def task_benefits(scores: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
     """Every benefit of every group and task along every axis: a row each, columns `COLUMNS`.
 
-    scores: columns task, auc (between 0 and 1), the axes, and where they exist algorithm, mix, protocol, auc_se (standard
-            error of the test set), control (AUC of the untrained encoder of the same shape), and what is to be held fixed
+    scores: columns task, auc (between 0 and 1), the axes, and where they exist algorithm, mix, protocol,
+            auc_se (standard error of the test set), control (AUC of the untrained encoder of the same shape),
+            and what is to be held fixed
 
-    effect is the slope, se its standard error: the larger of the one from the scatter of the runs (seeds included) and
-    the one from the test set, so that points that happen to lie on a line do not count as exact. lo and hi are the t
-    interval of the scatter alone. net is True for the benefit relative to the control's. A group and task without 3
+    effect is the slope, se its standard error: the larger of the one from the scatter of the
+    runs (seeds included) and
+    the one from the test set, so that points that happen to lie on a line do not count as
+    exact. lo and hi are the t
+    interval of the scatter alone. net is True for the benefit relative to the control's.
+    A group and task without 3
     values of the axis, or without scatter to estimate an error from, has no row.
     """
     if "auc" not in scores.columns:
@@ -125,7 +136,7 @@ def _benefit(
 
 
 def _test_set_error(rows: pl.DataFrame, axis: str, benefit: Benefit) -> float:
-    """The slope's standard error if each AUC had its test set's error alone, independent between cells; 0 if unknown."""
+    """The slope's standard error from the test sets' errors, independent between cells; 0 if unknown."""
     if "auc_se" not in rows.columns or rows["auc_se"].null_count():
         return 0.0
     errors = rows.select(pl.col("auc_se") * benefit.per_auc(pl.col("auc"))).to_series().to_numpy()

@@ -1,4 +1,4 @@
-"""Pictures of scaling benefits: a forest with means and new tasks, and the specification curve of every factor."""
+"""Pictures of scaling benefits: a forest with means and new tasks, and specification curves of factors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ SHADES = ("#0072b2", "#d55e00", "#009e73")  # of the definitions, apart for colo
 
 @style.themed
 def benefit_figure(tasks: pl.DataFrame, pooled: pl.DataFrame) -> Figure:
-    """Benefits of every task, a panel per definition, groups in colours: bars are 95% intervals of the task's own points.
+    """Benefits of every task, a panel per definition, groups in colours; bars are 95% intervals.
 
-    tasks, pooled: rows of `BenefitAnalysis` along one axis, all net or all raw. Filled points are shrunken to the group's
-    mean, open ones are the tasks' own. Below: the mean (diamond, thick bar) and the prediction interval of a new task.
+    tasks, pooled: rows of `BenefitAnalysis` along one axis, all net or all raw. The intervals are those of
+    the task's own points. Filled points are shrunken to the group's mean, open ones are the tasks' own.
+    Below: the mean (diamond, thick bar) and the prediction interval of a new task.
     """
     groups = tasks.select(KEYS).unique().sort(KEYS).rows()
     names = _names(tasks)
@@ -116,10 +117,10 @@ def _window(ax: Axes, tasks: pl.DataFrame, pooled: pl.DataFrame) -> None:
 
 @style.themed
 def specification_figure(curve: pl.DataFrame) -> Figure:
-    """The score of every specification in rising order, a panel per factor; filled: p < .05; colours: definitions.
+    """Scores of all specifications in rising order, a panel per factor; colours: definitions.
 
-    curve: rows of `specification_curve`. The score is that of the factor in a regression of the benefits, in standard
-    errors.
+    curve: rows of `specification_curve`. The score is that of the factor in a regression of the
+    benefits, in standard errors; filled points: p < .05.
     """
     names = in_order(curve["factor"].unique(maintain_order=True).to_list())
     columns = min(4, len(names))

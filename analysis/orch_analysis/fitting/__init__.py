@@ -1,1 +1,1 @@
-"""Fitting one law to one table of points: options, usable rows, global search, local steps, intervals, verdict."""
+"""Fitting one law to one table of points: options, usable rows, global search, intervals and outcome."""

@@ -41,7 +41,7 @@ class Identifiability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LackOfFit:
-    """Whether the points depart from the law: the p value over all tests, and that of each (`fitting.checks.misfit`)."""
+    """Whether points depart from the law: p over all tests, and that of each (`fitting.checks.misfit`)."""
 
     p: float
     tests: Mapping[str, float]
@@ -49,7 +49,7 @@ class LackOfFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What exact t bands of a log-log line need: mean of log x, its sum of squares, residual sd, degrees of freedom."""
+    """What exact t bands of a log-log line need: mean and sum of squares of log x, residual sd, dof."""
 
     center: float
     spread: float
@@ -62,13 +62,17 @@ class Line:
 class Fit:
     """One law fitted to one group of points.
 
-    options: what was asked for, with every column named; loss, link, delta: what was used, delta None for least squares
+    options: what was asked for, with every column named; loss, link, delta: what was used,
+             delta None for least squares
     estimates, intervals: by parameter; empty when `outcome` says that there is nothing worth printing
     interval: kind of the intervals; objective: the loss at the estimates
-    n: rows used; x_data, y_data: their variables and values, in the table's order; ranges: lowest and highest value of
-        every variable; dropped: the rows left out; held: columns at whose geometric mean the values stand
-    residuals: in the link, in the order of the rows; sd: their robust standard deviation with n - p degrees of freedom
-    start_agreement: share of independent starts whose objective is that of the best to 1e-8; None for closed forms
+    n: rows used; x_data, y_data: their variables and values, in the table's order; ranges: lowest
+        and highest value of every variable; dropped: the rows left out; held: columns at whose
+        geometric mean the values stand
+    residuals: in the link, in the order of the rows; sd: their robust standard deviation
+               with n - p degrees of freedom
+    start_agreement: share of independent starts whose objective is that of the best to
+                     1e-8; None for closed forms
     at_bound: parameters that ended at a bound of the law
     lack_of_fit: tests of the law against the points; None if there are too few points, or data without noise
     draws: (replicates, free parameters) bootstrap estimates, shifted and scaled as `interval` says
@@ -132,16 +136,16 @@ class Fit:
     ) -> pl.DataFrame:
         """The law's values and their bands: at the rows of `at`, or at variables given by name.
 
-        `fit.predict(params=[1e9, 1e10], samples=1e12)`, or a frame with a column per variable, named as in the law or
-        in the table. band="mean" is where the curve lies; band="new" is where one more measured point would fall. The
-        level is that of the fit by default.
+        `fit.predict(params=[1e9, 1e10], samples=1e12)`, or a frame with a column per variable, named as in
+        the law or in the table. band="mean" is where the curve lies; band="new" is where one more measured
+        point would fall. The level is that of the fit by default.
 
-        Returns the variables and `quantity`, what is predicted; `predictor`, by what: the law's name; `value`; `lo`
-        and `hi`, null if the fit has no intervals; `band`; `extrapolation`, the largest factor by which a variable
-        lies beyond the range of the data (1 within it); `note`, why a value or a band is null. Beyond the data the
-        band of a law that does not describe the points is withheld, and a value with known bounds (AUC, percent)
-        is refused where the law leaves them or has no limit.
-        Raises OrchError for a missing or non-positive variable, and when the fit has no estimates.
+        Returns the variables and `quantity`, what is predicted; `predictor`, by what: the law's name;
+        `value`; `lo` and `hi`, null if the fit has no intervals; `band`; `extrapolation`, the largest factor
+        by which a variable lies beyond the range of the data (1 within it); `note`, why a value or a band is
+        null. Beyond the data the band of a law that does not describe the points is withheld, and a value
+        with known bounds (AUC, percent) is refused where the law leaves them or has no limit. Raises
+        OrchError for a missing or non-positive variable, and when the fit has no estimates.
         """
         self._require_estimates()
         points = self._points(at, x)
@@ -274,7 +278,7 @@ class Fit:
         return np.stack([values * np.exp(-half), values * np.exp(half)])
 
     def plot(self) -> Figure:
-        """The points and the law: with its band along its variable, or, of several, predicted against measured."""
+        """The points and the law with its band; for several variables, predicted against measured values."""
         from orch_analysis.figures import law_plot
 
         self._require_estimates()
@@ -288,7 +292,7 @@ class Fit:
         return law_plot.curve(measured, curve, variable=variable, value=self.value)
 
     def summary(self) -> str:
-        """The fit as text: law, points, loss, a line per parameter with its interval, outcome and warnings."""
+        """The fit as text: law, points, loss, a line per parameter with interval, outcome and warnings."""
         where = f"{self.value} of {self.label}" if self.group else self.value
         counts = f"{self.n} points, {len(self.dropped)} left out; loss {self.loss}; intervals {self.interval}"
         lines = [
@@ -324,7 +328,10 @@ class Fit:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value:.4g}" for name, value in self.estimates.items())
-        return f"<{type(self).__name__} {self.law.name} of {self.value}, n={self.n}, {self.outcome}: {shown or '-'}>"
+        return (
+            f"<{type(self).__name__} {self.law.name} of {self.value}, n={self.n}, "
+            f"{self.outcome}: {shown or '-'}>"
+        )
 
     def _repr_html_(self) -> str:
         cells = [
@@ -355,8 +362,8 @@ class Fit:
     ) -> Self:
         """The fit that `to_json` wrote; `draws` stand for those that were left out.
 
-        Raises OrchError for a law that is not known, or in a Python file unless `trust` allows to execute it; KeyError,
-        TypeError or ValueError for another document.
+        Raises OrchError for a law that is not known, or in a Python file unless `trust` allows to execute it;
+        KeyError, TypeError or ValueError for another document.
         """
         law = laws.restored(document, tuple(document["x"]), trust=trust)
         drawn = np.asarray(document.get("draws", ()) if draws is None else draws, dtype=np.float64)

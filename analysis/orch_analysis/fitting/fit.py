@@ -44,7 +44,8 @@ STARTS = 16  # independent global searches behind `Fit.start_agreement`
 class Request:
     """What is fitted, and how: the law along its variables, and options that name every column.
 
-    loss, link: those that are used; group: which rows these are; unreadable: rows that could not even be read.
+    loss, link: those that are used; group: which rows these are; unreadable: rows
+    that could not even be read.
     """
 
     law: Law
@@ -70,9 +71,9 @@ def fit(
 ) -> Fit:
     """Estimate the parameters of `law` from the rows of `table`; `group` names what they have in common.
 
-    law: a `Law`, the name of a published one, or the path of a Python file that sets LAW. Never raises for bad data:
-    see `Fit.outcome` and `Fit.dropped`. Raises OrchError for a column or law that does not exist, and for a variable
-    that is mapped and not used.
+    law: a `Law`, the name of a published one, or the path of a Python file that sets LAW. Never raises for
+    bad data: see `Fit.outcome` and `Fit.dropped`. Raises OrchError for a column or law that does not exist,
+    and for a variable that is mapped and not used.
     """
     points = best(selected(table if isinstance(table, Points) else Points(frame=table), options), options)
     named = laws.get(law) if isinstance(law, str) else law
@@ -96,7 +97,7 @@ def fit(
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Numpy's matrix products: several threads sum in another order, so the bits would depend on their number."""
+    """Numpy's matrix products: their bits depend on the number of threads, which sum in another order."""
     return ThreadpoolController().select(user_api="blas")
 
 
@@ -142,7 +143,7 @@ def _result(request: Request, rows: Usable, outcome: Outcome, message: str) -> F
 
 
 def _line(request: Request, rows: Usable) -> Fit:
-    """Least squares of log value on log x, with exact t intervals (Student's line, Draper & Smith 1998, ch. 1)."""
+    """Least squares of log value on log x, with exact t intervals (Draper & Smith 1998, ch. 1)."""
     from scipy.special import stdtrit
 
     law = request.law
@@ -171,8 +172,8 @@ def _line(request: Request, rows: Usable) -> Fit:
             coefficient: (float(np.exp(intercept - half_level)), float(np.exp(intercept + half_level))),
             exponent: (float(slope - half_slope), float(slope + half_slope)),
         },
-        interval="t", objective=0.5 * float(weight @ residuals**2), residuals=tuple(map(float, residuals)), sd=sd,
-        line=Line(center=center, spread=spread, weight=total, sd=sd, dof=dof),
+        interval="t", objective=0.5 * float(weight @ residuals**2), residuals=tuple(map(float, residuals)),
+        sd=sd, line=Line(center=center, spread=spread, weight=total, sd=sd, dof=dof),
     )  # fmt: skip
     tested = misfit.lack_of_fit(root * residuals, design, {law.x[0]: logs}, root=root)
     return misfit.with_misfit(found, tested)
@@ -234,7 +235,7 @@ def _intervals(
     delta: float,
     kind: resampling.Kind,
 ) -> tuple[Array, dict[str, tuple[float, float]]]:
-    """Refit every replicate, each from its own global search; draws of the free parameters and their intervals."""
+    """Refit every replicate from its own global search; draws of the free parameters and their intervals."""
     stderr = rows.extra[request.options.stderr] if request.options.stderr else None
     data = resampling.replicates(
         problem,
@@ -250,7 +251,8 @@ def _intervals(
 
     def refit(target: Array, weights: Array) -> Array:
         found = solve(
-            problem, target, weights, delta, starts=starts, seed=request.options.seed, precise=False, basins=best.minima
+            problem, target, weights, delta,
+            starts=starts, seed=request.options.seed, precise=False, basins=best.minima,
         )  # fmt: skip
         return _values(problem, found.theta)
 
@@ -288,7 +290,7 @@ def _noise(residuals: Array, p: int) -> float:
 
 
 def _point(problem: Problem, weight: Array, request: Request) -> tuple[Solution, float]:
-    """The point fit and the delta it ended with; an automatic delta is refined three times from the residuals."""
+    """The point fit and its final delta; an automatic one is refined three times from the residuals."""
     rows, target = weight[None, :], problem.target[None, :]
     given = request.options.huber_delta
     delta = float("inf") if request.loss != "huber" or given is None else given
@@ -316,7 +318,8 @@ def _doubts(
         count = len(best.minima) - 1
         share = f"{best.start_agreement[0]:.0%} of {STARTS} independent starts reached the optimum"
         out.append(
-            f"the objective has {count} or more other minima within 5% of the best ({share}), see identifiability"
+            f"the objective has {count} or more other minima within 5% of the best ({share}), see "
+            "identifiability"
         )
     elif best.start_agreement[0] < 0.5:
         share = f"only {best.start_agreement[0]:.0%} of {STARTS} independent starts"
@@ -324,8 +327,8 @@ def _doubts(
     fewest = 2.0 / (1.0 - request.options.level)
     if 0 < request.options.bootstrap < round(fewest):
         out.append(
-            f"{request.options.bootstrap} bootstraps do not show the ends of a {100 * request.options.level:.10g}% interval: "
-            f"draw at least {fewest:.0f}"
+            f"{request.options.bootstrap} bootstraps do not show the ends of a "
+            f"{100 * request.options.level:.10g}% interval: draw at least {fewest:.0f}"
         )
     if rows.clusters is not None and np.unique(rows.clusters).size == 1:
         out.append(f"all rows are one unit of {request.options.cluster}: intervals take them as independent")
@@ -337,6 +340,7 @@ def _doubts(
         if excess > 1.5:
             cause = f"residuals are {excess:.1f} times the standard errors given in {request.options.stderr}"
             out.append(
-                f"{cause}: they hold noise that those do not (seeds, lack of fit), so intervals are too narrow"
+                f"{cause}: they hold noise that those do not (seeds, lack of fit), so intervals are too "
+                "narrow"
             )
     return tuple(out)

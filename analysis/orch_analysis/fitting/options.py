@@ -15,7 +15,7 @@ IntervalMethod = Literal["auto", "percentile", "bca", "t"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """Options of `fit` and `auto`; raises OrchError for values that contradict each other or are out of range.
+    """Options of `fit` and `auto`; raises OrchError for values that contradict or are out of range.
 
     `orch fit-laws` has an option of the same name for every field but `value` and `x`, which are its `--map`.
     """
@@ -24,9 +24,10 @@ class FitOptions:
     """Column that the law describes; the first of `variables.VALUES` in the table if empty."""
 
     x: Mapping[str, str | float] = field(default_factory=dict)
-    """Variable of the law to its column, or to a number that holds for all rows; columns of the same name if empty.
+    """Variable of the law to its column, or to a number that holds for all rows.
 
-    The value and the variables may be expressions over columns, such as `1 - acc1` and `C / 6 / N`.
+    If empty, columns of the same name are used. The value and the variables may be expressions over columns,
+    such as `1 - acc1` and `C / 6 / N`.
     """
 
     where: str = ""
@@ -36,7 +37,7 @@ class FitOptions:
     """Fit only the row with the best value for each combination of these columns, of a sweep for example."""
 
     envelope: str = ""
-    """Fit only rows whose value is better than that of every row with less of this column, such as compute."""
+    """Fit only rows whose value is better than that of every row with less of this column, say compute."""
 
     fix: Mapping[str, float] = field(default_factory=dict)
     """Hold parameters of the law at these values, such as E at 0."""
@@ -44,8 +45,8 @@ class FitOptions:
     loss: Loss = "auto"
     """huber and l2 act on residuals in the law's link (relative errors for "log"), mse on the value itself.
 
-    auto is least squares for a single power law, where t intervals are exact, and otherwise the loss that the law was
-    published with, Huber's as a rule. A given `huber_delta` asks for Huber's.
+    auto is least squares for a single power law, where t intervals are exact, and otherwise the loss that the
+    law was published with, Huber's as a rule. A given `huber_delta` asks for Huber's.
     """
 
     huber_delta: float | None = None

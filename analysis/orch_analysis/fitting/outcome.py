@@ -1,4 +1,4 @@
-"""How a fit, a forecast, a frontier or the minimum of a curve ended: one word each, with its cause and remedy."""
+"""How a fit, forecast, frontier or minimum of a curve ended: one word each, with its cause and remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Self
 
 
 class Outcome(StrEnum):
-    """How an estimate ended; `meaning` is the cause and the remedy in general, the result's `message` in this case."""
+    """How an estimate ended.
+
+    `meaning` is the cause and the remedy in general, the result's `message` in this case.
+    """
 
     meaning: str
 
@@ -31,7 +34,10 @@ class Outcome(StrEnum):
     AT_BOUND = "at_bound", "A parameter ended at its bound: use a law without it, or add larger scales."
     MISFIT = (
         "misfit",
-        "The points depart from the law by more than noise explains: use a richer law, and no band beyond the data.",
+        (
+            "The points depart from the law by more than noise explains: "
+            "use a richer law, and no band beyond the data."
+        ),
     )
     NOT_CONVERGED = "not_converged", "No start converged: check the units of the columns, or use another law."
     TOO_FEW_CURVES = "too_few_curves", "An envelope needs three training curves: train more runs."

@@ -36,7 +36,8 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: Any, value: Any, known: Mapping[str, Any] | None = None) -> Any:
     """What `to_plain` made into `value`, as the type `kind`; fields that are left out take their defaults.
 
-    known: fields of a dataclass that are taken as they are instead of from `value`. Raises KeyError, TypeError or ValueError for a value of another form.
+    known: fields of a dataclass that are taken as they are instead of from `value`. Raises KeyError,
+    TypeError or ValueError for a value of another form.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in {Union, UnionType}:

@@ -21,8 +21,9 @@ class Dropped:
 class Points:
     """A table of points: `frame` has the rows that could be read, `dropped` those that could not.
 
-    Rows are numbered by their line in a CSV file (the header is line 1) and by position from 1 otherwise. `sha256` is
-    that of the file's bytes, or of the frame as CSV; `source` names where it came from; `notes` say how it was read.
+    Rows are numbered by their line in a CSV file (the header is line 1) and by position from 1 otherwise.
+    `sha256` is that of the file's bytes, or of the frame as CSV; `source` names where it came from;
+    `notes` say how it was read.
     """
 
     frame: pl.DataFrame

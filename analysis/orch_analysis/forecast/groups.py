@@ -24,10 +24,11 @@ GROUPS = ("dataset", "task", "algorithm", "mix")  # columns that are groups by t
 def fit_groups(
     law: Law | str, points: Points, options: FitOptions = DEFAULTS, *, by: Sequence[str] = ()
 ) -> list[Fit]:
-    """One fit for each value of the columns `by`, in order of first appearance; law="auto" chooses a form for each.
+    """One fit for each value of the columns `by`, in order of first appearance.
 
-    Rows that could not be read belong to no group, so every fit lists them. A ceiling that "auto" assumes holds for all
-    groups. Raises OrchError for unknown columns, and for options that the law does not take.
+    law="auto" chooses a form for each. Rows that could not be read belong to no group, so every fit lists
+    them. A ceiling that "auto" assumes holds for all groups. Raises OrchError for unknown columns, and for
+    options that the law does not take.
     """
     parts = groups(best(selected(points, options), options, by), by)
     if law == "auto" and options.fix:
@@ -50,7 +51,7 @@ def group_columns(frame: pl.DataFrame, options: FitOptions) -> tuple[str, ...]:
 
 
 def groups(points: Points, by: Sequence[str]) -> list[tuple[dict[str, str], Points]]:
-    """The rows of each value of the columns `by`, in order of first appearance; an empty field counts as a value."""
+    """The rows of each value of the columns `by`, in order of first appearance; empty fields are a value."""
     for name in by:
         require(points.frame, name)
     if not by:

@@ -1,18 +1,19 @@
 """A power law and what it misses: universal kriging of runs in the logs of their variables.
 
-ln y = ln law(x) + discrepancy(ln x) + noise, as Kennedy & O'Hagan (2001, J. R. Stat. Soc. B 63:425-464, eq. 5) model a
-simulator that is not exact. The law is E + sum over variables of A x^-a. The discrepancy is a Gaussian process with the
-Matern-5/2 correlation (Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17 and 2.42), so the
-variance of a prediction grows with its distance to the runs, which is where a law that holds only nearby goes wrong.
+ln y = ln law(x) + discrepancy(ln x) + noise, as Kennedy & O'Hagan (2001, J. R. Stat. Soc. B 63:425-464, eq.
+5) model a simulator that is not exact. The law is E + sum over variables of A x^-a. The discrepancy is a
+Gaussian process with the Matern-5/2 correlation (Rasmussen & Williams 2006, Gaussian Processes for Machine
+Learning, eq. 4.17 and 2.42), so the variance of a prediction grows with its distance to the runs, which is
+where a law that holds only nearby goes wrong.
 
-Priors are log-normal and wide. Exponents: median .35 (Besiroglu et al. 2024, arXiv:2404.10102, table 1: .348 and .366),
-within a factor 2.7 in 95%. Discrepancy: median 3% of the value, a range of e^6 (400x) in a variable; noise: .3%, about
-what losses vary over seeds (Porian et al. 2024, arXiv:2406.19146). The widths and the range were chosen on the tables of
-`tests/data/laws` (`tests/bench/bench_joint.py`).
+Priors are log-normal and wide. Exponents: median .35 (Besiroglu et al. 2024, arXiv:2404.10102, table 1: .348
+and .366), within a factor 2.7 in 95%. Discrepancy: median 3% of the value, a range of e^6 (400x) in a
+variable; noise: .3%, about what losses vary over seeds (Porian et al. 2024, arXiv:2406.19146). The widths and
+the range were chosen on the tables of `tests/data/laws` (`tests/bench/bench_joint.py`).
 
-The law cannot be exact and the discrepancy need not be stationary, so the standard deviation is scaled by what it was
-worth on the largest runs (`calibration`): on those tables the 90% band then covers 96 to 100% of the runs held back at
-two thirds of the width.
+The law cannot be exact and the discrepancy need not be stationary, so the standard deviation is scaled by
+what it was worth on the largest runs (`calibration`): on those tables the 90% band then covers 96 to 100% of
+the runs held back at two thirds of the width.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Kriging:
         return self._solve(self.prior_covariance(self.x, points))
 
     def prior_covariance(self, first: Array, second: Array) -> Array:
-        """Covariance (m, k) of log values at two sets of centred points before any run, the law linear about theta."""
+        """Covariance (m, k) of log values at two sets of centred points, before any run."""
         spread = prior_sd(self.x.shape[1])
         trends = [_slopes(self.theta, points) * spread for points in (first, second)]
         return self.size**2 * _correlation(first, second, self.ranges) + trends[0] @ trends[1].T
@@ -93,10 +94,10 @@ class Kriging:
 
 
 def krige(x: Array, y: Array, sd: Array | None = None) -> Kriging:
-    """Estimate law and discrepancy from logs of the variables `x` (n, d) and of the values `y` (n,), n at least 1.
+    """Estimate law and discrepancy from logs of the variables `x` (n, d) and of the values `y` (n,), n >= 1.
 
-    sd: known standard deviations of `y` (n,) beside the common noise. Of more than `MOST` runs, half are those of most
-    compute (the largest sum of logs), half are spread evenly over the others.
+    sd: known standard deviations of `y` (n,) beside the common noise. Of more than `MOST` runs, half are
+    those of most compute (the largest sum of logs), half are spread evenly over the others.
     """
     known = np.zeros(len(y)) if sd is None else sd
     kept = _thinned(x) if len(y) > MOST else slice(None)
@@ -109,8 +110,8 @@ def krige(x: Array, y: Array, sd: Array | None = None) -> Kriging:
 def calibration(x: Array, y: Array, sd: Array | None = None) -> float:
     """Factor on standard deviations of `krige(x, y, sd)`: the rms of standardised errors on the largest runs.
 
-    The runs beyond a half, a quarter and an eighth of the largest compute are forecast from the others. Each such turn
-    counts once, and so does a factor of 1, the model's.
+    The runs beyond a half, a quarter and an eighth of the largest compute are forecast from the others. Each
+    such turn counts once, and so does a factor of 1, the model's.
     """
     known = np.zeros(len(y)) if sd is None else sd
     compute, squares = x.sum(axis=1), [1.0]
@@ -126,7 +127,7 @@ def calibration(x: Array, y: Array, sd: Array | None = None) -> float:
 
 
 def prior(centre: Array) -> Kriging:
-    """What holds before any run, about `centre`: logs of the variables (d,). Its predictions have no level."""
+    """What holds before any run, about `centre`, logs of the variables (d,); predictions have no level."""
     d, none = len(centre), np.zeros(0)
     mean = np.array([FLOOR_SHARE] + [TERM_SHARE] * d + [EXPONENT[0]] * d)
     return Kriging(
@@ -182,7 +183,7 @@ def _scaled(squares: Array) -> Array:
 
 
 def _with_law(state: Kriging) -> Kriging:
-    """Theta at the maximum of its posterior, the discrepancy held: damped Gauss-Newton on whitened residuals."""
+    """Theta of the highest posterior, the discrepancy held: damped Gauss-Newton on whitened residuals."""
     d = state.x.shape[1]
     covariance = state.size**2 * _correlation(state.x, state.x, state.ranges) + np.diag(
         state.noise**2 + state.sd**2
@@ -210,7 +211,7 @@ def _with_law(state: Kriging) -> Kriging:
 
 
 def _with_discrepancy(state: Kriging) -> Kriging:
-    """Ranges, size and noise at the maximum of their posterior, the law linear about theta and integrated out."""
+    """Ranges, size and noise of the highest posterior, the law linear about theta and integrated out."""
     from scipy.optimize import minimize
 
     d = state.x.shape[1]

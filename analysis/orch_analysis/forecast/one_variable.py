@@ -75,7 +75,8 @@ def forecast(
 
     x: scale (samples, parameters, FLOPs), > 0; y: an error or a loss, > 0, that falls with x. A metric that
     grows (accuracy, AUC) is forecast as `ceiling - y`, so give its ceiling (1.0, or 100.0 for percent).
-    Scales below the smallest trained get NaN. Raises OrchError for lengths that differ, scales asked for that are not positive, a level outside (0, 1).
+    Scales below the smallest trained get NaN. Raises OrchError for lengths that differ, scales asked for that
+    are not positive, a level outside (0, 1).
     """
     _check(x, y, at, level)
     xs, ys, dropped = _clean(x, y, ceiling)
@@ -192,9 +193,9 @@ def _members(u: Floats, y: Floats, target: Floats) -> dict[str, Floats]:
 
 
 def _exactness(u: Floats, y: Floats) -> float:
-    """How far the power law through the whole curve may be believed, 0 to 1: half at a residual of EXACT falls.
+    """How far the power law through the whole curve may be believed, from 0 to 1.
 
-    Its three parameters need five points to be put to a test at all.
+    It is half at a residual of EXACT falls. Its three parameters need five points to be put to a test at all.
     """
     fall = float(np.log(y.max() / y.min()))
     if len(u) < 5 or fall == 0:
@@ -267,21 +268,21 @@ def _odd(u: Floats, y: Floats, ceiling: float | None) -> tuple[str, ...]:
     early, late = _slopes(u, logs)
     if late[0] < early[0] - 2 * np.hypot(early[1], late[1]) and late[0] < 1.2 * early[0]:
         found.append(
-            f"the curve accelerates (ln-ln slope {early[0]:.2f}, then {late[0]:.2f}): such curves are forecast"
-            " worst; the band is widened by half"
+            f"the curve accelerates (ln-ln slope {early[0]:.2f}, then {late[0]:.2f}): such curves are "
+            "forecast worst; the band is widened by half"
         )
     return tuple(found)
 
 
 def _roughness(u: Floats, logs: Floats) -> float:
-    """Standard deviation of ln y about the line through its neighbours: robust, blind to slow bends and humps."""
+    """Robust standard deviation of ln y about the line through its neighbours, blind to slow bends."""
     inside = (u[1:-1] - u[:-2]) / (u[2:] - u[:-2])
     rest = logs[1:-1] - (logs[:-2] * (1 - inside) + logs[2:] * inside)
     return float(np.median(np.abs(rest) / np.sqrt(1 + inside**2 + (1 - inside) ** 2)) / 0.6745)
 
 
 def _slopes(u: Floats, logs: Floats) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Slope and its standard error in the first and in the second half of the range; error 0 for two points."""
+    """Slope and its standard error in the first and second half of the range; error 0 for two points."""
     halves = []
     middle, slack = u[0] / 2, 1e-9 * abs(u[0])
     for part in (u <= middle + slack, u >= middle - slack):

@@ -119,7 +119,7 @@ def averaged(
     target: Floats,
     weights: Floats,
 ) -> Floats:
-    """Ln prediction at `target` [m] averaged over the shapes `family(grid, .)`, by what u, y [n] say of each."""
+    """Ln prediction at `target` [m], averaged over shapes `family(grid, .)` by what u, y [n] say of each."""
     limit, size, residuals = amplitudes(family(grid, u), y, weights)
     shares = _posterior(residuals, weights)
     keep = shares > 1e-4

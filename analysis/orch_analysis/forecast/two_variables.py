@@ -1,7 +1,8 @@
-"""Forecast L(N, D) beyond the largest runs: the Chinchilla law and the discrepancy that it leaves (`forecast.kriging`).
+"""Forecast L(N, D) beyond the largest runs: the Chinchilla law and the discrepancy that it leaves.
 
-On the published tables in `tests/data/laws` (15 tables; the runs beyond a quarter, an eighth and a sixteenth of the
-largest compute held back) the error is .26 of that of the usual Huber fit, geometric mean (`tests/bench/bench_joint.py`).
+Both are estimated by `forecast.kriging`. On the published tables in `tests/data/laws` (15 tables; the runs
+beyond a quarter, an eighth and a sixteenth of the largest compute held back) the error is .26 of that of the
+usual Huber fit, geometric mean (`tests/bench/bench_joint.py`).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def forecast(
 ) -> Forecast:
     """Predict the loss at pairs (params, samples); `Forecast.at` holds their compute 6 N D.
 
-    x names the columns of params and samples, value the column of a loss or error. The band, for one more run, joins
-    the doubt of law and discrepancy with the noise, scaled by what the same band was worth on the largest runs.
-    Raises OrchError for unknown columns and for pairs that are not positive.
+    x names the columns of params and samples, value the column of a loss or error. The band, for one more
+    run, joins the doubt of law and discrepancy with the noise, scaled by what the same band was worth on the
+    largest runs. Raises OrchError for unknown columns and for pairs that are not positive.
     """
     asked = np.array(at, dtype=np.float64).reshape(-1, 2)
     if not (asked > 0).all() or not np.isfinite(asked).all():

@@ -97,8 +97,9 @@ def envelope(
     line, n = _ridge(sizes, heights, grid)
     if not np.isfinite(line).all():
         text = (
-            f"{len(np.unique(sizes))} sizes, of which fewer than two between the smallest and the largest are "
-            "the best at any compute; train more sizes, or longer, until the curves of neighbouring sizes cross"
+            f"{len(np.unique(sizes))} sizes, of which fewer than two between the smallest and the largest "
+            "are the best at any compute; train more sizes, or longer, until the curves of neighbouring "
+            "sizes cross"
         )
         return _failed("envelope", factor, Outcome.NO_CROSSING, text, n=n)
     generator = np.random.default_rng(seed)

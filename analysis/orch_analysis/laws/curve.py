@@ -72,11 +72,11 @@ def _softplus(t: Array) -> tuple[Array, Array]:
 
 
 def _m4_share(x: Values, p: Values) -> tuple[Array, Array, Array]:
-    """Solve (e - eps_inf) / (eps_0 - e)^alpha = beta * x^-c for s = (e - eps_inf) / span: span, s and -log(1 - s).
+    """Solve (e - eps_inf) / (eps_0 - e)^alpha = beta * x^-c: span, s = (e - eps_inf) / span and -log(1 - s).
 
-    On t = logit(s): t + (alpha - 1) softplus(t) = log(beta) - c log(x) - (1 - alpha) log(span), convex or concave in
-    t, so of the roots of its tangents at both ends and at zero the one nearest to the rest starts the search; three
-    of Halley's steps reach 1e-14 for alpha in [0.02, 20].
+    On t = logit(s): t + (alpha - 1) softplus(t) = log(beta) - c log(x) - (1 - alpha) log(span), convex or
+    concave in t, so of the roots of its tangents at both ends and at zero the one nearest to the rest starts
+    the search; three of Halley's steps reach 1e-14 for alpha in [0.02, 20].
     """
     alpha = p["alpha"]
     span = np.maximum(p["eps_0"] - p["eps_inf"], 1e-12)

@@ -43,7 +43,7 @@ def _kaplan(x: Values, p: Values) -> Array:
 
 
 def _kaplan_starts(x: Values, y: Array) -> Values:
-    """Candidates: for each pair of exponents, `y^(1/alpha_D)` is linear in N^-r and D^-1 (r = alpha_N / alpha_D)."""
+    """Candidates: by pair of exponents, `y^(1/alpha_D)` is linear in N^-r and 1/D (r = alpha_N / alpha_D)."""
     rows: list[tuple[float, float, float, float]] = []
     for alpha_D in np.geomspace(0.02, 1.5, 16):
         for ratio in np.geomspace(0.15, 6.0, 16):
@@ -111,7 +111,8 @@ def _data_constrained_starts(x: Values, y: Array) -> Values:
 DATA_CONSTRAINED_FULL = Law(
     name="data_constrained_full",
     formula="loss = E + A / N'^alpha + B / D'^beta, D' = U_D (1 + R_D (1 - exp(-(samples/U_D - 1) / R_D))), "
-    "N' = U_N (1 + R_N (1 - exp(-(params/U_N - 1) / R_N))), U_D = unique_samples, U_N = min(params, optimal for U_D)",
+    "N' = U_N (1 + R_N (1 - exp(-(params/U_N - 1) / R_N))), U_D = unique_samples, "
+    "U_N = min(params, optimal for U_D)",
     params=("E", "A", "B", "alpha", "beta", "R_D", "R_N"),
     x=("params", "samples", "unique_samples"),
     f=_data_constrained,

@@ -43,16 +43,18 @@ class Term:
 class Law:
     """A scaling law: everything that is needed to fit it, print it and cite it.
 
-    `f(x, p)` gives the value from the variables `x` and the parameters `p`, two mappings of broadcastable arrays
-    (parameters come as columns, points as rows). `link` is the space in which residuals are taken: "log" (relative
-    errors), "linear", or "log_error" (log of one minus the value, for metrics with a ceiling of 1). `linear` names
-    the parameters in which `f` is affine: the global search solves them in closed form. `slopes(x, p)` gives the
-    value and its derivative by each parameter; without it they are differences. `starts(x, y)` gives
-    candidate values of the remaining parameters, one array per name, all of one length; without it the search
-    covers the bounds. `terms` is set when `f` is a sum of power-law terms, whose derivatives are then exact.
-    `loss` is the one that "auto" stands for, that of the law's publication. `auto` is true for the forms that
-    `--law auto` compares. `bounded` is true for laws whose value stays between two levels at any scale. `file` is the path of a user's law. A bound of infinity above zero means "any positive
-    number" and is searched in its logarithm. Two laws are equal when all but their functions is equal.
+    `f(x, p)` gives the value from the variables `x` and the parameters `p`, two mappings of broadcastable
+    arrays (parameters come as columns, points as rows). `link` is the space in which residuals are taken:
+    "log" (relative errors), "linear", or "log_error" (log of one minus the value, for metrics with a ceiling
+    of 1). `linear` names the parameters in which `f` is affine: the global search solves them in closed
+    form. `slopes(x, p)` gives the value and its derivative by each parameter; without it they are
+    differences. `starts(x, y)` gives candidate values of the remaining parameters, one array per name, all
+    of one length; without it the search covers the bounds. `terms` is set when `f` is a sum of power-law
+    terms, whose derivatives are then exact. `loss` is the one that "auto" stands for, that of the law's
+    publication. `auto` is true for the forms that `--law auto` compares. `bounded` is true for laws whose
+    value stays between two levels at any scale. `file` is the path of a user's law. A bound of infinity
+    above zero means "any positive number" and is searched in its logarithm. Two laws are equal when all but
+    their functions is equal.
     """
 
     name: str
@@ -102,7 +104,7 @@ class Law:
         return self.f(x, {name: np.asarray(full[name], dtype=float) for name in self.params})
 
     def fix(self, **values: float) -> Law:
-        """The same law with some parameters held at given values, e.g. `data_constrained_full.fix(E=1.87)`."""
+        """The same law with some parameters held at given values, as `data_constrained_full.fix(E=1.87)`."""
         unknown = sorted(set(values) - set(self.params))
         if unknown:
             msg = f"law {self.name} has no parameter {', '.join(unknown)}; it has {', '.join(self.params)}"
@@ -145,7 +147,7 @@ def _loaded(file: str, x: tuple[str, ...], fixed: Mapping[str, float]) -> Law:
 
 
 def sum_of_terms(terms: tuple[Term, ...], x: Values, p: Values) -> Array:
-    """The value `sum_j coefficient_j * prod (scale * x)^(sign * exponent)`; a law's `f` once `terms` is given."""
+    """The value `sum_j coefficient_j * prod (scale * x)^(sign * exponent)`, the `f` of a law with `terms`."""
     total: Array = np.zeros(())
     for term in terms:
         value = p[term.coefficient]
@@ -187,7 +189,7 @@ def load(path: str | Path) -> Law:
 
 
 def check(law: Law) -> Law:
-    """Return the law, or raise OrchError for names that contradict each other and a function that cannot be computed."""
+    """Return the law; raise OrchError for names that contradict and functions that cannot be computed."""
     if isinstance(law.params, str) or isinstance(law.x, str) or not law.params or not law.x:
         msg = f"law {law.name}: `params` and `x` must be tuples of at least one name"
         raise OrchError(msg, hint='a tuple of one has a comma: x=("params",)')

@@ -1,4 +1,4 @@
-"""Laws of bounded metrics: downstream error and score from loss, AUC and accuracy between chance and ceiling."""
+"""Laws of bounded metrics: downstream error and score from loss, AUC and accuracy up to a ceiling."""
 
 from __future__ import annotations
 

@@ -89,8 +89,9 @@ def _joint_laws(found: PointsFindings) -> Figure | None:
 def _joint_caption(found: PointsFindings) -> str:
     fits = _joint(found)
     return (
-        f"Points are rows of the table and curves the fitted law ({_formulas(fits)}) at the values in the legend; "
-        f"each point has the colour of the nearest value.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
+        f"Points are rows of the table and curves the fitted law ({_formulas(fits)}) at the values in the "
+        "legend; each point has the colour of the nearest "
+        f"value.{_part(min(len(fits), PANELS), len(fits), 'laws', 'laws.json')}"
     )
 
 
@@ -128,8 +129,9 @@ def _forest(found: PointsFindings) -> Figure | None:
 def _forest_caption(found: PointsFindings) -> str:
     shown, known = (len(next(iter(slopes.values()))) for slopes in (_largest(found), _slopes(found)))
     return (
-        "Bars are 95% t intervals; a marker is filled if its interval excludes zero. An interval much wider than "
-        f"the others is cut at the panel's edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
+        "Bars are 95% t intervals; a marker is filled if its interval excludes zero. An interval much wider "
+        "than the others is cut at the panel's "
+        f"edge.{_part(shown, known, 'slopes, those of largest size,', 'tables/slopes.csv')}"
     )
 
 
@@ -187,9 +189,9 @@ FIGURES: tuple[PageFigure[PointsFindings], ...] = (
     PageFigure(
         name="correlations", section="factors",
         title=lambda found: f"Correlations of the slopes of {found.value} with task factors.",
-        caption=lambda found: f"Markers are Pearson's r over {_tasks(found)}; bars are Fisher's 95% intervals, not "
-        "corrected for the number of tests. A marker is filled if its interval excludes zero."
-        f"{_groups_part(found)}",
+        caption=lambda found: f"Markers are Pearson's r over {_tasks(found)}; bars are Fisher's 95% "
+        "intervals, not corrected for the number of tests. A marker is filled if its interval excludes "
+        f"zero.{_groups_part(found)}",
         draw=lambda found: factor_correlations(found.correlations),
         alt="Correlation of slopes with each factor, with intervals.",
     ),

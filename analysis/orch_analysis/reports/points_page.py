@@ -87,7 +87,7 @@ def _lead(found: PointsFindings) -> str:
 
 
 def _misfit_answers(found: PointsFindings) -> list[Answer]:
-    """The laws that do not describe their points, first on the page: nothing else can be concluded from them."""
+    """The laws that do not describe their points, first on the page: they support no other conclusion."""
     fitted = [fit for fit in found.fits if fit.estimates]
     wrong = [fit for fit in fitted if fit.outcome is Outcome.MISFIT]
     if not wrong:

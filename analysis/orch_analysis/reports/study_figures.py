@@ -209,11 +209,13 @@ FIGURES: tuple[PageFigure[StudyFindings], ...] = (
     ),
     PageFigure(
         name="benefits", section="benefits", title="Scaling benefits along encoder size, by definition.",
-        caption=BENEFITS_CAPTION, draw=lambda found: benefit_forest(found.benefits, "params_encoder"), alt=BENEFITS_ALT,
+        caption=BENEFITS_CAPTION, draw=lambda found: benefit_forest(found.benefits, "params_encoder"),
+        alt=BENEFITS_ALT,
     ),
     PageFigure(
         name="specifications", section="benefits", title="Specification curve of every factor.",
-        caption=SPECIFICATIONS_CAPTION, draw=lambda found: specifications(found.benefits), alt=SPECIFICATIONS_ALT,
+        caption=SPECIFICATIONS_CAPTION, draw=lambda found: specifications(found.benefits),
+        alt=SPECIFICATIONS_ALT,
     ),
     PageFigure(
         name="factors", section="factors", title="Slope of AUC in encoder size against each task factor.",

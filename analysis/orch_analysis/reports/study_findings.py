@@ -39,7 +39,9 @@ class DeviceTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyFindings:
-    """Every number of a study's report. With several probing protocols, all but `protocols` are of one of them.
+    """Every number of a study's report.
+
+    With several probing protocols, all but `protocols` are of one of them.
 
     curves: logged points of training; cells: the grid with states and minutes; scored: probes with their
     controls (`with_controls`); best, mixed: rows of `best_cells` and `mix_rows`; mixes: the main mix of each
@@ -132,7 +134,7 @@ def study_findings(
 def _benefits(
     scored: pl.DataFrame, grouped: pl.DataFrame, names: Sequence[str], seed: int
 ) -> BenefitAnalysis:
-    """Benefits of the trained encoders along the axes that do not repeat another, beside the factors of their tasks."""
+    """Benefits of trained encoders along axes that do not repeat another, beside the factors of the tasks."""
     trained = scored.filter(~pl.col("algorithm").is_in(CONTROLS))
     axes = [axis for axis in slopes.AXES if not slopes.same_axis(trained, axis)]
     return benefit_analysis(

@@ -316,7 +316,8 @@ def protocol_answer(rows: Sequence[AcrossProtocols]) -> list[Answer]:
         if some:
             kept, reversed_ = sum(row.keeps_sign for row in some), sum(row.reverses for row in some)
             parts.append(
-                f"{kept} of {len(some)} {words} keep their sign, {reversed_} have clear estimates of both signs"
+                f"{kept} of {len(some)} {words} keep their sign, {reversed_} have clear estimates of both "
+                "signs"
             )
     kept = sum(row.keeps_sign for row in rows)
     claim = f"{kept} of {len(rows)} slopes and differences have one sign under {listed(names)}."

@@ -1,7 +1,7 @@
 """The provenance card of a fit: everything that must be known to judge it, and to repeat it bit for bit.
 
-Its four parts are the groups of the checklist of Li, Kudugunta & Zettlemoyer 2025, "(Mis)Fitting: A Survey of Scaling
-Laws" (arXiv:2502.18969): form, training setup, data collection, fitting.
+Its four parts are the groups of the checklist of Li, Kudugunta & Zettlemoyer 2025, "(Mis)Fitting: A Survey of
+Scaling Laws" (arXiv:2502.18969): form, training setup, data collection, fitting.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ INTERVALS = {
 def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a fit as JSON values.
 
-    `provenance` adds what the fit cannot know: `source` and `sha256` of the table, and if there are any `filters`
-    (how rows were chosen), `counting` (how a variable was counted, by name), `setup` (training recipe, seeds,
-    checkpoints) and `command`. What is left out is said to be not stated.
+    `provenance` adds what the fit cannot know: `source` and `sha256` of the table, and if there are any
+    `filters` (how rows were chosen), `counting` (how a variable was counted, by name), `setup` (training
+    recipe, seeds, checkpoints) and `command`. What is left out is said to be not stated.
     """
     law, counting = fitted.law, dict(provenance.get("counting", {}))
     saved = fitted.to_json(draws=False)
@@ -82,7 +82,9 @@ def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
             "optimiser": OPTIMISER["t" if fitted.line else "else"],
             "starts": 0 if fitted.start_agreement is None else STARTS,
             "interval": INTERVALS[fitted.interval],
-            "predicts_beyond": f"the band is that of this law; beyond {_largest(fitted)} it is an extrapolation",
+            "predicts_beyond": (
+                f"the band is that of this law; beyond {_largest(fitted)} it is an extrapolation"
+            ),
         },
         "command": provenance.get("command", "not stated"),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -92,12 +94,15 @@ def make(fitted: Fit, provenance: Mapping[str, Any]) -> dict[str, Any]:
 def refit(card: Mapping[str, Any], points: Points, *, trust: bool = False) -> Fit:
     """Repeat the fit of a card on its table; the same table and versions give the same bits.
 
-    Raises OrchError for another table than the card's, and for a law in a Python file unless `trust` allows to
-    execute it.
+    Raises OrchError for another table than the card's, and for a law in a Python file unless
+    `trust` allows to execute it.
     """
     data = card["data"]
     if points.sha256 != data["sha256"]:
-        msg = f"{points.source} is not the table of the card: sha256 {points.sha256[:12]} instead of {data['sha256'][:12]}"
+        msg = (
+            f"{points.source} is not the table of the card: "
+            f"sha256 {points.sha256[:12]} instead of {data['sha256'][:12]}"
+        )
         raise OrchError(msg, hint="fit again from the original table")
     law = laws.restored(card["form"], tuple(data["variables"]), trust=trust)
     options = from_plain(FitOptions, card["fitting"]["options"])

@@ -1,8 +1,8 @@
 """laws.json: every fit of a table, with what is needed to trust it, repeat it and predict from it.
 
-`laws.schema.json` in this package is the JSON Schema of the file, with a description of every key; its version is
-`schema_version`. Version 1 is still read. The bootstrap draws behind the bands are in `draws.npz`, the provenance cards
-in `cards/card-<n>.json` and `cards/card-<n>.md`, in the same folder.
+`laws.schema.json` in this package is the JSON Schema of the file, with a description of every key; its
+version is `schema_version`. Version 1 is still read. The bootstrap draws behind the bands are in `draws.npz`,
+the provenance cards in `cards/card-<n>.json` and `cards/card-<n>.md`, in the same folder.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _json(value: object) -> str:
 def load_laws(folder: str | Path, *, trust: bool = False) -> list[Fit]:
     """The fits that `write` wrote, ready to predict.
 
-    Raises OrchError for another folder or schema version, a damaged file, and for a law in a Python file unless `trust`
-    allows to execute it.
+    Raises OrchError for another folder or schema version, a damaged file, and for a law in a Python file
+    unless `trust` allows to execute it.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -98,7 +98,7 @@ def _draws(path: Path, count: int) -> list[Any]:
 def predict(
     folder: str | Path, at: pl.DataFrame | None = None, *, trust: bool = False, **x: float | Sequence[float]
 ) -> pl.DataFrame:
-    """What every law of a folder predicts, as `Fit.predict` gives it, with a column for each column of the groups.
+    """What every law of a folder predicts, as `Fit.predict` gives it, beside the columns of the groups.
 
     Fits without estimates predict nothing. Raises OrchError as `load_laws` and `Fit.predict` do.
     """

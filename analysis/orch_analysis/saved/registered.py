@@ -1,7 +1,7 @@
-"""Forecasts on record: what laws predicted before runs were made, kept in the study and scored when the runs finish.
+"""Forecasts on record: predictions made before the runs, kept in the study and scored when they finish.
 
-A forecast is a file in the study's folder `forecasts`, named by its time and the hash of its text. No file there is ever
-overwritten.
+A forecast is a file in the study's folder `forecasts`, named by its time and the hash of its text. No file
+there is ever overwritten.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ NAMES = {"params": "params_encoder", "samples": "samples_seen", "unique_samples"
 class Score:
     """A registered prediction beside the runs that finished after it.
 
-    measured: geometric mean of `runs` runs; error: ln(predicted / measured); inside: whether it lies in the band
+    measured: geometric mean of `runs` runs; error: ln(predicted / measured); inside:
+    whether it lies in the band
     """
 
     file: str
@@ -55,9 +56,9 @@ class Score:
 def register(study: Study, folder: Path, at: Mapping[str, float], *, trust: bool = False) -> Path:
     """Write what the laws of `folder` predict at `at` into the study; the file.
 
-    Bands are those of one more run. It names the hash of the laws, the data that they were fitted to and the code's
-    commit, and the runs at that scale that have finished already, which are no test. Raises OrchError if no law predicts there, or the
-    file cannot be written.
+    Bands are those of one more run. It names the hash of the laws, the data that they were fitted to and the
+    code's commit, and the runs at that scale that have finished already, which are no test. Raises OrchError
+    if no law predicts there, or the file cannot be written.
     """
     text = (
         (folder / laws_json.FILE).read_text(encoding="utf-8") if (folder / laws_json.FILE).is_file() else ""

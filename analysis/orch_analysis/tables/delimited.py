@@ -1,4 +1,4 @@
-"""Text of a CSV file to columns of text: records as RFC 4180 has them, the header wherever it is, lines left out."""
+"""Text of a CSV file to columns of text: records by RFC 4180, the header wherever it is, lines left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?[\d.,']*\d[\d.,']*([eE][+-]?\d+)?|[+-]?(inf|nan)", r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A line of the file, or the lines that a quoted line break joins; `fields` is empty if a quote stays open."""
+    """A line of the file, or lines joined by a quoted line break; `fields` is empty if a quote stays open."""
 
     line: int
     text: str
@@ -43,8 +43,8 @@ class Cells:
 def read_cells(text: str, source: str) -> Cells:
     """The cells of a table with a header line, separated by comma, semicolon, tab, bar or blanks.
 
-    A broken line (an open quote, a lost field) costs that line and no other. Raises OrchError for a file without a
-    header line, or with two columns of one name.
+    A broken line (an open quote, a lost field) costs that line and no other. Raises OrchError for a file
+    without a header line, or with two columns of one name.
     """
     lines = re.split(r"\r\n|\n|\r", text)
     separator, header, titles = _header(lines, source)
@@ -91,7 +91,7 @@ def _lines(lines: Sequence[str], start: int) -> Iterator[int]:
 
 
 def _separator(lines: Sequence[str], plain: Sequence[int]) -> str:
-    """The separator that the header has most often; blanks if it has none and the next line has as many words."""
+    """The most frequent separator of the header; blanks if it has none and as many words as the next line."""
     best = max(SEPARATORS, key=lines[plain[0]].count)
     if best in lines[plain[0]]:
         return best
@@ -157,7 +157,7 @@ def _fields(text: str, separator: str) -> list[str]:
 
 
 def _rows(lines: Sequence[str], header: Record, separator: str, width: int, cells: Cells) -> Iterator[Record]:
-    """The records below the header that have its number of fields; the others are appended to `cells.dropped`."""
+    """The records below the header that have its number of fields; the others go to `cells.dropped`."""
     found: list[Record] = []
     at = header.line + header.text.count("\n")
     while at < len(lines):
@@ -185,7 +185,7 @@ def _trimmed(record: Record, width: int) -> Record:
 
 
 def _comments(records: Sequence[Record], width: int) -> set[int]:
-    """Lines of the comments: those that start with #, but not `#0,...` in a column of words with every field there."""
+    """Lines of comments: they start with #, and are not `#0,...` in a complete column of words."""
     plain = [record.fields[0] for record in records if len(record.fields) == width and not record.comment]
     numeric = bool(plain) and all(map(_is_number, plain))
     return {

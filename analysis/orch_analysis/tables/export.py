@@ -22,10 +22,11 @@ ESCAPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table for the page. `words` says which columns hold text (left-aligned); `files` are its data on disk.
+    """A table for the page.
 
-    strong: indices of rows to print in bold; folded: shown only when the reader opens it; trailing: the last column is
-    text as well.
+    `words` says which columns hold text (left-aligned); `files` are its data on disk.
+    strong: indices of rows to print in bold; folded: shown only when the reader opens it; trailing: the
+    last column is text as well.
     """
 
     name: str

@@ -26,7 +26,9 @@ INDEX = re.compile(
 NOT_TABLES = {  # how other files begin, and what to do with them
     b"PK\x03\x04": ("a spreadsheet or another zip file", "save the sheet as CSV or Parquet"),
     b"\xd0\xcf\x11\xe0": ("an Excel file", "save the sheet as CSV or Parquet"),
-    b"version https://git-lfs": ("a pointer of Git LFS, not the file", "run `git lfs pull` to download the file"),
+    b"version https://git-lfs": (
+        "a pointer of Git LFS, not the file", "run `git lfs pull` to download the file",
+    ),
     b"<": ("a web page or XML", "download the file itself: this may be a page that asks to sign in"),
 }  # fmt: skip
 
@@ -34,12 +36,13 @@ NOT_TABLES = {  # how other files begin, and what to do with them
 def load_points(source: str | Path | object, *, name: str = "table") -> Points:
     """Read a table of points, one row per run or checkpoint.
 
-    source: a CSV file (separated by comma, semicolon, tab, bar or blanks), JSON lines, a JSON list of objects, any of
-    them compressed with gzip, a Parquet file, or a polars or pandas frame, whose source is then `name`.
+    source: a CSV file (separated by comma, semicolon, tab, bar or blanks), JSON lines, a JSON list
+    of objects, any of them compressed with gzip, a Parquet file, or a polars or pandas frame,
+    whose source is then `name`.
 
-    Leaves out broken lines, exact duplicates of an earlier row, and trials of an Optuna study that are not complete.
-    Values that are missing, not numbers or out of range are left out later, by the fit that needs them. Raises OrchError
-    for a file that is missing, empty or of another kind.
+    Leaves out broken lines, exact duplicates of an earlier row, and trials of an Optuna study that are not
+    complete. Values that are missing, not numbers or out of range are left out later, by the fit that needs
+    them. Raises OrchError for a file that is missing, empty or of another kind.
     """
     if isinstance(source, str | Path):
         return _from_file(Path(source))
@@ -58,8 +61,9 @@ def _from_pandas(frame: Any) -> pl.DataFrame:
         msg = "two columns of the frame have one name"
         raise OrchError(msg, hint="rename one of them")
     values = {
-        str(name): column.astype(object).where(column.notna(), None).tolist() for name, column in columns.items()
-    }  # fmt: skip
+        str(name): column.astype(object).where(column.notna(), None).tolist()
+        for name, column in columns.items()
+    }
     return pl.DataFrame(values, strict=False, infer_schema_length=None)
 
 
@@ -176,7 +180,7 @@ def _commas(columns: Sequence[pl.Series], signs: Sequence[Decimal]) -> list[str]
 
 
 def _typed(column: pl.Series, decimal: Decimal) -> pl.Series:
-    """Numbers if all filled cells are numbers without a suffix, else text, with the numbers in it written plainly."""
+    """Numbers if all filled cells are numbers without a suffix, else text with plainly written numbers."""
     plain = column.cast(pl.Float64, strict=False)
     if decimal == "." and plain.null_count() == column.null_count():
         return plain

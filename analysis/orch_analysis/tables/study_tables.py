@@ -65,8 +65,9 @@ class Results:
     """The results of a study as tables.
 
     pretraining: a row per cell that is done: CONFIG, SIZES, every other value of the record, `seconds`
-    probes:      a row per (cell, probe) that is done: CONFIG, SIZES, PROBE, SCORES, every other value; `task` names the
-                 task and, where there are several, the protocol; `task_name` is the task's name in the grid
+    probes:      a row per (cell, probe) that is done: CONFIG, SIZES, PROBE, SCORES, every other
+                 value; `task` names the task and, where there are several, the protocol; `task_name`
+                 is the task's name in the grid
     ledger:      a row per cell or probe that is left out, with cause, message and log
     provenance:  per part (`versions`, `code`, ...) the distinct JSON texts and how many records carry each
     tasks:       per task, the probe's description in the study's plan (path, kind, classes, ...)
@@ -139,9 +140,10 @@ def _digest(texts: Iterable[bytes]) -> str:
 
 
 def grid_cells(study: Study, results: Results) -> pl.DataFrame:
-    """Every cell that the study planned or began, with its state ("done", else the cause in the ledger) and minutes.
+    """Every cell that the study planned or began, with its state and minutes.
 
-    Columns: cell, algorithm, model, params_encoder, mix, images, state, minutes (training and probes).
+    Columns: cell, algorithm, model, params_encoder, mix, images, state ("done", else the cause in the
+    ledger), minutes (training and probes).
     """
     labels = ("cell", "algorithm", "model", "params_encoder", "mix", "images")
     types = {key: {**CONFIG, **SIZES}[key] for key in labels}
@@ -181,7 +183,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> pl.D
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyFrames:
-    """A study as frames: `runs`, `probes` and points of `curves` that are done, and what is `left_out` and why."""
+    """A study as frames: `runs`, `probes` and points of `curves` that are done; `left_out` with reasons."""
 
     runs: pl.DataFrame
     probes: pl.DataFrame
@@ -190,7 +192,7 @@ class StudyFrames:
 
 
 def load_study(root: str | Path) -> StudyFrames:
-    """The results of the study in a folder, as `read_results` reads them; raises OrchError if it is no study."""
+    """The results of the study in a folder, by `read_results`; raises OrchError if it is no study."""
     study = open_study(Path(root))
     results = read_results(study)
     return StudyFrames(
@@ -202,10 +204,10 @@ def load_study(root: str | Path) -> StudyFrames:
 
 
 def read_curves(study: Study, pretraining: pl.DataFrame) -> pl.DataFrame:
-    """A row per logged point of the runs' `metrics.ndjson`: `step`, `loss`, `heldout_loss`, `samples_seen` so far.
+    """A row per logged point of the runs' `metrics.ndjson`.
 
-    Beside them the cell's labels and `params_encoder`, and `flops_spent`: the run's FLOPs for the share of its samples
-    seen so far.
+    It has `step`, `loss`, `heldout_loss`, `samples_seen` so far, the cell's labels and `params_encoder`, and
+    `flops_spent`: the run's FLOPs for the share of its samples seen so far.
     """
     labels = ("cell", "algorithm", "model", "mix", "images", "seed", "params_encoder")
     points = [

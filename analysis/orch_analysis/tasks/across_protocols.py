@@ -20,8 +20,10 @@ Estimate = tuple[float, tuple[float, float] | None]
 class AcrossProtocols:
     """One quantity under every protocol.
 
-    quantity: `slope` of the error (1 - AUC) in encoder parameters, or `difference` in AUC of `second` minus `first`
-    subject:  the algorithm and mix of a slope, the axis and its two values of a difference; task: empty for a difference
+    quantity: `slope` of the error (1 - AUC) in encoder parameters, or `difference` in AUC
+              of `second` minus `first`
+    subject:  the algorithm and mix of a slope, the axis and its two values of a difference;
+              task: empty for a difference
     """
 
     quantity: str
@@ -75,11 +77,15 @@ def _estimates(results: Results) -> Iterator[tuple[tuple[str, str, str], Estimat
 
 
 def protocol_table(rows: Sequence[AcrossProtocols]) -> pl.DataFrame:
-    """One row per quantity and protocol: quantity, subject, task, protocol, value, lo, hi, keeps_sign, reverses."""
+    """One row per quantity and protocol.
+
+    Columns: quantity, subject, task, protocol, value, lo, hi, keeps_sign, reverses.
+    """
     found = [
         {
-            "quantity": row.quantity, "subject": row.subject, "task": row.task, "protocol": protocol, "value": value,
-            "lo": ends and ends[0], "hi": ends and ends[1], "keeps_sign": row.keeps_sign, "reverses": row.reverses,
+            "quantity": row.quantity, "subject": row.subject, "task": row.task, "protocol": protocol,
+            "value": value, "lo": ends and ends[0], "hi": ends and ends[1],
+            "keeps_sign": row.keeps_sign, "reverses": row.reverses,
         }
         for row in rows
         for protocol, (value, ends) in row.estimates.items()

@@ -20,10 +20,11 @@ Metric = Callable[[NDArray[np.float64], NDArray[np.int64]], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """A metric of two encoders on the same images; `difference` is that of the second minus that of the first.
+    """A metric of two encoders on the same images; `difference` is the second's minus the first's.
 
     lo, hi: 95% interval of the difference, by a paired bootstrap over images within classes
-    p_value, test: of no difference: DeLong's for the AUC of a binary task, McNemar's exact test for the accuracy of a
+    p_value, test: of no difference: DeLong's for the AUC of a binary task, McNemar's exact
+                   test for the accuracy of a
     task with one label; None and "" for other metrics
     """
 
@@ -45,7 +46,7 @@ def metric_names() -> list[str]:
 def paired(
     first: Predictions, second: Predictions, metric: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Paired:
-    """Compare two encoders' predictions by a metric; raises OrchError if they are not of the same images and labels."""
+    """Compare two encoders' predictions by a metric; raises OrchError if their images or labels differ."""
     if metric not in metric_names():
         message = f"no metric is called {metric!r}"
         raise OrchError(message, hint=f"choose one of {', '.join(metric_names())}")
@@ -76,7 +77,7 @@ def paired(
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """Exact two-sided p value of equal accuracies (McNemar 1947): a binomial test of the images that one alone has right."""
+    """Exact two-sided p of equal accuracies (McNemar 1947): binomial, of images that only one has right."""
     from scipy.stats import binomtest
 
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -94,7 +95,7 @@ def _metric(name: str, like: Predictions) -> Metric:
 
 
 def _resampled(labels: NDArray[np.int64], kind: str, resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """Rows of every resample: drawn with replacement within classes, or among all images of a multi-label task."""
+    """Rows of every resample: with replacement within classes, or among all images of a multi-label task."""
     rng = np.random.default_rng(seed)
     strata = np.zeros(len(labels), np.int64) if kind == "multi-label" else labels[:, 0]
     members = [np.flatnonzero(strata == one) for one in np.unique(strata)]

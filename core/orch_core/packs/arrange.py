@@ -1,4 +1,4 @@
-"""Runs to the final order: splits, what pretraining may see, the order in which subsets nest, the fingerprints."""
+"""Runs to the final order: splits, what pretraining may see, how subsets nest, the fingerprints."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ FACTS = (*HASHED, "labels")
 class Arranged:
     """Every usable image, a row each, in its final order.
 
-    index: columns of `gather.SCHEMA` but name and problem, and `unit`, `source` (place), `code` (of the modality),
-           `split` (place in SPLITS), `pretraining` (bool)
+    index: columns of `gather.SCHEMA` but name and problem, and `unit`, `source` (place), `code` (of the
+           modality), `split` (place in SPLITS), `pretraining` (bool)
     rows:  places of the rows in the order in which they were gathered, int64 [n]
     modalities: names, in the order of their codes
     """
@@ -61,8 +61,8 @@ def joined(frames: Sequence[pl.DataFrame], sources: Sequence[int]) -> pl.DataFra
 def arrange(index: pl.DataFrame, val: float) -> Arranged:
     """Order the rows of `joined`, all usable; `val` is the share to hold out.
 
-    A source that brings its own val split keeps it; from any other, whole groups are held out. Where nothing else refers
-    to the rows, memory never holds them twice.
+    A source that brings its own val split keeps it; from any other, whole groups are held out. Where nothing
+    else refers to the rows, memory never holds them twice.
     """
     names = tuple(sorted(index["modality"].unique().to_list()))
     codes = index["modality"].replace_strict(names, range(len(names)), return_dtype=pl.UInt16)
@@ -110,7 +110,7 @@ def _parts(index: pl.DataFrame) -> Iterator[Rows]:
 
 
 def final_order(index: pl.DataFrame) -> Rows:
-    """Rows as they are packed: for pretraining, other training images, val, test; each in `stratified_order`."""
+    """Rows as packed: for pretraining, other training images, val, test; each in `stratified_order`."""
     strata = strata_of(index)
     ranks, within = index["rank"].to_numpy(), index["hash_high"].to_numpy()
     return np.concatenate(
@@ -119,7 +119,7 @@ def final_order(index: pl.DataFrame) -> Rows:
 
 
 def ranks_at(index: pl.DataFrame, names: Sequence[str], subset_seed: int) -> Ranks:
-    """Hash ranks of the rows at a seed: of the group, or of the pixels without one; names: of the sources, by place."""
+    """Hash ranks of the rows at a seed: of the group, else of the pixels; names: of the sources, by place."""
     grouped = index["group"] != ""
     ranks = np.empty(len(index), np.uint64)
     pixels = content_hashes(index.filter(~grouped))
@@ -150,7 +150,7 @@ def dense(numbers: NDArray[np.integer]) -> NDArray[np.uint16]:
 
 
 def own_order(index: pl.DataFrame, code: int) -> Rows:
-    """Rows of a modality in the order that they would have without the others, of `index` in its final order."""
+    """Rows of a modality in the order they would have without the others; `index` is in its final order."""
     rows = np.flatnonzero(index["code"].to_numpy() == code)
     if len(rows) == len(index):
         return rows
@@ -220,7 +220,7 @@ def _duplicates(part: pl.DataFrame) -> dict[str, int]:
 
 
 def subsets(index: pl.DataFrame, pretraining: int, bounds: Sequence[int]) -> tuple[Subset, ...]:
-    """The data sizes of LEVELS, each with the hash of what it holds; bounds: of the packs, see `pack_bounds`."""
+    """The data sizes of LEVELS with the hashes of what they hold; bounds: of the packs, see `pack_bounds`."""
     hasher, done, made = hashlib.blake2b(digest_size=16), 0, []
     for share in LEVELS:
         images = round(share * pretraining)

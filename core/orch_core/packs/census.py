@@ -1,4 +1,4 @@
-"""What is in a pack folder or an npz: counts, sizes, duplicates, groups on both sides of a split, thumbnails."""
+"""What is in a pack folder or npz: counts, sizes, duplicates, groups on both sides of a split, thumbnails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HASH = ("hash_high", "hash_low")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """Images of one source, modality and split, with the range of their sides in pixels, and their stored bytes."""
+    """Images of one source, modality and split: number, range of their sides in pixels, stored bytes."""
 
     source: str
     modality: str
@@ -47,7 +47,8 @@ class Census:
     """What was found.
 
     pretraining: training images that are in no other split, nor their groups
-    repeated:    images beyond the first of each set of images with equal pixels; across: sets in more than one split
+    repeated:    images beyond the first of each set of images with equal pixels; across:
+                 sets in more than one split
     conflicting: sets of equal images whose labels differ
     alike:       images beyond the first of each set that look the same at 8 x 9 pixels but are not equal
     torn_groups: groups with images in more than one split
@@ -158,7 +159,7 @@ def _left_out(path: Path) -> dict[str, int]:
 
 
 def thumbnails(path: Path) -> dict[tuple[str, str], list[str]]:
-    """The first images of each (source, modality) by hash rank, as data URLs of JPEGs of at most 64 pixels a side."""
+    """The first images of each (source, modality) by hash rank: data URLs of JPEGs, sides up to 64 pixels."""
     if not is_pack_folder(path):
         split = npz_splits(path)[0]
         first = [image for image, _ in zip(stream_images(path, split), range(SHOWN), strict=False)]

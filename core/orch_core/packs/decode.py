@@ -12,11 +12,11 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from orch_core.images.npz import Images
 
 FORMATS = ("raw", "jpeg", "png", "webp")
-"""How an image is stored; its place here is its code in `table.bin`. Anything else is decoded and stored raw."""
+"""How an image is stored; its place here is its code in `table.bin`. Others are decoded and stored raw."""
 _KEPT_MODES = ("L", "RGB", "P", "1", "LA", "RGBA", "CMYK", "YCbCr")
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 PERCENTILES = (0.5, 99.5)
-"""Of intensities without a unit, mapped to 0 and 255 (Ma et al. 2024, MedSAM, Nature Communications 15:654)."""
+"""Of intensities without a unit, mapped to 0 and 255 (Ma et al. 2024, MedSAM, Nat. Commun. 15:654)."""
 MOST_SIDE = 2**16 - 1
 JPEG_QUALITY = 90
 
@@ -72,7 +72,7 @@ def is_turned(blob: bytes) -> bool:
 
 
 def intensity_bounds(values: NDArray[np.floating]) -> tuple[float, float]:
-    """The intensities that become 0 and 255: PERCENTILES of the finite ones; raises BadImage if there are none."""
+    """The intensities that become 0 and 255: PERCENTILES of the finite ones; raises BadImage without any."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         message = "no pixel is a finite number"
@@ -82,10 +82,11 @@ def intensity_bounds(values: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def decode(blob: bytes) -> tuple[Images, str]:
-    """Pixels uint8 [h, w, c] (c is 1 or 3) of an encoded image, and the format to keep it in (raw: as these pixels).
+    """Pixels uint8 [h, w, c] (c is 1 or 3) of an encoded image, and the format to keep it in (raw: these).
 
-    What the bytes are counts, not what the file is called. Transparency is dropped, palettes are looked up, EXIF's
-    orientation is ignored, wider intensities are scaled by PERCENTILES. Raises BadImage with the reason.
+    What the bytes are counts, not what the file is called. Transparency is dropped, palettes are
+    looked up, EXIF's orientation is ignored, wider intensities are scaled by PERCENTILES. Raises
+    BadImage with the reason.
     """
     if not blob:
         message = "empty file"
@@ -129,7 +130,7 @@ def to_uint8(values: NDArray[np.floating], window: tuple[float, float] | None = 
 
 
 def shrink(pixels: Images, side: int) -> Images:
-    """Pixels with the shorter side reduced to `side`, ratio kept, by an antialiased triangle filter; never enlarged."""
+    """Pixels with the shorter side reduced to `side`, ratio kept, by an antialiased triangle filter."""
     height, width = pixels.shape[:2]
     scale = side / min(height, width)
     if scale >= 1:
@@ -141,10 +142,10 @@ def shrink(pixels: Images, side: int) -> Images:
 
 
 def difference_hash(pixels: Images) -> int:
-    """A 64-bit difference hash (dHash; Krawetz 2013, "Kind of Like That"): images that look alike have the same one.
+    """A 64-bit difference hash (dHash; Krawetz 2013, "Kind of Like That"), equal for images that look alike.
 
-    Luma averaged to 8 rows of 9, each bit whether a value is above its left neighbour: blind to size, compression and
-    contrast. 0 for pixels without structure at that size.
+    Luma averaged to 8 rows of 9, each bit whether a value is above its left neighbour: blind to size,
+    compression and contrast. 0 for pixels without structure at that size.
     """
     image = (
         Image.fromarray(pixels.squeeze(2)) if pixels.shape[2] == 1 else Image.fromarray(pixels).convert("L")

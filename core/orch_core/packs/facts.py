@@ -19,8 +19,9 @@ def pack_facts(folder: Path, modality: str) -> NpzFacts:
 
     So it does where there is nothing to train on, or nothing to hold out.
 
-    The table and the index are hashed, packs only measured: `problems` reads those too. height, width, channels: 0
-    where images differ. labels: 0 where they have none, or sources with different numbers of them.
+    The table and the index are hashed, packs only measured: `problems` reads those too. height,
+    width, channels: 0 where images differ. labels: 0 where they have none, or sources with
+    different numbers of them.
     """
     manifest = read_manifest(folder)
     found = next(_wrong_files(folder, manifest), None) or next(_wrong_sizes(folder, manifest), None)
@@ -72,7 +73,7 @@ def task_problem(folder: Path) -> str:
 
 
 def problems(folder: Path, tell: Callable[[int, int], None]) -> Iterator[str]:
-    """Read everything and name every file that is not what it was; `tell` hears of packs done, of how many."""
+    """Read everything and name every file that is not what it was; `tell` gets packs done, of how many."""
     manifest = read_manifest(folder)
     yield from _wrong_files(folder, manifest)
     for number, pack in enumerate(manifest.packs, 1):

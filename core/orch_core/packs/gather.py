@@ -1,7 +1,8 @@
 """Sources to sorted runs: every image read once, checked, hashed, and laid down in the order of its rank.
 
-A unit is what is read in one go and kept whole: a stretch of a folder's files, a split of an npz, a shard. Its result is
-two files, the second one atomic, so that a packing that was killed goes on with the units that it lacks.
+A unit is what is read in one go and kept whole: a stretch of a folder's files, a split of an npz, a
+shard. Its result is two files, the second one atomic, so that a packing that was killed goes on
+with the units that it lacks.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ class Spec:
     """A source as the user gives it.
 
     modality: of all its images; empty where each says its own (DICOM's tag, a Parquet column)
-    group:    what images of one patient, slide or volume share: a regular expression on the path, whose first group
-              counts, or a column of Parquet, or a field of a shard's JSON; empty for what the format says itself
+    group:    what images of one patient, slide or volume share: a regular expression on the path,
+              whose first group counts, or a column of Parquet, or a field of a shard's JSON; empty for
+              what the format says itself
     window:   (level, width) of calibrated intensities; None for the default (see `slices`)
     exclude:  regular expression on the path below the source; what it matches is left out
     image, label: columns of Parquet; empty for those that are called so
@@ -137,7 +139,7 @@ def printable(path: str | Path) -> str:
 
 
 def group_of(spec: Spec, name: str) -> str:
-    """The group that a path is of: what the first parenthesis of the pattern matches, or all of it; else none."""
+    """The group of a path: what the first parenthesis of the pattern matches, or all of it; else none."""
     found = re.search(spec.group, name) if spec.group else None
     return (found.group(1) if found.re.groups else found.group()) if found else ""
 
@@ -156,7 +158,7 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, folder: Path) -> None:
-    """Write a unit's images as `KEY.runs` (sorted by rank in stretches of RUN_BYTES) and its rows as `KEY.parquet`."""
+    """Write a unit's images as `KEY.runs` (sorted by rank, in stretches of RUN_BYTES) and `KEY.parquet`."""
     # names of this process's own: one that outlived its killed parent may be at the same unit
     runs, path = folder / f"{key}.{os.getpid()}.runs", folder / f"{key}.parquet"
     frames = [pl.DataFrame(schema=SCHEMA)]
@@ -188,7 +190,7 @@ def _run(file: IO[bytes], rows: list[dict[str, Any]], blobs: list[bytes]) -> pl.
 
 
 def described(item: Item, spec: Spec, settings: Settings) -> tuple[dict[str, Any], bytes]:
-    """An image's row of SCHEMA and its stored bytes; without bytes where `problem` says why it is left out."""
+    """An image's row of SCHEMA and its stored bytes; no bytes where `problem` says why it is left out."""
     if item.problem:
         return _empty_row(item.name, item.problem), b""
     try:

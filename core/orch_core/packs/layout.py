@@ -16,7 +16,7 @@ ALL = "all"
 """The modality of a grid's source that takes every row of a pack folder."""
 MAGIC = b"ORCHPACK"
 HEADER = 64
-"""Bytes before the images of a pack and before the rows of the table: magic, format, id (32 hexadecimal digits)."""
+"""Bytes before the images of a pack and the rows of the table: magic, format, id (32 hexadecimal digits)."""
 MANIFEST, TABLE, ORDERS, INDEX, NAMES, LEFT_OUT = (
     "manifest.json",
     "table.bin",
@@ -47,7 +47,8 @@ ROW = np.dtype(
 class Pack:
     """One file of images: rows first .. first+rows-1 of the table.
 
-    bytes: of the whole file; hash: blake2b-128 of the whole file; id: blake2b-128 of its images' hashes, in its header
+    bytes: of the whole file; hash: blake2b-128 of the whole file; id: blake2b-128 of its
+    images' hashes, in its header
     """
 
     file: str
@@ -83,7 +84,7 @@ class Modality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A source as it was packed: images in it and left out, and one more than its highest first label (0 without)."""
+    """A source as it was packed: images in it, images left out, highest first label plus 1 (0 without)."""
 
     name: str
     images: int
@@ -94,7 +95,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """A data size at which a pack ends: the first `images`, in the first `packs`; hash: blake2b-128 of their hashes."""
+    """A data size at which a pack ends: its first `images` and `packs`; hash: blake2b-128 of their hashes."""
 
     share: float
     images: int

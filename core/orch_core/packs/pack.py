@@ -1,4 +1,4 @@
-"""Pack sources: gather every unit, arrange the rows, write the files. Killed at any moment, it goes on where it was."""
+"""Pack sources: gather units, arrange rows, write files. Killed at any moment, it goes on where it was."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ class _Packing:
 def pack(folder: Path, specs: Sequence[Spec], options: PackOptions, tell: Tell) -> Manifest:
     """Pack the sources into `folder` and return its manifest; what is there already is kept.
 
-    Raises OrchError for sources that cannot be read, for too many bad images (all are listed in `left-out.csv`), and
-    for a folder that holds packs of something else.
+    Raises OrchError for sources that cannot be read, for too many bad images (all are listed in
+    `left-out.csv`), and for a folder that holds packs of something else.
     """
     units = [unit for place, spec in enumerate(specs) for unit in find_units(place, spec)]
     keys = [unit_key(unit, specs[unit.source], options.settings) for unit in units]
@@ -183,7 +183,7 @@ def _end_with(parent: int) -> None:
 
 
 def _left_out(job: _Packing) -> list[int]:
-    """Images left out of each source, all listed in `left-out.csv`; raises OrchError where they are too many."""
+    """Images left out of each source, all listed in `left-out.csv`; raises OrchError for too many."""
     out, bad, total = Counter[int](), Counter[int](), Counter[int]()
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -249,7 +249,7 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
 
 
 def _notes(job: _Packing) -> Iterator[str]:
-    """What the sources leave open, a sentence each: labels and groups that are not there, what was not applied."""
+    """What the sources leave open, a sentence each: labels and groups not there, what was not applied."""
     for place, spec in enumerate(job.specs):
         units = [unit for unit in job.units if unit.source == place]
         keys = [key for unit, key in zip(job.units, job.keys, strict=True) if unit.source == place]

@@ -56,7 +56,7 @@ class Packs:
 
 
 def open_packs(folder: Path, expected: str = "") -> Packs:
-    """Open a pack folder in time that does not depend on its size; raises OrchError for one that is not whole.
+    """Open a pack folder in time that does not depend on its size; raises OrchError if it is not whole.
 
     expected: the folder's fingerprint when it was opened first; raises OrchError if it holds other packs now.
     """
@@ -111,7 +111,7 @@ def read_stored(packs: Packs, rows: Rows) -> list[bytes]:
 
 
 def read_images(packs: Packs, rows: Rows) -> list[Images]:
-    """Images uint8 [h, w, c] of `rows`, each checked; raises OrchError where the bytes are not what was packed."""
+    """Images uint8 [h, w, c] of `rows`, each checked; raises OrchError for bytes that were not packed."""
     entries = packs.table[rows]
     shapes = np.stack([entries[name] for name in ("height", "width", "channels")], 1).tolist()
     images = []
@@ -180,8 +180,8 @@ class Selection:
 def select(packs: Packs, modality: str, split: str, subset_seed: int = 0) -> Selection:
     """Rows of a modality (or ALL) in a split, of `train` only those for pretraining.
 
-    Takes no time that grows with the packs, but for another subset seed: that is a new order from the index (a minute
-    for 21 million rows).
+    Takes no time that grows with the packs, but for another subset seed: that is a new order from the index
+    (a minute for 21 million rows).
     """
     code = modality_code(packs.manifest, modality)
     if subset_seed and split == "train":
@@ -196,7 +196,7 @@ def select(packs: Packs, modality: str, split: str, subset_seed: int = 0) -> Sel
 
 
 def _bounds(parts: Sequence[Modality]) -> dict[str, tuple[int, int]]:
-    """First and last place (exclusive) of what pretraining may see, of val and of test, in the order of `parts`."""
+    """First and last place (exclusive) of what pretraining may see, of val and of test, in `parts` order."""
     val, test, last = np.cumsum([sum(one.counts[split] for one in parts) for split in SPLITS]).tolist()
     return {"train": (0, sum(one.pretraining for one in parts)), "val": (val, test), "test": (test, last)}
 
@@ -217,8 +217,8 @@ def _reordered(packs: Packs, code: int | None, last: int, subset_seed: int) -> R
 def read_task(folder: Path, split: str, expected: str = "") -> tuple[Images, Labels]:
     """Images [n, h, w, c] and labels [n, k] of one split; raises OrchError if packs cannot serve as a task.
 
-    expected: fingerprint, when the plan was made, of the folder or of one of its modalities, which is what is read then;
-    raises OrchError if neither has it now.
+    expected: fingerprint, when the plan was made, of the folder or of one of its modalities, which is what is
+    read then; raises OrchError if neither has it now.
 
     The train split is what pretraining may see: images that are in val or test too would flatter a probe.
     """

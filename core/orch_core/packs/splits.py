@@ -1,4 +1,4 @@
-"""Which split a folder, a file or a cell names, by the words that people use, and a refusal of other words."""
+"""Which split a folder, file or cell names, by the words that people use, and a refusal of other words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KNOWN = "train (training, trn), val (valid, validation, dev) or test (testing, t
 
 
 def split_of_word(text: str) -> str:
-    """The split that a word names, alone or beside neutral ones (`Test_set`, `val2017`, `imagesTr`), or nothing."""
+    """The split that a word names, alone or beside neutral ones (`Test_set`, `val2017`), or nothing."""
     found = re.fullmatch(r"(?:images?|labels?)(Tr|Ts|Va|Vl)", text.strip())
     if found:
         return _SHORT[found.group(1).lower()]
@@ -29,9 +29,10 @@ def split_of_word(text: str) -> str:
 
 
 def split_of_file(path: Path) -> str:
-    """The split that a shard's name or its folder's names (`imagenet1k-validation-00.tar`, `val/000.tar`), or nothing.
+    """The split that a shard's name or its folder's names, or nothing.
 
-    Raises OrchError for a name with words of two splits.
+    Examples are `imagenet1k-validation-00.tar` and `val/000.tar`. Raises OrchError for a name
+    with words of two splits.
     """
     named = {_SPLITS[token]: token for token in _tokens(path.name) if token in _SPLITS}
     if len(named) > 1:
@@ -41,7 +42,7 @@ def split_of_file(path: Path) -> str:
 
 
 def splits_of_files(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    """The split of every shard below `root`; raises OrchError if only some of the names have a split's word."""
+    """The split of every shard below `root`; raises OrchError if only some names have a split's word."""
     found = {path: split_of_file(path if path.parent != root else Path(path.name)) for path in paths}
     unknown = [path for path, split in found.items() if not split]
     if unknown and len(unknown) < len(found):

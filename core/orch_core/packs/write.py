@@ -23,9 +23,10 @@ PACK_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A pack to be written: its place among the packs, the runs of the units, and where its images lie in them.
+    """A pack to be written: its place among the packs, the units' runs, and where its images lie in them.
 
-    unit: place in `runs` of every image; offset, sizes: bytes in that file; hashes: their content hashes, 16 bytes each
+    unit: place in `runs` of every image; offset, sizes: bytes in that file; hashes: their
+    content hashes, 16 bytes each
     """
 
     number: int
@@ -38,7 +39,7 @@ class Draft:
 
 
 def write_pack(draft: Draft, folder: Path) -> Pack:
-    """Write one pack, or take the one that is there already; raises OrchError where a run is not what it was."""
+    """Write one pack, or take the one that is there already; raises OrchError if a run has changed."""
     path = folder / f"{draft.number:05d}.pack"
     identity = hashlib.blake2b(draft.hashes, digest_size=16).hexdigest()
     size = HEADER + int(draft.sizes.sum(dtype=np.uint64))

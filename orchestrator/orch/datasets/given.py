@@ -16,7 +16,7 @@ KEYS = ("path", "modality", "group", "window", "exclude", "image", "label")
 
 
 def given_sources(words: Sequence[str]) -> list[Spec]:
-    """The sources of a command line; raises OrchError for two of one name, GridError for mistakes in a YAML file."""
+    """The sources of a command line. Raises OrchError for equal names, GridError for a faulty YAML file."""
     specs = [spec for word in words for spec in _sources(word)]
     names: dict[str, Spec] = {}
     for spec in specs:

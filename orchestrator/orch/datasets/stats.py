@@ -57,8 +57,8 @@ def findings(found: Census) -> list[str]:
     said = [f"{found.pretraining:,} of {train:,} training images are for pretraining"]
     if found.repeated:
         said.append(
-            f"{found.repeated:,} images repeat another byte for byte; {found.across:,} of these sets are in more than one"
-            f" split, {found.conflicting:,} have labels that differ"
+            f"{found.repeated:,} images repeat another byte for byte; {found.across:,} of these sets are in "
+            f"more than one split, {found.conflicting:,} have labels that differ"
         )
     if found.alike:
         said.append(

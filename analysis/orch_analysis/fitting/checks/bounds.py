@@ -1,4 +1,4 @@
-"""Values with a lowest and a highest number, such as AUC and accuracy, and which predictions of them are refused."""
+"""Values with a lowest and a highest number, such as AUC, and which predictions of them are refused."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LONG = ("accuracy", "auroc", "auprc", "dice", "fraction", "percent", "precision"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Lowest and highest possible value; `limited`: whether a predictor stays below the highest by its form."""
+    """Lowest and highest possible value; `limited`: whether a law stays below the highest by its form."""
 
     low: float
     high: float
     limited: bool
 
     def refused(self, values: Array, highest: float, beyond: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which values (points,) to refuse: outside the bounds, or on the way out, above the `highest` at the points."""
+        """Which values (points,) to refuse: outside the bounds, or on the way out, above `highest`."""
         outside = (values < self.low) | (values > self.high)
         if not self.limited:
             outside |= values > highest
@@ -34,7 +34,7 @@ class Bounds:
 
 
 def bounds_of(name: str, measured: Sequence[float]) -> tuple[float, float] | None:
-    """The bounds of a metric by its name: 0 and 1, or 0 and 100 if larger values were measured; None for others."""
+    """The bounds of a metric by name: 0 and 1, or 0 and 100 if larger values were measured, or None."""
     name = name.lower()
     if not SHORT & set(re.findall("[a-z]+", name)) and not any(word in name for word in LONG):
         return None

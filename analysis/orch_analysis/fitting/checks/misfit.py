@@ -2,14 +2,16 @@
 
 Up to three tests are made, and the smallest p value counts, multiplied by their number (Bonferroni):
 
-* curvature: the law and squares and products of the logs of its variables, against the law alone. It is the score test
-  of the next richer form (Rao 1948): the added terms are projected against the law's derivatives, so that nothing is
-  fitted again, and an F test compares them with the residuals that are left.
-* wave: the same with cubes as well, for a law that bends already, such as one with an offset fitted to a break.
-* replicates: Fisher's test of the scatter of means about the law against the scatter of points at the same scale
-  (Draper & Smith 1998, sec. 2.2), if there are such points.
+* curvature: the law and squares and products of the logs of its variables, against the law alone. It is the
+  score test of the next richer form (Rao 1948): the added terms are projected against the law's derivatives,
+  so that nothing is fitted again, and an F test compares them with the residuals that are left.
+* wave: the same with cubes as well, for a law that bends already, such as one with an
+  offset fitted to a break.
+* replicates: Fisher's test of the scatter of means about the law against the scatter of points at the same
+  scale (Draper & Smith 1998, sec. 2.2), if there are such points.
 
-Huber's loss enters by its derivative, in which outliers are cut off. With clusters the scores of the added terms are
+Huber's loss enters by its derivative, in which outliers are cut off. With clusters the
+scores of the added terms are
 summed in every cluster, and Hotelling's test asks whether the sums are zero on average.
 """
 
@@ -62,7 +64,7 @@ def lack_of_fit(
     law = _basis(design)
     errors = errors - law @ (law.T @ errors)
     centred = [(values - values.mean()) / np.ptp(values) for values in logs.values()]
-    # A law with no more parameters than variables cannot follow their trends, which is the first thing to add.
+    # A law with no more parameters than variables cannot follow their trends, so they are added first.
     degrees = (1, 2) if design.shape[1] <= len(centred) else (2, 3)
     added = [root * term for term in _terms(centred, degrees[0])]
     more = [*added, *(root * values ** degrees[1] for values in centred)]
@@ -140,7 +142,10 @@ def _replicates(errors: Array, law: Array, logs: Mapping[str, Array]) -> float |
 
 
 def with_misfit(fit: Fit, found: LackOfFit | None) -> Fit:
-    """The fit with its lack of fit, which is its outcome if it is significant: bands beyond the data are then withheld."""
+    """The fit with its lack of fit, which is its outcome if it is significant.
+
+    Bands beyond the data are then withheld.
+    """
     if found is None or found.p >= CHANCE:
         return replace(fit, lack_of_fit=found)
     test = min(found.tests, key=lambda name: found.tests[name])

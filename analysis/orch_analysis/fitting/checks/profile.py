@@ -1,8 +1,9 @@
 """Which parameters the data determine, in words: profiles of the objective (Venzon & Moolgavkar 1988).
 
-A parameter is held at values ever farther from its estimate and all others are fitted again. Its likelihood interval
-holds the values that an F test at the noise of the points does not reject, whatever the others are. A parameter is
-called identified when its likelihood profile closes on both sides, inside its bounds, and within a factor of 20.
+A parameter is held at values ever farther from its estimate and all others are fitted again. Its likelihood
+interval holds the values that an F test at the noise of the points does not reject, whatever the others
+are. A parameter is called identified when its likelihood profile closes on both sides, inside its bounds,
+and within a factor of 20.
 """
 
 from __future__ import annotations
@@ -134,8 +135,9 @@ def identifiability(profile: Profile, level: float = 0.95) -> dict[str, Identifi
 def _cut(profile: Profile, level: float) -> float:
     """Relative rise of the objective at the ends of a likelihood interval.
 
-    The rise times 2 over the noise's variance is F distributed, exactly for least squares and a linear law. Huber's loss
-    has the variance of its derivative over the share of points where it is quadratic (Huber & Ronchetti 2009, ch. 13).
+    The rise times 2 over the noise's variance is F distributed, exactly for least squares and a linear
+    law. Huber's loss has the variance of its derivative over the share of points where it is quadratic
+    (Huber & Ronchetti 2009, ch. 13).
     """
     from scipy.special import stdtrit
 

@@ -1,1 +1,1 @@
-"""The rows that a fit uses: numbers as people write them, variables, the rows chosen and the rows left out."""
+"""The rows that a fit uses: numbers as people write them, variables, rows chosen and rows left out."""

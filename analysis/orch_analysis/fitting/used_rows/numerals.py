@@ -1,7 +1,7 @@
 """Numbers as people write them in text: thousands, decimal commas, suffixes of sizes, percent.
 
-`1.234,5` and `1,234.5` are the same number under two conventions, and `1,234` has two readings. A table has one
-convention: the cells with a single reading settle it, and a cell that stays ambiguous is not a number.
+`1.234,5` and `1,234.5` are the same number under two conventions, and `1,234` has two readings. A table has
+one convention: the cells with a single reading settle it, and a cell that stays ambiguous is not a number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import polars as pl
 
 Decimal = Literal[".", ",", "?"]
-"""The decimal sign of a column; `?` if cells such as `1,234` have two readings and nothing settles which is meant."""
+"""The decimal sign of a column; `?` if cells such as `1,234` have two readings that nothing settles."""
 
 LARGEST = 1.79e308  # databases store infinity as the largest float, 1.797...e308
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "%": 1e-2}
@@ -37,8 +37,8 @@ def is_ambiguous(cell: str) -> bool:
 def decimals(columns: Sequence[pl.Series], *, prior: Decimal = "?") -> list[Decimal]:
     """The decimal sign of each column of text of one table; `prior` is what the kind of file suggests.
 
-    A column's cells with one reading settle it, else those of the other columns. Columns whose cells are mostly words
-    have no say.
+    A column's cells with one reading settle it, else those of the other columns. Columns whose cells are
+    mostly words have no say.
     """
     votes = [_votes(column) for column in columns]
     all_votes = set().union(*votes)
@@ -58,9 +58,10 @@ def _decimal(column: pl.Series, own: set[Decimal], agreed: Decimal, prior: Decim
 
 
 def as_floats(text: pl.Series, decimal: Decimal | None = None) -> pl.Series:
-    """Text as Float64, null where a cell is not a number; the column itself settles its convention without `decimal`.
+    """Text as Float64, null where a cell is not a number.
 
-    Reads `1,300,000`, `1 300 000`, `1.3M`, `70b` (k, M, B or G, T: powers of a thousand), `51.2%` as .512, `="12"`.
+    Without `decimal` the column itself settles its convention. Reads `1,300,000`, `1 300 000`, `1.3M`, `70b`
+    (k, M, B or G, T: powers of a thousand), `51.2%` as .512, `="12"`.
     """
     text = _unwrapped(text)
     decimal = decimal or decimals([text])[0]
@@ -91,7 +92,7 @@ def _unwrapped(text: pl.Series) -> pl.Series:
 
 
 def _mantissa(text: pl.Series) -> pl.Series:
-    """What stands between the sign and the exponent or suffix; null if it is not made of digits and separators."""
+    """What stands between sign and exponent or suffix; null if it is not made of digits and separators."""
     digits = r"^[+-]?(\d[\d.,'\u2019_ \u00a0\u2009\u202f]*|[.,]\d+)(?:[eE][+-]?\d+)?\s*[kKmMbBgGtT%]?$"
     return _unwrapped(text).str.extract(digits, 1).str.strip_chars()
 

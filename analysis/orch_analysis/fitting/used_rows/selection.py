@@ -1,6 +1,7 @@
-"""Which rows of a table are fitted, and columns that are computed from others: `FitOptions.where`, `best_per`, ...
+"""Which rows of a table are fitted, and columns that are computed from others.
 
-Rows that are not chosen are left out with their reason, as all others are. Everything here may be applied twice.
+The options are those of `FitOptions`: `where`, `best_per` and so on. Rows that are not chosen are left out
+with their reason, as all others are. Everything here may be applied twice.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _over(frame: pl.DataFrame, score: pl.Series, names: Sequence[str], what: pl.
 
 
 def _is_computed(frame: pl.DataFrame, text: str) -> bool:
-    """Whether a word that names no column is an expression: it has an operator, and is not a column's name misspelt."""
+    """Whether a word that names no column is an expression: it has an operator and is no misspelt name."""
     if not text or text in frame.columns or text == COMPUTE or get_close_matches(text, frame.columns, 1, 0.8):
         return False
     try:
@@ -116,7 +117,10 @@ def _expression(frame: pl.DataFrame, text: str, kind: Kind) -> pl.Expr:
     try:
         return over_columns(text, kinds, kind)
     except ExpressionError as error:
-        hint = "write columns, numbers, quoted texts and + - * / == < and or not; `a/b` quotes the name of a column"
+        hint = (
+            "write columns, numbers, quoted texts and + - * / == < and or not; "
+            "`a/b` quotes the name of a column"
+        )
         raise OrchError(error.message, hint=hint) from error
 
 

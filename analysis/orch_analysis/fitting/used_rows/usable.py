@@ -143,7 +143,7 @@ def blocking_outcome(law: Law, rows: Usable, value: str) -> tuple[Outcome, str] 
 
 
 def _mixed_units(rows: Usable, value: str) -> str | None:
-    """Two far apart groups that look like one quantity in two units (fractions and percent, counts and millions)."""
+    """Two groups far apart that look like one quantity in two units (such as fractions and percent)."""
     for name, numbers in {**rows.x, value: rows.y}.items():
         ordered = np.unique(numbers[numbers > 0])
         if ordered.size < 2:

@@ -30,8 +30,9 @@ SHOWN = 20  # columns that a message names
 def resolved(law: Law, table: pl.DataFrame, options: FitOptions) -> tuple[Law, FitOptions]:
     """The law along the variables that are mapped, and options that name every column that it reads.
 
-    A law of one variable is read along the one variable that is mapped, whatever its name. Raises OrchError for columns
-    that do not exist, a variable of the law without a column, and a mapped variable that the law does not use.
+    A law of one variable is read along the one variable that is mapped, whatever its name. Raises
+    OrchError for columns that do not exist, a variable of the law without a column, and a mapped variable
+    that the law does not use.
     """
     x = mapped(table, options.x)
     if len(law.x) == 1 == len(x):
@@ -54,7 +55,7 @@ def resolved(law: Law, table: pl.DataFrame, options: FitOptions) -> tuple[Law, F
 
 
 def with_value(table: pl.DataFrame, options: FitOptions) -> FitOptions:
-    """Options that name the value's column: the one asked for, else the first of `VALUES` that is no variable.
+    """Options that name the value's column: that asked for, else the first of `VALUES` that is no variable.
 
     Raises OrchError where there is none, and for a column that is the value and a variable at once.
     """
@@ -74,7 +75,7 @@ def with_value(table: pl.DataFrame, options: FitOptions) -> FitOptions:
 
 
 def mapped(table: pl.DataFrame, x: Mapping[str, str | float]) -> dict[str, str | float]:
-    """Each variable's column, or its number for all rows; raises OrchError for a column that does not exist."""
+    """Each variable's column, or its number for all rows; raises OrchError for an unknown column."""
     return {name: _column(table, word) for name, word in x.items()}
 
 
@@ -93,8 +94,8 @@ def _column(table: pl.DataFrame, word: str | float) -> str | float:
 def with_derived(table: pl.DataFrame, options: FitOptions) -> pl.DataFrame:
     """Add the columns that the options ask for and the table does not have.
 
-    They are the training compute 6 N D in FLOPs (Kaplan et al. 2020, arXiv:2001.08361, eq. 2.2), and what a metric
-    lacks to its ceiling, the error that laws describe.
+    They are the training compute 6 N D in FLOPs (Kaplan et al. 2020, arXiv:2001.08361, eq. 2.2), and what a
+    metric lacks to its ceiling, the error that laws describe.
     """
     if options.x.get("compute") == COMPUTE:
         flops = 6.0 * as_numbers(table, options.x["params"]) * as_numbers(table, options.x["samples"])
@@ -108,8 +109,8 @@ def with_derived(table: pl.DataFrame, options: FitOptions) -> pl.DataFrame:
 def as_numbers(table: pl.DataFrame, column: str | float) -> Array:
     """A column as numbers, NaN where there is none; a number stands for itself in every row.
 
-    Text is read as people write sizes, see `numerals`; the largest float stands for infinity, as databases store it.
-    Raises OrchError when there is no such column.
+    Text is read as people write sizes, see `numerals`; the largest float stands for infinity, as databases
+    store it. Raises OrchError when there is no such column.
     """
     if isinstance(column, int | float):
         return np.full(table.height, float(column))

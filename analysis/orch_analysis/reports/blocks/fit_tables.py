@@ -1,4 +1,4 @@
-"""Tables of fits for the page: the laws of a table of points, their choice, and their slopes along two axes."""
+"""Tables of fits for the page: the laws of a table of points, their choice, and slopes along two axes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ AHEAD = 4.0  # times the largest scale of the points, at which a forecast is sho
 SHOWN = 60  # rows of a table on the page; the files have all
 EDGE = 1e-6  # distance, relative above 1, from a bound at which an estimate is on it
 MISFIT = (
-    "Misfit p: chance of such a departure from the law if it is true; below .05 the outcome is misfit and bands "
-    "beyond the data are withheld; a dash: too few points for a test."
+    "Misfit p: chance of such a departure from the law if it is true; below .05 the outcome is misfit and "
+    "bands beyond the data are withheld; a dash: too few points for a test."
 )
 
 
@@ -32,7 +32,7 @@ def rest(rows: int) -> str:
 
 
 def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
-    """Every law of a table of points: parameters with intervals, n, rows left out, outcome; bold: slope not zero."""
+    """Laws of a table of points: parameters with intervals, n, rows left out, outcome."""
     shown = rows[:SHOWN]
     groups = list(dict.fromkeys(key for row in rows for key in row.group))
     params = list(dict.fromkeys(name for row in rows for name in row.law.params))
@@ -53,7 +53,8 @@ def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
     formulas = "; ".join(f"{name}: {formula}" if named else formula for name, formula in laws)
     ends = [row.intervals.get("slope") for row in shown]
     return Table(
-        name="table-fits", title="Fitted laws.", files=files, rows=tuple(body), words=len(groups) + len(named),
+        name="table-fits", title="Fitted laws.", files=files,
+        rows=tuple(body), words=len(groups) + len(named),
         note=f"{formulas}. {rows[0].level:.0%} intervals ({rows[0].interval}). {MISFIT}{rest(len(rows))}",
         head=(*groups, *named, *params, "n", "rows left out", "misfit p", "outcome"),
         strong=frozenset(i for i, end in enumerate(ends) if end and not end[0] <= 0 <= end[1]),
@@ -61,7 +62,7 @@ def fits(rows: Sequence[Fit], files: tuple[str, ...]) -> Table:
 
 
 def choices(rows: Sequence[AutoFit]) -> Table:
-    """What `--law auto` compared, per group: the forms' errors on scales held back, the form named, and a forecast."""
+    """What `--law auto` compared per group: errors on scales held back, the form chosen, a forecast."""
     groups = list(dict.fromkeys(key for row in rows for key in row.group))
     forms = list(dict.fromkeys(score.form for row in rows for score in row.choice.scores))
     body = [
@@ -76,13 +77,14 @@ def choices(rows: Sequence[AutoFit]) -> Table:
     ]
     scales = " and ".join(rows[0].law.x)
     return Table(
-        name="table-choices", title="Choice of law and forecast.", files=(), rows=tuple(body), words=len(groups),
+        name="table-choices", title="Choice of law and forecast.", files=(),
+        rows=tuple(body), words=len(groups),
         note="Columns of laws: root mean square of ln(predicted / measured) on larger scales, held back in "
-        f"{max(row.choice.origins for row in rows)} turns or fewer. The law named is the simplest within 10% of the "
-        "lowest error, or a constant if the points show no trend. Coverage: share of the held-back points in the 90% "
-        f"band of the forecast. The forecast is that of {rows[0].options.value} for one new run at {AHEAD:g} times the "
-        f"largest {scales}, by an average that does not depend on the law named, with its {rows[0].level:.0%} band."
-        f"{rest(len(rows))}",
+        f"{max(row.choice.origins for row in rows)} turns or fewer. The law named is the simplest within "
+        "10% of the lowest error, or a constant if the points show no trend. Coverage: share of the "
+        f"held-back points in the 90% band of the forecast. The forecast is that of {rows[0].options.value} "
+        f"for one new run at {AHEAD:g} times the largest {scales}, by an average that does not depend on "
+        f"the law named, with its {rows[0].level:.0%} band.{rest(len(rows))}",
         head=(*groups, *forms, "law named", "coverage", f"forecast at {AHEAD:g}x"),
     )  # fmt: skip
 
@@ -132,9 +134,9 @@ def two_axes(axes: Mapping[str, Sequence[Slope]], files: tuple[str, ...]) -> Tab
     changed = [i for i, (row, other) in enumerate(pairs) if other.differs and not row.differs]
     return Table(
         name="table-axes", title="Slopes along two x axes.", files=files, rows=tuple(body), words=2,
-        note=f"95% t intervals. They exclude zero in {sum(row.differs for row in rows)} of {len(rows)} groups along {first} "
-        f"and in {sum(row.differs for row in others)} along {second}; bold: along {second} only."
-        f"{rest(len(rows))}",
+        note=f"95% t intervals. They exclude zero in {sum(row.differs for row in rows)} of {len(rows)} "
+        f"groups along {first} and in {sum(row.differs for row in others)} along {second}; bold: along "
+        f"{second} only.{rest(len(rows))}",
         head=("task", "algorithm", f"slope in {first}", "R²", f"slope in {second}", "R²", "n"),
         strong=frozenset(changed),
     )  # fmt: skip
@@ -147,7 +149,7 @@ def digits(row: Slope) -> str:
 
 
 def _share(row: Slope) -> str:
-    """R squared of the line in logs: 1 - residual over total sum of squares, from slope, spread and residuals."""
+    """R squared of the line in logs: 1 - residual / total sum of squares, by slope, spread and residuals."""
     line = row.fit.line
     if line is None or row.slope is None:
         return "–"

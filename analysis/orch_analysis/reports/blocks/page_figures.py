@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 BENEFITS_CAPTION = (
-    "Open points: slopes of each task with 95% intervals; filled points: shrunken to the group's mean. Below: the mean over "
-    "tasks with its 95% interval (thick) and the 95% prediction interval of a new task (thin)."
+    "Open points: slopes of each task with 95% intervals; filled points: shrunken to the group's mean. "
+    "Below: the mean over tasks with its 95% interval (thick) and the 95% prediction interval of a new task "
+    "(thin)."
 )
 BENEFITS_ALT = "Forest plot of scaling benefits per task with means and prediction intervals."
 SPECIFICATIONS_CAPTION = (
-    "Each point is one specification (definition of the benefit, axis, group, one task left out), sorted by its score: the "
-    "effect of the factor in standard errors. Filled: p < .05 in that specification."
+    "Each point is one specification (definition of the benefit, axis, group, one task left out), sorted by "
+    "its score: the effect of the factor in standard errors. Filled: p < .05 in that specification."
 )
 SPECIFICATIONS_ALT = "Scores of every factor over all specifications, sorted."
 Words: TypeAlias = str | Callable[[Found], str]

@@ -173,7 +173,7 @@ def contrasts(rows: Sequence[Contrast], files: tuple[str, ...]) -> Table:
 
 
 def protocols(rows: Sequence[AcrossProtocols], files: tuple[str, ...]) -> Table:
-    """Slopes and differences under every protocol, those whose sign changes first; empty with one protocol."""
+    """Slopes and differences by protocol, those whose sign changes first; empty with one protocol."""
     ordered = sorted(rows, key=lambda row: (not row.reverses, row.keeps_sign))
     names = sorted({name for row in rows for name in row.estimates})
     body = [
@@ -184,8 +184,9 @@ def protocols(rows: Sequence[AcrossProtocols], files: tuple[str, ...]) -> Table:
     return Table(
         name="table-protocols", title="Slopes and differences under every probing protocol.", files=files,
         rows=tuple(body), words=3,
-        note="Slopes are of the error (1 − AUC) in encoder parameters, differences are of test AUC over tasks, both with 95% "
-        f"intervals. Two protocols are clear where both intervals exclude zero.{rest(len(rows))}",
+        note="Slopes are of the error (1 − AUC) in encoder parameters, differences are of test AUC over "
+        "tasks, both with 95% intervals. Two protocols are clear where both intervals exclude "
+        f"zero.{rest(len(rows))}",
         head=("quantity", "of", "task", *names, "one sign"),
         strong=frozenset(index for index, row in enumerate(ordered[:SHOWN]) if not row.keeps_sign),
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""One module for each form in which people keep images: folders of files, Parquet, shards, and DICOM or NIfTI slices."""
+"""One module for each form in which people keep images: folders, Parquet, shards, DICOM or NIfTI slices."""

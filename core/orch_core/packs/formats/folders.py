@@ -1,7 +1,7 @@
 """A folder of image files as a source: which files are images, and what their folders say of split and class.
 
-What a file contains counts, not what it is called. Folders and files whose name starts with a dot are skipped, links
-are followed, and every other file that is not an image is listed.
+What a file contains counts, not what it is called. Folders and files whose name starts with a dot are
+skipped, links are followed, and every other file that is not an image is listed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def folder_files(spec: Spec) -> dict[str, list[Path]]:
 
 
 def walk(spec: Spec) -> Iterator[Path]:
-    """Files below the source's folder that `exclude` does not match; a folder is entered once, loops of links are not."""
+    """Files below the source's folder that `exclude` does not match; a folder is entered only once."""
     entered: set[Path] = set()
     for root, folders, names in os.walk(spec.path, followlinks=True):
         real = Path(root).resolve()
@@ -78,7 +78,8 @@ def _kind(path: Path) -> str:
 def split_depth(root: Path, paths: Sequence[Path]) -> int | None:
     """How many folders below `root` the folders of the splits are, None if there are none.
 
-    It is the first depth at which any folder's name is a split's word. Raises OrchError if others beside it are not.
+    It is the first depth at which any folder's name is a split's word. Raises OrchError if
+    others beside it are not.
     """
     found = [path.relative_to(root).parts[:-1] for path in paths]
     named = (level for folders in found for level, name in enumerate(folders) if split_of_word(name))
@@ -100,8 +101,8 @@ def place_of(below: Path, depth: int | None) -> tuple[str, tuple[str, ...]] | No
 def classes_of(found: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, ...]:
     """Names of the classes in natural order, none if the folders (see `place_of`) do not say them.
 
-    A file's class is the first folder below its split: if most files lie right in it, or if all splits have the same
-    folders there.
+    A file's class is the first folder below its split: if most files lie right in it, or if all splits
+    have the same folders there.
     """
     flat = [folders[0] for _, folders in found if len(folders) == 1]
     by_split: dict[str, set[str]] = {}
@@ -119,13 +120,15 @@ def folder_notes(
     said = []
     if not classes and any(path.parent != root for path in images):
         said.append(
-            "its images have no labels: most do not lie in a folder for each class, below the source or its splits"
+            "its images have no labels: most do not lie in a folder for each class, below the source or its "
+            "splits"
         )
     files = [path.relative_to(root) for path in (*images, *others)]
     masks = [path for path in files if any(MASKS.search(part.lower()) for part in path.parts)]
     if masks and len(masks) < len(files):
         said.append(
-            f"{len(masks):,} of {len(files):,} files look like masks ({printable(masks[0])}): leave them out by `exclude`"
+            f"{len(masks):,} of {len(files):,} files look like masks ({printable(masks[0])}): leave them "
+            "out by `exclude`"
         )
     return said
 

@@ -25,10 +25,11 @@ MOST = 2**31
 
 
 def parquet_classes(paths: Sequence[Path], spec: Spec) -> tuple[str, ...]:
-    """Names of the classes of a source's files in natural order, none if its labels are the numbers of classes.
+    """Names of the classes of a source's files in natural order, none if its labels are class numbers.
 
-    Labels that are words, several for an image or one, and numbers of 2^31 and more, are names. Raises OrchError for
-    labels that are neither words nor whole numbers, and for words in a column `split` that name no split.
+    Labels that are words, several for an image or one, and numbers of 2^31 and more, are names.
+    Raises OrchError for labels that are neither words nor whole numbers, and for words in a column
+    `split` that name no split.
     """
     values: set[str | int] = set()
     named = False
@@ -83,13 +84,14 @@ def parquet_notes(paths: Sequence[Path], spec: Spec) -> list[str]:
     ]
     if not label and others:
         said.append(
-            f"its images have no labels: no column is called label; if one of {', '.join(others[:8])} is, name it by `label`"
+            f"its images have no labels: no column is called label; if one of {', '.join(others[:8])} is, "
+            "name it by `label`"
         )
     return said
 
 
 def image_column(path: Path, schema: Mapping[str, Any], spec: Spec) -> str:
-    """The column of images; raises OrchError if there is none, or several and none of them is called image."""
+    """The column of images; raises OrchError if there is none, or several and none is called image."""
     found = [name for name, kind in schema.items() if _is_image(kind)]
     if spec.image:
         found = [name for name in found if name == spec.image]
@@ -150,7 +152,7 @@ def _item(name: str, fields: Mapping[str, Any], unit: Unit, spec: Spec, columns:
 
 
 def _labels(value: Any, classes: Sequence[str]) -> tuple[int, ...] | None:
-    """The labels of a cell: a class's number, one for each class if a cell has several, None if it has none."""
+    """The labels of a cell: a class number, one for each class if a cell has several, None if it has none."""
     if isinstance(value, list):
         if not classes:
             return tuple(map(_whole, value))

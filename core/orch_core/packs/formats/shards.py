@@ -30,7 +30,7 @@ def shard_items(unit: Unit, spec: Spec) -> Iterator[Item]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise ReadError where an archive lacks the zeros at its end: tarfile takes a header cut short for the end."""
+    """Raise ReadError for an archive without zeros at its end: tarfile takes a cut header for the end."""
     file = cast("IO[bytes]", tar.fileobj)
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:

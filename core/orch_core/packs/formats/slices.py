@@ -1,9 +1,9 @@
 """DICOM files and NIfTI volumes as 8-bit slices, by pydicom and nibabel (the extra `data`).
 
-Intensities become 0..255 by a window. CT (Hounsfield units): level 40, width 400, the usual one for soft tissue; anything
-else: percentiles 0.5 and 99.5 of the volume or file, as Ma et al. 2024 (MedSAM, Nature Communications 15:654, Methods) do
-for both. A source's own `window` goes before either; a DICOM that is not CT and stores a window gets that one
-(DICOM PS3.3 C.11.2).
+Intensities become 0..255 by a window. CT (Hounsfield units): level 40, width 400, the usual one for soft
+tissue; anything else: percentiles 0.5 and 99.5 of the volume or file, as Ma et al. 2024 (MedSAM, Nature
+Communications 15:654, Methods) do for both. A source's own `window` goes before either; a DICOM that is not
+CT and stores a window gets that one (DICOM PS3.3 C.11.2).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def dicom_items(path: Path, name: str, modality: str, group: str, window: Window | None) -> Iterator[Item]:
-    """The frames of a DICOM file; group: its PatientID unless given; modality: its tag, lower case, unless given."""
+    """The frames of a DICOM file; unless given, group: its PatientID; modality: its tag in lower case."""
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
@@ -87,7 +87,7 @@ def _eight_bits(data: Any, window: Window | None) -> tuple[Images, str]:
 
 
 def _padding(array: NDArray[Any], data: Any) -> NDArray[np.bool_]:
-    """Where the array holds the stored value that fills the image's border (PS3.3, C.7.5.1.1.2), not the patient."""
+    """Where the array holds the value that fills the image's border (PS3.3, C.7.5.1.1.2), not the patient."""
     value = data.get("PixelPaddingValue")
     if value is None:
         return np.zeros(array.shape, bool)
@@ -110,7 +110,7 @@ def _calibrated(array: NDArray[Any], data: Any) -> NDArray[np.float64]:
 def _windowed(
     values: NDArray[np.float64], data: Any, window: Window | None, padding: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], tuple[float, float], str]:
-    """Values, those that become 0 and 255, and what to know: by the given window, the file's, or percentiles."""
+    """Values, those that become 0 and 255, and notes: by the given window, the file's, or percentiles."""
     tag = str(data.get("Modality", "")).lower()
     if window is None and tag != "ct":
         try:
@@ -127,7 +127,7 @@ def _windowed(
 def _stored_window(
     values: NDArray[np.float64], data: Any
 ) -> tuple[NDArray[np.float64], tuple[float, float]] | None:
-    """Values and those that become 0 and 255 by a file's look-up table or first window (PS3.3 C.11.2), if it has any."""
+    """Values and those that become 0 and 255 by a file's look-up table or first window (PS3.3 C.11.2)."""
     from pydicom.pixels.processing import apply_voi
 
     if "VOILUTSequence" in data:

@@ -148,7 +148,11 @@ def chosen(reports: Sequence[Mapping[str, object]]) -> str:
     addresses = next(iter(found.values()))
     errors: dict[str, str] = {}
     for address in addresses:  # type: ignore[attr-defined]
-        failed = {node: one[address]["error"] for node, one in found.items() if "error" in one[address]}  # type: ignore[index]
+        failed = {
+            node: one[address]["error"]  # type: ignore[index]
+            for node, one in found.items()
+            if "error" in one[address]  # type: ignore[index]
+        }
         if not failed:
             return str(address)
         node, error = next(iter(failed.items()))

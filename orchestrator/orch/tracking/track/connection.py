@@ -48,7 +48,7 @@ def explained(uri: str, used: str = "") -> Iterator[None]:
 
 
 def open_database(uri: str) -> None:
-    """Make MLflow's database if the URI names a SQLite file that is missing, else check that it is writable."""
+    """Make MLflow's database if the URI names a missing SQLite file, else check that it is writable."""
     path = stores.sqlite_path(uri)
     if path and path.exists():
         stores.check_writable(path)

@@ -1,4 +1,4 @@
-"""Writing runs by MLflow's table models, a hundred in one transaction: a run is there whole, or not at all."""
+"""Writing runs by MLflow's table models, a hundred in one transaction: a run is there whole or not at all."""
 
 from __future__ import annotations
 

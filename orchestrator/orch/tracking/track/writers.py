@@ -50,7 +50,7 @@ class Writer(Protocol):
 
 
 def experiment_of(client: MlflowClient, study: Study, artifacts: str | None) -> Experiment:
-    """The study's experiment, made or restored if necessary. artifacts: URI of its files, if not the store's."""
+    """The study's experiment, made or restored. artifacts: URI of its files, if not the store's."""
     found = client.get_experiment_by_name(study.name)
     if found is None:
         return client.get_experiment(client.create_experiment(study.name, artifact_location=artifacts))
@@ -94,7 +94,7 @@ def link_files(files: Sequence[tuple[Path, str]], folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientWriter:
-    """The writer for HTTP servers. A run gets its digest last, so that one that was cut short is completed."""
+    """The writer for HTTP servers; a run gets its digest last, so that one cut short is completed."""
 
     client: MlflowClient
     experiment: Experiment
