@@ -158,7 +158,8 @@ def _pooled_table(pooled: pl.DataFrame, files: tuple[str, ...]) -> Table:
     body = [
         (group_name(row), BENEFITS[row["benefit"]].label, row["axis"], "yes" if row["net"] else "no",
          str(row["tasks"]), interval(row["mean"], row["lo"], row["hi"], 4, signed=True),
-         number(row["tau"], 4), share(row["i2"]), f"[{number(row['prediction_lo'], 4)}, {number(row['prediction_hi'], 4)}]")
+         number(row["tau"], 4), share(row["i2"]),
+         f"[{number(row['prediction_lo'], 4)}, {number(row['prediction_hi'], 4)}]")
         for row in rows
     ]  # fmt: skip
     return Table(
