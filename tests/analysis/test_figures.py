@@ -99,7 +99,7 @@ def test_law_and_band_are_the_fits(found):
     row = next(row for row in found.loss if row.mix == "all" and row.axis == "params_encoder")
     with style.theme():
         _, (axes,) = style.canvas(1, 1, height=2)
-        training_plots.law(axes, row, "black")
+        training_plots._law(axes, row, "black")
     x, y = axes.get_lines()[0].get_data()
     assert y[7] == pytest.approx(row.fit.estimates["A"] * x[7] ** row.slope)
     assert (x[0], x[-1]) == pytest.approx(row.fit.ranges["params_encoder"])

@@ -108,10 +108,10 @@ def _is_title(lines: Sequence[str], plain: Sequence[int], separator: str) -> boo
     if not own.fields or len(below) < 3:
         return False
     inner = max(SEPARATORS, key=lines[below[0]].count)
-    widths = Counter(len(_fields(lines[at], inner)) for at in below)
+    widths = Counter(_width(_fields(lines[at], inner)) for at in below)
     width, times = widths.most_common(1)[0]
-    alike = {len(_fields(lines[at], separator)) for at in below}
-    return width > len(own.fields) and len(own.fields) not in alike and 2 * times > len(below)
+    alike = {_width(_fields(lines[at], separator)) for at in below}
+    return width > _width(own.fields) not in alike and 2 * times > len(below)
 
 
 def _commented_header(
@@ -154,6 +154,11 @@ def _fields(text: str, separator: str) -> list[str]:
         return next(csv.reader([text], delimiter=separator, strict=True, skipinitialspace=True))
     except (csv.Error, StopIteration):
         return []
+
+
+def _width(fields: Sequence[str]) -> int:
+    """The number of fields up to the last that is not empty: programs fill lines with separators."""
+    return max((at for at, cell in enumerate(fields, start=1) if cell.strip()), default=0)
 
 
 def _rows(lines: Sequence[str], header: Record, separator: str, width: int, cells: Cells) -> Iterator[Record]:
