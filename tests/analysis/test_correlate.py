@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +84,11 @@ def test_the_parts_in_which_many_tasks_are_permuted_and_resampled_do_not_change_
     rng = np.random.default_rng(0)
     slopes, factor = rng.normal(size=(2, 40))
     tasks = [str(number) for number in range(40)]
-    whole = correlate(slopes, factor, tasks)
-    monkeypatch.setattr(correlation, "MANY", 10)
-    monkeypatch.setattr(correlation, "PART", 1000)  # 25 orders at a time
-    assert correlate(slopes, factor, tasks) == whole
+    whole = correlation(slopes, factor, tasks)
+    module = sys.modules[correlation.__module__]
+    monkeypatch.setattr(module, "MANY", 10)
+    monkeypatch.setattr(module, "PART", 1000)  # 25 orders at a time
+    assert correlation(slopes, factor, tasks) == whole
 
 
 @settings(max_examples=50, deadline=None)

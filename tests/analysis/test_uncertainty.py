@@ -213,9 +213,10 @@ def test_fits_to_many_points_end_where_a_search_for_every_resample_ends(name: st
     noise = 0.01 * np.random.default_rng(0).standard_normal(400)
     table, options = (
         pl.DataFrame({"params": x, "y": values * np.exp(noise)}),
-        FitOptions(value="y", bootstrap=20),
+        FitOptions(value="y", bootstrap=20, huber_delta=0.02),
     )
-    searched = fit(law, table, options)
+    searched, automatic = fit(law, table, options), replace(options, huber_delta=None)
+    delta = fit(law, table, automatic).delta
     for module in (newton, fitting):
         monkeypatch.setattr(module, "MANY", 100)
     found = fit(law, table, options)
@@ -223,3 +224,4 @@ def test_fits_to_many_points_end_where_a_search_for_every_resample_ends(name: st
     assert list(found.estimates.values()) == pytest.approx(list(searched.estimates.values()), rel=1e-4)
     for key, ends in searched.intervals.items():
         assert found.intervals[key] == pytest.approx(ends, rel=0.02)
+    assert fit(law, table, automatic).delta == pytest.approx(delta, rel=0.005)  # found by three rough steps
