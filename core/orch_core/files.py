@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -12,10 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from polars import DataFrame
 
 UMASK = os.umask(0)  # a study is shared by a group, so its files get the permissions of the user's umask
 os.umask(UMASK)
+FULL = 1 << 20  # free bytes below which a failed write is explained by a full disk
 
 
 def write_atomic(path: Path, text: str | bytes) -> None:
@@ -38,6 +43,28 @@ def publish_once(path: Path, text: str | bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def write_parquet(
+    frame: DataFrame,
+    path: Path,
+    *,
+    compression: Literal["lz4", "zstd"] = "zstd",
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a Parquet file so that a reader never sees a part; raises OSError, also where polars does not."""
+    from polars.exceptions import PolarsError
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        frame.write_parquet(partial, compression=compression, statistics=False, metadata=metadata)
+        os.replace(partial, path)
+    except PolarsError as error:  # what the system said is lost in some of its messages
+        full = shutil.disk_usage(path.parent).free < FULL
+        words = os.strerror(errno.ENOSPC) if full else str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, words, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def dumps(document: Mapping[str, Any]) -> str:

@@ -399,7 +399,7 @@ def test_labels_that_folders_do_not_say_and_masks_are_noted(tmp_path: Path) -> N
     assert [note.split(":")[1][:30] for note in said] == [
         " its images have no labels",
         " 6 of 12 files look like masks",
-        " `group` gives 0 of 12 images a",
+        " `group` gives 0 of 12 images ",
     ]
     out = packed(tmp_path / "less", spec(tmp_path / "scans", exclude="_mask", group="(patient.)"))
     assert open_packs(out).manifest.rows == 6

@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 import numpy as np
 import polars as pl
 
+from orch_core.files import write_parquet
 from orch_core.identity import digest
 from orch_core.images.npz import Images
 from orch_core.images.subset import hash_ranks
@@ -176,9 +177,7 @@ def gather(items: Iterable[Item], key: str, spec: Spec, settings: Settings, fold
         file.flush()
         os.fsync(file.fileno())
     os.replace(runs, folder / f"{key}.runs")
-    partial = folder / f"{key}.{os.getpid()}.partial"
-    pl.concat(frames).write_parquet(partial, compression="lz4", statistics=False)
-    os.replace(partial, path)
+    write_parquet(pl.concat(frames), path, compression="lz4")
 
 
 def _run(file: IO[bytes], rows: list[dict[str, Any]], blobs: list[bytes]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import polars as pl
 
 from orch_core.errors import OrchError
-from orch_core.files import dumps, write_atomic
+from orch_core.files import dumps, write_atomic, write_parquet
 from orch_core.identity import digest
 from orch_core.images.npz import fingerprint
 from orch_core.packs.arrange import (
@@ -48,7 +48,7 @@ from orch_core.packs.layout import (
     Source,
     read_manifest,
 )
-from orch_core.packs.write import PACK_BYTES, Draft, write_frame, write_orders, write_pack, write_table
+from orch_core.packs.write import PACK_BYTES, Draft, write_orders, write_pack, write_table
 
 SCAN = ".gathered"
 Tell = Callable[[str, int, int], None]
@@ -230,9 +230,9 @@ def _written(job: _Packing, left_out: Sequence[int]) -> Manifest:
     packs = _packs(job, index, bounds)
     write_table(index, bounds, job.folder, identity)
     write_orders(orders, job.folder, identity)
-    write_frame(index.drop("unit", "offset"), job.folder / INDEX)
+    write_parquet(index.drop("unit", "offset"), job.folder / INDEX)
     names = pl.concat(_usable(job, "name"))["name"].gather(arranged.rows)
-    write_frame(pl.DataFrame({"name": names}), job.folder / NAMES)
+    write_parquet(pl.DataFrame({"name": names}), job.folder / NAMES)
     return Manifest(
         fingerprint=identity,
         rows=len(index),
@@ -278,7 +278,7 @@ def _sources(job: _Packing, index: pl.DataFrame, left_out: Sequence[int]) -> tup
     first = index.select("source", label=pl.col("labels").list.get(0, null_on_oob=True))
     facts = first.group_by("source").agg(pl.len(), pl.col("label").max())
     by_place = {place: (count, highest) for place, count, highest in facts.iter_rows()}
-    names = {unit.source: unit.classes for unit in job.units}
+    names = {unit.source: unit.classes for unit in job.units if unit.classes}
     made = []
     for place, spec in enumerate(job.specs):
         images, highest = by_place[place]
@@ -289,7 +289,7 @@ def _sources(job: _Packing, index: pl.DataFrame, left_out: Sequence[int]) -> tup
                 images=images,
                 left_out=left_out[place],
                 classes=classes,
-                class_names=names[place],
+                class_names=names.get(place, ()),
             )
         )
     return tuple(made)

@@ -123,10 +123,3 @@ def _table(part: pl.DataFrame, offsets: NDArray[np.uint64]) -> NDArray[np.void]:
     rows["modality"] = part["code"].to_numpy()
     rows["label"] = part["labels"].list.get(0, null_on_oob=True).fill_null(-1).to_numpy()
     return rows
-
-
-def write_frame(frame: pl.DataFrame, path: Path) -> None:
-    """Write a Parquet file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    frame.write_parquet(partial, compression="zstd", statistics=False)
-    os.replace(partial, path)

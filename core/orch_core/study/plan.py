@@ -7,8 +7,6 @@ hash.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ import polars as pl
 
 from orch_core.cell import Job, Probe, probe_from_json
 from orch_core.errors import OrchError
-from orch_core.files import dumps, write_atomic
+from orch_core.files import dumps, write_atomic, write_parquet
 from orch_core.grid.columns import cell_of
 from orch_core.grid.names import cell_names
 from orch_core.grid.resources import DEFAULT, SET_BY_ORCH, Cluster, ResourceClass
@@ -194,12 +192,8 @@ def write_plan(plan: Plan, study: Study, *, grid: Path, text: str, numbers: Mapp
     frame = plan.frame.drop("state", "probes_left")
     try:
         kept.parent.mkdir(exist_ok=True)
-        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
-        metadata = {METADATA: json.dumps(document)}
-        frame.write_parquet(partial, compression="lz4", statistics=False, metadata=metadata)
-        os.replace(partial, kept)
-        shutil.copyfile(kept, partial)
-        os.replace(partial, study.plan_table)
+        write_parquet(frame, kept, compression="lz4", metadata={METADATA: json.dumps(document)})
+        write_atomic(study.plan_table, kept.read_bytes())
         write_atomic(study.grid_file, text)
         write_atomic(study.plan_file, dumps(document))
     except OSError as error:
