@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orch.answer import Answer
-from orch.tracking.track import network_filesystem
+from orch.tracking.stores import network_filesystem
 from orch_core import provenance
 from orch_core.errors import OrchError
 from orch_core.study.folder import open_study

@@ -106,7 +106,7 @@ def launch(
 @click.option("--max-gpu-hours", type=POSITIVE, help="Save and stop once this worker has spent this much.")
 @AS_JSON
 def worker(target: Path | None, *, max_gpu_hours: float | None, as_json: bool) -> None:
-    """Be one worker of a study, in this process, until nothing is left.
+    """Run cells of a study in this process until nothing is left.
 
     Any scheduler that runs a command on machines with a shared folder (Kubernetes, PBS, LSF) can start any
     number of workers: each cell is done by one of them. If a worker dies, the others take over its cell.

@@ -75,7 +75,7 @@ def demo() -> None:
 )
 @AS_JSON
 def doctor(study: Path | None, *, cluster: str, as_json: bool) -> None:
-    """Check whether this machine, or a cluster's nodes, meet the requirements of orch.
+    """Check whether this machine or a cluster's nodes can run orch.
 
     Python, torch, timm, Slurm, the disk, MLflow and git are checked, and STUDY if it is given. On Slurm, jobs
     check the imports, GPUs, data, clocks, scratch disk, srun and the network between processes.

@@ -169,9 +169,10 @@ class Event:
 
 def event_from_json(document: Mapping[str, Any]) -> Event:
     """The event that `to_json` wrote; raises KeyError, TypeError or ValueError for another document."""
+    step = Step(document["event"])
     known = {one.name for one in fields(Event)}  # a newer orch may write more
     rest = {name: value for name, value in document.items() if name in known}
-    return Event(step=Step(document["event"]), **rest)
+    return Event(step=step, **rest)
 
 
 def new_token() -> str:

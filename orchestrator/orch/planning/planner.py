@@ -132,7 +132,7 @@ def plan_grid(grid: Path, study: Path | None, options: PlanOptions) -> NewPlan |
         grid, study, data=options.data, gpu_hours=options.gpu_hours, usd=options.usd
     )
     if options.against is not None:
-        old, probes, name = _other(opened, options.against)
+        old, probes, name = _other(opened, options.against, plan.frame.clear())
         changes = diff(old, plan.frame)
         changed = diff_probes(probes, plan.probes, changes.keep.height)
         return Comparison(plan=plan, study=opened, against=name, changes=changes, probes=changed)
@@ -163,7 +163,7 @@ def _beyond(refused: pl.DataFrame) -> list[str]:
     return [f"beyond the budget, refused by `orch launch`: {refused.height:,} cells: {named}{more}"]
 
 
-def _other(opened: Study, against: str) -> tuple[pl.DataFrame, tuple[Probe, ...], str]:
+def _other(opened: Study, against: str, nothing: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Probe, ...], str]:
     path = Path(against) if against else opened.root
     if path.is_file() and path.suffix == ".parquet":
         plan = open_plan(path)[0]
@@ -174,11 +174,5 @@ def _other(opened: Study, against: str) -> tuple[pl.DataFrame, tuple[Probe, ...]
     except OrchError:
         if against:
             raise
-        return pl.DataFrame(schema=_schema()), (), f"{study.root} (nothing planned yet)"
+        return nothing, (), f"{study.root} (nothing planned yet)"
     return plan.frame, plan.probes, str(study.root)
-
-
-def _schema() -> dict[str, Any]:
-    from orch.planning.diff import FIELDS, LABELS
-
-    return dict.fromkeys(("id", *dict.fromkeys((*LABELS, *FIELDS))), pl.String)

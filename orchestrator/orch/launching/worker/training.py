@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from orch.launching.worker.spending import Spending
 from orch.launching.worker.staging import Stage, cell_from, data_of, probe_from
 from orch_core import provenance
 from orch_core.cell import Job, Probe
+from orch_core.errors import OrchError
 from orch_core.files import dumps, write_atomic
 from orch_core.study import attempts
 from orch_core.study.attempts import End, Owner
@@ -208,7 +210,10 @@ def _failure(
     """Record why a cell, or one of its probes, failed."""
     if isinstance(error, ranks.Fenced):
         return End(how="fenced")
-    traceback.print_exception(error)
+    if isinstance(error, OrchError):
+        sys.stderr.write(f"error: {error}\n")
+    else:
+        traceback.print_exception(error)
     end = error.end if isinstance(error, ranks.RankFailed) else causes.end_of(error, context.study.root)
     log = context.study.relative(attempts.log_of(attempt.folder))
     record = failed_record(entry, end, log, probe, provenance=_provenance(context, attempt))
