@@ -72,8 +72,8 @@ def meta_regression(
 ) -> MetaRegression:
     """Regress effects [k] with standard errors [k] on a design [k, p] (default: their mean alone).
 
-    Raises ValueError if k <= p, if a standard error is not positive, or if the
-    design's columns are collinear.
+    Raises ValueError if k <= p, if a standard error is not positive, or if the design's columns are
+    collinear.
     """
     from scipy.special import chdtrc, stdtr, stdtrit
 
@@ -127,8 +127,8 @@ def _projection(weights: Floats, x: Floats) -> Floats:
 def _reml(y: Floats, v: Floats, x: Floats) -> float:
     """The restricted-likelihood estimate of tau^2, at least 0.
 
-    Fisher scoring from the method-of-moments value; a step that overshoots zero stops
-    there (Viechtbauer 2005).
+    Fisher scoring from the method-of-moments value; a step that overshoots zero stops there (Viechtbauer
+    2005).
     """
     spread = float(np.var(y)) + float(v.mean())
     tau2 = max(0.0, float(np.var(y, ddof=1)) - float(v.mean()))

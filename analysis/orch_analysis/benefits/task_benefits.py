@@ -63,13 +63,11 @@ def task_benefits(scores: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
             auc_se (standard error of the test set), control (AUC of the untrained encoder of the same shape),
             and what is to be held fixed
 
-    effect is the slope, se its standard error: the larger of the one from the scatter of the
-    runs (seeds included) and
-    the one from the test set, so that points that happen to lie on a line do not count as
-    exact. lo and hi are the t
-    interval of the scatter alone. net is True for the benefit relative to the control's.
-    A group and task without 3
-    values of the axis, or without scatter to estimate an error from, has no row.
+    effect is the slope, se its standard error: the larger of the one from the scatter of the runs (seeds
+    included) and the one from the test set, so that points that happen to lie on a line do not count as
+    exact. lo and hi are the t interval of the scatter alone. net is True for the benefit relative to the
+    control's. A group and task without 3 values of the axis, or without scatter to estimate an error from,
+    has no row.
     """
     if "auc" not in scores.columns:
         return pl.DataFrame(schema=COLUMNS)

@@ -44,8 +44,8 @@ def get(name: str) -> Law:
 def restored(form: Mapping[str, Any], variables: tuple[str, ...], *, trust: bool = False) -> Law:
     """The law that a card or an entry of laws.json names, with its fixed parameters, read along `variables`.
 
-    Raises OrchError for a law that is not known, and for one in a Python file unless
-    `trust` allows to execute it.
+    Raises OrchError for a law that is not known, and for one in a Python file unless `trust` allows to
+    execute it.
     """
     name, file = form["law"], form.get("file")
     if file and not trust:

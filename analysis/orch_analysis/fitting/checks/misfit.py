@@ -10,9 +10,8 @@ Up to three tests are made, and the smallest p value counts, multiplied by their
 * replicates: Fisher's test of the scatter of means about the law against the scatter of points at the same
   scale (Draper & Smith 1998, sec. 2.2), if there are such points.
 
-Huber's loss enters by its derivative, in which outliers are cut off. With clusters the
-scores of the added terms are
-summed in every cluster, and Hotelling's test asks whether the sums are zero on average.
+Huber's loss enters by its derivative, in which outliers are cut off. With clusters the scores of the added
+terms are summed in every cluster, and Hotelling's test asks whether the sums are zero on average.
 """
 
 from __future__ import annotations
