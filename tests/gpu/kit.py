@@ -57,8 +57,11 @@ KERNELS = 10
 GOALS = {"dinov2 ViT-S": "MFU >= 25%", "dinov2 ViT-L": ">= 160 images/s", "mae ViT-L": "MFU >= 40%"}
 
 
-class TimeUpError(Exception):
-    """A section has used its share of the time."""
+AGAIN = 5.0  # seconds after which a section that swallowed the end of its time is told once more
+
+
+class TimeUpError(BaseException):
+    """A section has used its share of the time; not an Exception, which torch.compile wraps into its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,11 +322,11 @@ def probes(kit: Kit) -> Iterator[Row]:
 
 
 def load(path: Path):
-    """The training images of an npz."""
+    """The training images (n, h, w, 3) of an npz of grey ones."""
     import numpy as np
 
     with np.load(path) as arrays:
-        return arrays["train_images"]
+        return np.repeat(arrays["train_images"][..., None], 3, axis=-1)
 
 
 def saved_encoder(cell: Cell, folder: Path) -> Path:
@@ -353,7 +356,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeUpError
 
     before = signal.signal(signal.SIGALRM, up)
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, seconds))
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, seconds), AGAIN)
     try:
         yield
     finally:

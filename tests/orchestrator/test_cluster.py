@@ -353,9 +353,12 @@ def test_a_path_with_spaces_and_percent_signs_keeps_its_logs(launching, start, p
     assert line == f"#SBATCH --output='{tmp_path}/50%% of a study/logs/TOKEN/%j_0_log.out'"
 
 
-def test_a_path_with_a_newline_is_refused(launching, played, tmp_path):
-    study = create_study(tmp_path / "a\n#SBATCH --wrap=evil", "s")
-    with pytest.raises(OrchError, match="newline"):
+@pytest.mark.parametrize(
+    ("name", "words"), [("a\n#SBATCH --wrap=evil", "end a line"), ("x%A%j", "'%A'"), ("co:lon", "PYTHONPATH")]
+)
+def test_a_path_that_slurm_would_change_is_refused(launching, played, tmp_path, name, words):
+    study = create_study(tmp_path / name, "s")
+    with pytest.raises(OrchError, match=words):
         launch_jobs(study, launching.jobs(1), Settings(cluster="slurm"))
 
 

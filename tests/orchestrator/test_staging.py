@@ -1,5 +1,6 @@
 """Copies of data on a node's disk: made once, equal to their source, gone when the last worker is."""
 
+import fcntl
 import os
 import shutil
 import threading
@@ -52,7 +53,7 @@ def test_a_cell_and_its_probes_read_equal_copies_and_keep_their_identity(job, tm
 
 def test_workers_of_a_node_copy_once_and_the_last_one_removes_it(job, tmp_path, monkeypatch):
     copied, real = [], staging._copy
-    monkeypatch.setattr(staging, "_copy", lambda path, part: (copied.append(path), real(path, part)))
+    monkeypatch.setattr(staging, "_copy", lambda path, *rest: (copied.append(path), real(path, *rest)))
     stages = [Stage(folder="$NODE_DISK") for _ in range(6)]
     threads = [threading.Thread(target=stage.add, args=(data_of([job]),)) for stage in stages]
     for thread in threads:
@@ -101,7 +102,7 @@ def test_where_copying_fails_the_data_are_read_from_where_they_are_with_a_note(
         monkeypatch.delenv("NODE_DISK")
     if trouble == "damage":
         real = staging._digest
-        monkeypatch.setattr(staging, "_digest", lambda file, write=len: real(file, write) + os.urandom(1))
+        monkeypatch.setattr(staging, "_digest", lambda *words: real(*words) + os.urandom(1))
     if trouble == "permission":
         (tmp_path / "node").write_text("a file, not a folder")
     stage = Stage(folder="$NODE_DISK")
@@ -112,3 +113,21 @@ def test_where_copying_fails_the_data_are_read_from_where_they_are_with_a_note(
     assert len(notes) == 2
     assert all(line.startswith("not copied to this node: /") and words[trouble] in line for line in notes)
     stage.close()
+    assert not list((tmp_path / "node").rglob("*.part")) if trouble != "permission" else True
+    stage.add(data_of([job]))  # of the next cell
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("moment", ["copying", "waiting for another worker that copies"])
+def test_a_worker_that_is_asked_to_stop_abandons_its_copy(job, moment, tmp_path, capsys):
+    asked = iter([False, True, True])
+    stage = Stage(folder="$NODE_DISK", should_stop=lambda: next(asked))
+    path = next(path for path in data_of([job]) if path.name == "packs")
+    root = tmp_path / "node" / f"orch-{os.getuid()}"
+    root.mkdir(parents=True)
+    with (root / f"{staging._key(path)}.making").open("w") as other:
+        if moment != "copying":
+            fcntl.flock(other, fcntl.LOCK_EX)
+        stage.add({path})
+    assert "asked to stop" in capsys.readouterr().out
+    assert not list(root.rglob("*.pack"))

@@ -41,6 +41,11 @@ NEARLY = 0.9  # of the memory asked for: accounting looks now and then, and miss
 MEMORY_KILL = re.compile(rb"exceeded (job )?memory limit|oom[-_]kill", re.IGNORECASE)
 STUCK = ("launch failed", "JobHoldMaxRequeue")
 NEVER = re.compile(r"PerJob|NotSatisfied|PartitionTimeLimit")  # reasons why a job can never start
+UNSAFE = {  # patterns in a study's path
+    r"\n": "which would end a line of the sbatch script",
+    r"%\w": "which Slurm and submitit replace in the paths of their output",
+    ":": "which separates the folders of PYTHONPATH, where the launched code is",
+}
 MEMORY_LOCAL = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
 
@@ -278,9 +283,10 @@ def check(options: Mapping[str, Option], root: Path) -> None:
     if "time" in options and minutes_of(str(options["time"])) > limit:
         message = f"time {options['time']} is above the limit of {whose}, {limit:.0f} minutes"
         raise OrchError(message, hint="the job would never start: request less, or choose another one")
-    if "\n" in str(root.resolve()):
-        message = "the study's path contains a newline, which would end a line of the sbatch script"
-        raise OrchError(message, hint="rename its folder")
+    for pattern, reason in UNSAFE.items():
+        if found := re.search(pattern, str(root.resolve())):
+            message = f"the study's path contains {found.group()!r}, {reason}: {root.resolve()}"
+            raise OrchError(message, hint="rename its folder")
     kind = run("stat", "-f", "-c", "%T", str(root)).strip()
     if kind in MEMORY_LOCAL:
         message = f"the study is in this machine's memory ({kind}): {root}"

@@ -75,7 +75,7 @@ def work(root: Path, token: str, name: str, group: str, minutes: float, stop: St
         minutes=minutes,
         ranks=together,
         spending=spending_of(root, launch, owner.worker, devices),
-        stage=Stage(folder=launch.request(group).environment.stage or ""),
+        stage=Stage(folder=launch.request(group).environment.stage or "", should_stop=stop.wanted),
     )
     try:
         with signals_to(stop):

@@ -353,16 +353,18 @@ def _agent(folder: Path) -> None:
                     break
                 time.sleep(POLL_SECONDS)
             if found:
-                _stage(folder)
+                _stage(folder, should_stop)
                 run_node(folder, node, *found, should_stop)
         path.rename(path.with_suffix(".ended"))
 
 
-def _stage(folder: Path) -> None:
+def _stage(folder: Path, should_stop: Callable[[], bool]) -> None:
     """Copy the cell's data to this node; the copies are the next cell's too, until the job ends."""
     config = _config(folder)
     cell = Study(Path(config.root)).cell(config.cell)
-    Stage(folder=config.stage).add({Path(one.path).resolve() for one in cell.data if one.path})
+    Stage(folder=config.stage, should_stop=should_stop).add(
+        {Path(one.path).resolve() for one in cell.data if one.path}
+    )
 
 
 def _rank(folder: Path) -> None:

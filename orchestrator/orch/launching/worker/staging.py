@@ -15,18 +15,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from orch_core.cell import Cell, Job, Probe
-from orch_core.files import exclusive
 
 STAGED = "ORCH_STAGED"  # environment variable of the processes of a cell: where the copies are, as JSON
 RESERVE = 1 << 30  # bytes of the node's disk that are left free
 CHUNK = 1 << 22
 CLEAN_SECONDS = 30.0
+POLL_SECONDS = 0.2
 
 
 def data_of(jobs: Sequence[Job]) -> set[Path]:
@@ -37,9 +38,13 @@ def data_of(jobs: Sequence[Job]) -> set[Path]:
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """The copies that this worker uses, below `folder`, which may name variables of the node."""
+    """The copies that this worker uses, below `folder`, which may name variables of the node.
+
+    A copy that is being made is abandoned once `should_stop()` is true.
+    """
 
     folder: str = ""
+    should_stop: Callable[[], object] = lambda: False
     copies: dict[str, str] = field(default_factory=dict)
     _locks: list[int] = field(default_factory=list)
 
@@ -49,9 +54,10 @@ class Stage:
             if str(path) in self.copies:
                 continue
             try:
-                copy, lock = _shared_copy(path, _place(self.folder))
+                copy, lock = _shared_copy(path, _place(self.folder), self.should_stop)
             except OSError as error:
                 sys.stdout.write(f"not copied to this node: {path}: {error.strerror or error}\n")
+                self.copies[str(path)] = str(path)  # not tried again for each cell
                 continue
             self.copies[str(path)] = str(copy)
             self._locks.append(lock)
@@ -110,26 +116,50 @@ def clean(root: Path) -> None:
         root.rmdir()
 
 
-def _shared_copy(path: Path, root: Path) -> tuple[Path, int]:
-    """The copy of `path` below `root`, and the descriptor of its lock; raises OSError if there is no room."""
+def _shared_copy(path: Path, root: Path, should_stop: Callable[[], object]) -> tuple[Path, int]:
+    """The copy of `path` below `root`, and the descriptor of its lock.
+
+    Raises OSError if there is no room, or if the worker is asked to stop.
+    """
     if not root.is_absolute():
         raise OSError(0, f"{root.parent} names a variable that is not set on this node")
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = _key(path)
     while True:
-        with exclusive(root / f"{key}.making"):
+        with _maker(root / f"{key}.making", should_stop):
             lock = os.open(root / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 if os.fstat(lock).st_nlink:  # not removed while we waited
                     if not (root / key).exists():
-                        _copy(path, root / f"{key}.part")
+                        _copy(path, root / f"{key}.part", should_stop)
                         (root / f"{key}.part").rename(root / key)
                     return root / key / path.name, lock
             except BaseException:
                 os.close(lock)
                 raise
             os.close(lock)
+
+
+@contextlib.contextmanager
+def _maker(path: Path, should_stop: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock of what is made; another worker that makes it now is waited for."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            _refuse_to_go_on(should_stop)
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_to_go_on(should_stop: Callable[[], object]) -> None:
+    if should_stop():
+        raise OSError(0, "the worker was asked to stop")
 
 
 def _key(path: Path) -> str:
@@ -144,30 +174,41 @@ def _files(path: Path) -> list[Path]:
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
 
 
-def _copy(path: Path, part: Path) -> None:
+def _copy(path: Path, part: Path, should_stop: Callable[[], object]) -> None:
+    """Copy the files of `path` into the folder `part`, which a failure removes."""
     files = _files(path)
     size, free = sum(one.stat().st_size for one in files), shutil.disk_usage(part.parent).free
     if free < size + RESERVE:
         raise OSError(0, f"{part.parent} has {free / 1e9:.1f} GB free, and it takes {size / 1e9:.1f} GB")
     shutil.rmtree(part, ignore_errors=True)
-    for one in files:
-        target = part / path.name / one.relative_to(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with one.open("rb") as source, target.open("wb") as copy:
-            read = _digest(source, copy.write)
-            copy.flush()
-            os.fsync(copy.fileno())
-            os.posix_fadvise(copy.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # compare what the disk holds
-        with target.open("rb") as copied:
-            if _digest(copied) != read:
-                shutil.rmtree(part, ignore_errors=True)
-                raise OSError(0, f"the copy in {part.parent} differs from it")
+    try:
+        for one in files:
+            target = part / path.name / one.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy_file(one, target, should_stop)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
-def _digest(file: IO[bytes], write: Callable[[bytes], object] = len) -> bytes:
+def _copy_file(original: Path, target: Path, should_stop: Callable[[], object]) -> None:
+    with original.open("rb") as source, target.open("wb") as copy:
+        read = _digest(source, should_stop, copy.write)
+        copy.flush()
+        os.fsync(copy.fileno())
+        os.posix_fadvise(copy.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # compare what the disk holds
+    with target.open("rb") as copied:
+        if _digest(copied, should_stop) != read:
+            raise OSError(0, f"the copy in {target.parent} differs from it")
+
+
+def _digest(
+    file: IO[bytes], should_stop: Callable[[], object], write: Callable[[bytes], object] = len
+) -> bytes:
     """The hash of what is left of a file, each part of which also goes to `write`."""
     digest = hashlib.blake2b()
     while part := file.read(CHUNK):
+        _refuse_to_go_on(should_stop)
         digest.update(part)
         write(part)
     return digest.digest()
